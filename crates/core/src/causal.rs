@@ -26,19 +26,20 @@ type Few<T> = SmallVec<[T; 1]>;
 /// Most that room is made for before they have been read.
 const MAX_ANNOUNCED: usize = 1_024;
 
-/// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that
-/// the store never uses twice. Within an actor, counters are per key and contiguous from 1.
+/// The issuer of events: a store id (64 random bits, drawn at each process start) and an actor
+/// epoch that is never used twice with it. Within an actor, counters are per key and contiguous
+/// from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Actor {
-    /// The store's id.
+    /// The store id; for the actor of a write, the upper half of the write id.
     pub store: u64,
     /// The store's actor epoch.
     pub actor_epoch: u64,
 }
 
 impl Actor {
-    /// Set in the actor epoch of an actor that stands for a write; no store gets that far.
+    /// Set in the actor epoch of an actor of one write; no store counts that far.
     const WRITE: u64 = 1 << 63;
 
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
@@ -47,7 +48,7 @@ impl Actor {
         Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
     }
 
-    /// True for an actor that stands for a write.
+    /// True for an actor of one write.
     pub fn is_of_write(self) -> bool {
         self.actor_epoch & Actor::WRITE != 0
     }
@@ -57,7 +58,7 @@ impl Actor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Dot {
-    /// Who made the event.
+    /// The issuer of the event.
     pub actor: Actor,
     /// Which one of the actor's events on this key, from 1.
     pub counter: u64,
@@ -106,7 +107,7 @@ impl Context {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Entry<V> {
-    /// Who made these events.
+    /// The issuer of these events.
     pub actor: Actor,
     /// How many there were.
     pub counter: u64,
@@ -132,7 +133,7 @@ pub struct Clock<V>(Few<Entry<V>>);
 pub struct Version {
     /// The id that the client drew for the write.
     pub write: WriteId,
-    /// What it wrote.
+    /// The value that it wrote.
     pub value: Blob,
 }
 
@@ -151,7 +152,7 @@ impl Written for Version {
     }
 }
 
-/// Numbers stand for values in models and benchmarks.
+/// Numbers as values, in models and benchmarks.
 impl Written for u64 {
     fn write(&self) -> Option<WriteId> {
         None

@@ -1,6 +1,6 @@
-//! The network's behaviour as a value: asked for each message, it says when it arrives or that it
-//! is lost. The simulator and the daemon's transport ask the same value, so that an experiment
-//! means the same on both.
+//! The network's behaviour as a value: for each message it decides when it arrives or that it is
+//! lost. The simulator and the daemon's transport use the same code, so that an experiment means
+//! the same in both.
 
 mod delay;
 mod rules;
@@ -21,7 +21,7 @@ const MAX_IDLE_LINKS: usize = 4_096;
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// A member.
+    /// A member, by its id.
     Node(NodeId),
     /// A client, by a number of its own.
     Client(u64),
@@ -33,7 +33,7 @@ impl From<NodeId> for Place {
     }
 }
 
-/// What becomes of one message.
+/// The fate of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It arrives after each of these delays: one is a delivery, more are duplicates.
@@ -44,11 +44,11 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links. What a node reports itself never reaches a network, unless an
-/// experiment has it so.
+/// The behaviour of all links. Messages of a node to itself do not reach the network, unless an
+/// experiment sends them there.
 #[derive(Clone, Debug)]
 pub struct Emulation {
-    /// What holds where no rule says otherwise.
+    /// The latency where no rule says otherwise.
     latency: Latency,
     drop: f64,
     duplicate: f64,
@@ -60,7 +60,8 @@ pub struct Emulation {
 }
 
 impl Emulation {
-    /// A network that delays, drops and duplicates as reported, by the chances of `seed`.
+    /// A network that delays, drops and duplicates messages with these probabilities, drawn from
+    /// `seed`.
     pub fn new(delay: Delay, drop: f64, duplicate: f64, seed: u64) -> Self {
         Emulation {
             latency: Latency { delay, offset: Micros::ZERO, fifo: false },
@@ -73,8 +74,8 @@ impl Emulation {
         }
     }
 
-    /// A network that carries everything at once except where `rules` say otherwise, a later one
-    /// before an earlier one, by the chances of `seed`.
+    /// A network that carries everything at once except where `rules` say otherwise; a later rule
+    /// overrides an earlier one. Chances are drawn from `seed`.
     pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
         Emulation { rules, ..Emulation::new(Delay::Fixed(Micros::ZERO), 0.0, 0.0, seed) }
     }

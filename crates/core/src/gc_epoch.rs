@@ -16,10 +16,10 @@ use crate::types::Key;
 
 /// Most keys that are purgeable at a time.
 pub const MAX_PURGEABLE_KEYS: usize = 1_000;
-/// Whoever proposes marks purgeable no more than about so many bytes at a time: a GC epoch is one
-/// value on disk, and written anew with each proposal.
+/// Most bytes of purgeable keys in a proposal, approximately. A GC epoch is one value on disk,
+/// rewritten with each proposal.
 pub const PURGEABLE_KEYS_BYTES: usize = 64 << 10;
-/// About what an event takes.
+/// Approximate size of an event, in bytes.
 const DOT_BYTES: usize = 24;
 /// A number that is so far ahead is forged: GC epochs last seconds.
 const MAX_AHEAD: u64 = 1 << 32;
@@ -28,7 +28,7 @@ const MAX_AHEAD: u64 = 1 << 32;
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PurgeableKey {
-    /// The key.
+    /// The key whose clock has the events.
     pub key: Key,
     /// The events: all of each actor up to a counter.
     pub dead: Context,
@@ -64,7 +64,7 @@ impl fmt::Display for GcEpoch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct GcState {
-    /// Its number.
+    /// The number of the GC epoch; it never falls.
     pub number: GcEpoch,
     /// What every owner held as dead when it began, sorted by key: purged when the next one
     /// begins.
@@ -109,12 +109,12 @@ impl GcState {
         stamp <= self.number && stamp.next() >= self.number
     }
 
-    /// What is purged of a key.
+    /// The purged events of a key.
     pub fn purged_of(&self, key: &Key) -> Option<&Context> {
         of(&self.purged, key)
     }
 
-    /// What is purgeable of a key.
+    /// The purgeable events of a key.
     pub fn purgeable_of(&self, key: &Key) -> Option<&Context> {
         of(&self.purgeable, key)
     }

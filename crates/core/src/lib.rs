@@ -7,7 +7,7 @@
 //!
 //! From the ground up:
 //!
-//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`gc_epoch`]:
+//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum`], [`gc_epoch`]:
 //!   values that merge, places of keys, quorums, epochs of tombstone GC;
 //! - [`wire`], [`message`], [`store`]: what nodes and clients send, how it becomes bytes, and the
 //!   trait that a disk fulfils, with its in-memory twin;
@@ -27,7 +27,7 @@
 //! assert_eq!(ring.owners(ring.partition(&key)).len(), 3);
 //!
 //! // Two writers who have seen nothing, at two owners: both values are kept as siblings.
-//! let actor = |store| Actor { store, actor epoch: 1 };
+//! let actor = |store| Actor { store, actor_epoch: 1 };
 //! let version = |write, value: &'static str| Version {
 //!     write: WriteId(write),
 //!     value: Blob(value.into()),

@@ -1,4 +1,4 @@
-//! The members of a cluster: who they are, where they listen, and since when. The list is a join
+//! The members of a cluster, with their addresses, incarnations and status. The list is a join
 //! semilattice: lists merge in any order to the same one, and the configured list is below all
 //! others.
 
@@ -23,33 +23,34 @@ pub struct Member {
     pub name: String,
     /// Where it listens, `host:port`.
     pub address: String,
-    /// The incarnation that said so; 0 in the configured list.
+    /// The incarnation that announced the address; 0 in the configured list.
     pub incarnation: Incarnation,
-    /// Where it stands.
+    /// The status that the operator's latest command gave it.
     pub membership: MembershipStatus,
-    /// The number of the operator's command that put it there; 0 in the configured list.
+    /// The number of the operator's command that set the status; 0 in the configured list.
     pub version: u64,
 }
 
-/// Where a member stands, by an operator's command. `Removed` absorbs: such an id never returns.
+/// The status that an operator's command gives a member. `Removed` is final: such an id never
+/// returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum MembershipStatus {
     /// On its way in: it has no partitions yet.
     Joining,
-    /// A member.
+    /// A valid member, as the configured list has them.
     Member,
     /// On its way out.
     Leaving,
-    /// Gone for good.
+    /// Removed for good: a merge keeps this status over any other.
     Removed,
 }
 
-/// What a node believes of another one: its own liveness, never passed on as a fact.
+/// What one node holds about another one; it is never gossiped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Liveness {
-    /// It is heard.
+    /// It is heard from at its usual intervals.
     #[default]
     Up,
     /// It has been silent for surprisingly long.
@@ -84,13 +85,13 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A sign of life: later incarnations come after all of earlier ones.
+/// A member's sign of life. One of a later incarnation is greater than all of earlier ones.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
 )]
 #[bincode(decode_context = "Bytes")]
 pub struct Heartbeat {
-    /// The incarnation.
+    /// The incarnation of the member that sent it.
     pub incarnation: Incarnation,
     /// Counts up in that incarnation.
     pub count: u64,
@@ -103,8 +104,8 @@ impl Member {
         Member { name: name.into(), address: address.into(), incarnation, membership, version }
     }
 
-    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides
-    /// the address, the newest command the standing; equal ones go by order, so that all who merge
+    /// Takes over what `other`, the same member elsewhere, knows better. The newest incarnation
+    /// decides the address, the newest command the status. Ties go by order, so that all merges
     /// agree.
     pub fn merge(&mut self, other: &Member) {
         if other.incarnation() > self.incarnation() {
@@ -129,14 +130,14 @@ impl Member {
         (self.membership == MembershipStatus::Removed, self.version, self.membership)
     }
 
-    /// The member's identity.
+    /// The member's id: the hash of its name.
     pub fn id(&self) -> NodeId {
         NodeId::of(&self.name)
     }
 }
 
-/// One incarnation of a node's store: what notifies a restart from a disk that was rolled back or
-/// copied.
+/// One incarnation of a node's store. It distinguishes a restart from a disk that was rolled back
+/// or copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct IncarnationId {
@@ -180,8 +181,8 @@ impl Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     list: Arc<Vec<Member>>,
-    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to
-    /// be made anew for every member at every search.
+    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too
+    /// expensive to compute for every member at every search.
     places: Arc<Vec<(NodeId, usize)>>,
 }
 
@@ -233,7 +234,7 @@ impl Members {
         self.place(id).and_then(|place| self.list.get(place))
     }
 
-    /// Takes over what is known better of those that are members here; true if anything was new.
+    /// Takes over newer entries about members of this list; true if there was any.
     pub fn merge<'a>(&mut self, others: impl IntoIterator<Item = &'a Member>) -> bool {
         let mut learnt = false;
         for other in others {
@@ -298,8 +299,8 @@ pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String>
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that
-/// its last part be taken for a port.
+/// The same for an address that an operator has just written: an IPv6 address needs brackets, so
+/// that its last part is not taken for a port.
 pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {
         let shown: String = address.chars().take(80).collect();

@@ -1,4 +1,4 @@
-//! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
+//! The messages of Pixii: requests of clients, replies of nodes, and messages between nodes.
 
 pub mod before;
 mod codes;
@@ -59,16 +59,16 @@ impl From<Option<u8>> for Quorum {
 pub enum Request {
     /// All siblings of a key, merged from `r` replicas.
     Get {
-        /// The key.
+        /// The key to read.
         key: Key,
         /// Replicas that must answer.
         r: Quorum,
     },
     /// A write that replaces what `context` covers.
     Put {
-        /// The key.
+        /// The key to write.
         key: Key,
-        /// Its new value.
+        /// The new value, at most [`MAX_VALUE_BYTES`](crate::types::MAX_VALUE_BYTES) bytes.
         value: Blob,
         /// A sealed context, or nothing when the client has read nothing.
         context: Option<Blob>,
@@ -77,9 +77,9 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
-    /// Forgets what `context` covers.
+    /// Removes the values that `context` covers; leaves a tombstone if none remains.
     Delete {
-        /// The key.
+        /// The key whose covered siblings are deleted.
         key: Key,
         /// A sealed context; a delete without one is refused.
         context: Option<Blob>,
@@ -89,7 +89,7 @@ pub enum Request {
     /// The next keys of a partition in byte order, merged from `r` owners; deleted keys
     /// included.
     Keys {
-        /// The partition.
+        /// The partition to list, 0 to Q-1.
         partition: Partition,
         /// Start behind this key.
         after: Option<Key>,
@@ -102,9 +102,9 @@ pub enum Request {
     /// its dot follows from its write id, so that all repetitions are one event
     /// ([`Actor::of_write`](crate::causal::Actor::of_write)).
     PutAgain {
-        /// The key.
+        /// The key of the first attempt.
         key: Key,
-        /// Its new value.
+        /// The value of the first attempt.
         value: Blob,
         /// A sealed context, or nothing when the client has read nothing.
         context: Option<Blob>,
@@ -116,12 +116,12 @@ pub enum Request {
 }
 
 impl Request {
-    /// True for what changes something.
+    /// True for a request that changes a key.
     pub fn is_write(&self) -> bool {
         matches!(self, Request::Put { .. } | Request::Delete { .. } | Request::PutAgain { .. })
     }
 
-    /// The key, if it is about one.
+    /// The key of the request; `None` for a listing of a partition.
     pub fn key(&self) -> Option<&Key> {
         match self {
             Request::Get { key, .. }
@@ -150,7 +150,7 @@ impl Request {
 pub enum Response {
     /// To a get. No values: the key is absent, and `context` is its tombstone's.
     Found {
-        /// Every sibling once.
+        /// The value of each sibling; siblings with the same write id are returned once.
         values: Vec<Blob>,
         /// Sealed; covers all of them.
         context: Blob,
@@ -168,33 +168,33 @@ pub enum Response {
     },
     /// To a listing: keys in byte order.
     Keys {
-        /// The keys.
+        /// The keys, about `limit_bytes` bytes of them at most; deleted keys are among them.
         keys: Vec<Key>,
         /// False when the partition ends here.
         more: bool,
     },
-    /// Nothing was done.
+    /// Nothing was read or written; the reason is given.
     Refused(Rejection),
     /// The write may have happened, or may yet, on fewer than W replicas.
     Unknown {
         /// Replicas that confirmed it in time.
         acknowledged: u8,
-        /// Replicas that had to.
+        /// Replicas that had to confirm it: W.
         needed: u8,
         /// The deadline that passed, in milliseconds.
         timeout_ms: u32,
     },
 }
 
-/// What is to become of the emulated network of a node.
+/// An order about the emulated network of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum EmulateOrder {
-    /// Nothing: tell its rules.
+    /// Changes nothing and reports the rules in force.
     Show,
-    /// These rules hold from now on, in the place of all others.
+    /// Replaces all rules with these.
     Set(String),
-    /// None holds any more.
+    /// Removes all rules: the network is as it is.
     Clear,
 }
 
@@ -204,7 +204,7 @@ pub enum EmulateOrder {
 pub struct Call {
     /// Chosen by the client, unique among its calls in progress on this connection.
     pub id: u64,
-    /// What it asks.
+    /// The order or request for data; the reply has the matching variant of [`ReplyBody`].
     pub body: CallBody,
 }
 
@@ -212,49 +212,49 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum CallBody {
-    /// Read or write.
+    /// A request for data, answered by [`ReplyBody::Data`].
     Data {
-        /// The request.
+        /// The read or write to carry out.
         request: Request,
         /// How long it may take, in milliseconds.
         timeout_ms: u32,
     },
-    /// Who are the members, and how are keys placed?
+    /// Reports the members and the ring, so that the client can place keys itself.
     Ring,
-    /// How are you?
+    /// Reports the node's state, counters and gauges.
     Status,
-    /// Emulate a network.
+    /// Shows, sets or clears the rules of the node's emulated network.
     Emulate(EmulateOrder),
-    /// Finish what runs, close the store and exit.
+    /// Finishes requests in progress, closes the store and exits.
     Stop,
-    /// What do you know of your partitions and their other owners?
+    /// Reports the anti-entropy of the node's partitions with their other owners.
     Repair {
-        /// True: compare these at once, first.
+        /// True: compare the selected partitions at once, before others.
         begin: bool,
-        /// Only this partition.
+        /// Selects this partition; `None`: every partition that the node owns.
         partition: Option<Partition>,
-        /// Only with this owner.
+        /// Selects this other owner; `None`: all of them.
         peer: Option<NodeId>,
     },
-    /// Give the places of a member that is down to a new one, and remove it for good.
+    /// Gives the places of a member that is down to a new one, and removes the old one for good.
     Replace {
-        /// The name of the one that goes.
+        /// The name of the member to remove.
         old: String,
-        /// The name of the one that comes.
+        /// The name of the new member.
         new: String,
-        /// Where that listens, `host:port`.
+        /// The address of the new member, `host:port`.
         address: String,
-        /// False: only say what would happen.
+        /// False: only report what would happen.
         apply: bool,
     },
-    /// Take yourself out before maintenance, or back in.
+    /// Drains the node before maintenance, or ends its drain.
     Drain(DrainOrder),
-    /// How long did your latest reads and writes take?
+    /// Reports the latest round trips to each replica.
     Samples,
-    /// How are you linked with the other members?
+    /// Reports the protocol version of the link to each other member.
     Links,
-    /// Acknowledged writes may have gone with your disk, and no other replica has them: answer
-    /// reads all the same.
+    /// Accepts that acknowledged writes may be gone with the node's disk where no other replica has
+    /// them: the node answers reads of these partitions again.
     AcceptLoss,
 }
 
@@ -262,9 +262,9 @@ pub enum CallBody {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Reply {
-    /// The call's id.
+    /// The id of the [`Call`] that this answers.
     pub id: u64,
-    /// The answer.
+    /// The outcome; its variant is that of the [`CallBody`].
     pub body: ReplyBody,
 }
 
@@ -291,27 +291,27 @@ impl Reply {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum ReplyBody {
-    /// To `Data`.
+    /// To `Data`: the outcome of the read or write.
     Data(Response),
-    /// To `Ring`.
+    /// To `Ring`: the members, the ring and the cluster's default quorums.
     Ring(RingReport),
-    /// To `Status`.
+    /// To `Status`: boxed, because it is far larger than the other variants.
     Status(Box<StatusReport>),
-    /// To `Emulate`: the rules that hold now, a line each, or why they do not.
+    /// To `Emulate`: the rules in force, a line each, or why the order was refused.
     Emulated(Result<Vec<String>, EmulateRejection>),
     /// To `Stop`: the node stops now.
     Stopping,
-    /// To `Repair`: what is known, or why nothing is compared.
+    /// To `Repair`: the state of the selected pairs, or why nothing is compared.
     Repair(Result<RepairReport, RepairRejection>),
-    /// To `Replace`: what is to happen, or has, or why it does not.
+    /// To `Replace`: the change that was made or would be made, or why it is refused.
     Replace(Result<Replacement, ReplaceRejection>),
-    /// To `Drain`: how far it is, or why nothing was done.
+    /// To `Drain`: the progress of the drain, or why nothing was done.
     Drain(Result<DrainReport, DrainRejection>),
-    /// To `Samples`.
+    /// To `Samples`: the latest round trips to each replica.
     Samples(SampleReport),
-    /// To `Links`.
+    /// To `Links`: the protocol version of the link to each other member.
     Links(LinksReport),
-    /// To `AcceptLoss`: for so many partitions, or why for none.
+    /// To `AcceptLoss`: the number of partitions whose loss was accepted, or why none was.
     LossAccepted(Result<u32, LossRejection>),
 }
 
@@ -319,7 +319,7 @@ pub enum ReplyBody {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct LinksReport {
-    /// True if it lets nobody in who does not prove to know the cluster's secret.
+    /// True if the node refuses connections that do not prove knowledge of the cluster's secret.
     pub secret: bool,
     /// The newest version of the protocol that it speaks.
     pub protocol: u16,
@@ -327,19 +327,19 @@ pub struct LinksReport {
     pub peers: Vec<(NodeId, Option<u16>)>,
 }
 
-/// What the replacement of a member comes to.
+/// The outcome or the preview of a replacement.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Replacement {
-    /// Where the one that goes was last heard to be.
+    /// The last known address of the removed member.
     pub old_address: String,
-    /// The version of the ring from then on.
+    /// The version of the ring after the replacement.
     pub version: u64,
     /// Partitions whose owners change.
     pub places: u32,
     /// Partitions of the cluster.
     pub partitions: u16,
-    /// Hints that the asked node keeps for the one that goes.
+    /// Hints for the removed member that the queried node keeps.
     pub hints: u64,
 }
 
@@ -347,13 +347,13 @@ pub struct Replacement {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RingReport {
-    /// Every member, those that are removed too.
+    /// Every member, removed ones included.
     pub members: Members,
-    /// Where keys live.
+    /// The placement of keys that the node uses now.
     pub ring: Ring,
-    /// Default R.
+    /// R of requests that name none, 1 to N.
     pub r: u8,
-    /// Default W.
+    /// W of requests that name none, 1 to N.
     pub w: u8,
     /// True if only owners count unless a request says otherwise.
     pub strict: bool,

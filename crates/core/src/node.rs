@@ -182,7 +182,7 @@ impl Node {
         self.io.out.drain_into(out);
     }
 
-    /// Notices when this process did not run for a while: what it believes of others is stale.
+    /// Notices when this process did not run for a while: its view of others is stale then.
     fn begin(&mut self, now: Time) {
         self.io.local.begin(now);
         let gap = now.saturating_since(self.last_input.unwrap_or(now));
@@ -234,7 +234,7 @@ impl Node {
         self.tombstone_gc.link(peer, usable, io);
     }
 
-    /// A peer says who it is, or who it knows this node to be.
+    /// A peer has introduced itself, or reported what it knows of this node.
     fn identify(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body) {
         let was_foreign = self.identity.is_foreign(from);
         self.identity.hear(now, from, request_id, body, &mut self.io);
@@ -245,7 +245,7 @@ impl Node {
         }
     }
 
-    /// Gives a message to the role that it is for.
+    /// Passes a message to the role that it is for.
     fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
         let PeerMessage { request_id, body } = message;
         let request_id = RequestId::of_wire(request_id);
@@ -282,8 +282,8 @@ impl Node {
         }
     }
 
-    /// Gives a message of a peer of the same cluster, or of the node itself, to the role that it is
-    /// for.
+    /// Passes a message of a peer of the same cluster, or of the node itself, to the role that it
+    /// is for.
     fn deliver(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body) {
         let io = &mut self.io;
         let own = from == io.local.me();
@@ -339,7 +339,7 @@ impl Node {
         }
     }
 
-    /// Gives an answer to the role that has asked.
+    /// Passes an answer to the role that sent the query.
     fn answer(&mut self, now: Time, request_id: RequestId, from: NodeId, body: Body) {
         let io = &mut self.io;
         match (request_id.role(), body) {
@@ -363,7 +363,7 @@ impl Node {
         }
     }
 
-    /// Gives what was read to whom it was read for.
+    /// Passes a page to the role that requested the scan.
     fn scanned(&mut self, now: Time, token: ScanToken, page: ScanPage) {
         let io = &mut self.io;
         match token.purpose() {
@@ -386,7 +386,7 @@ impl Node {
         purgeable.iter().filter(repeated).any(|purgeable_key| waits(&purgeable_key.key))
     }
 
-    /// Gives a request to the coordinator, once the node may issue and answer.
+    /// Passes a request to the coordinator, once the node may issue dots and answer.
     fn request(&mut self, now: Time, origin: Origin, request: Request, timeout_ms: u32) {
         if !self.coordinator.is_first(origin) {
             return;
@@ -433,7 +433,7 @@ impl Node {
         self.coordinator.is_idle() && self.io.out.is_synced()
     }
 
-    /// Requests that somebody waits for.
+    /// Requests that a client or a node waits for.
     pub fn requests(&self) -> usize {
         self.coordinator.load()
     }
@@ -480,7 +480,7 @@ impl Node {
         self.io.local.gc_epochs.number(partition)
     }
 
-    /// Keys here whose clock reports of events that have no value any more.
+    /// Keys here whose clock has events without a value.
     pub fn dead_keys(&self) -> u64 {
         self.io.local.trees.all_dead()
     }
@@ -512,13 +512,13 @@ impl Node {
         self.io.local.trees.unbuilt()
     }
 
-    /// True once a peer has said what it knows of this store: before, this node counts in no read.
+    /// True once a peer has reported what it knows of this store; before, the node is
+    /// read-ineligible.
     pub fn is_witnessed(&self) -> bool {
         self.io.local.is_witnessed()
     }
 
-    /// True while others may still keep something for this node: what it does not find does not
-    /// count.
+    /// True while others may still have hints for this node: absent keys do not count then.
     pub fn is_catching_up(&self) -> bool {
         self.io.local.is_catching_up()
     }

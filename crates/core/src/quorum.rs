@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use crate::types::NodeId;
 
-/// Who has been asked and who has answered, for the slots of one preference list, or of the two of
-/// a ring in a change.
+/// The state of each queried node, for the slots of one preference list, or of the two of a ring in
+/// a change.
 #[derive(Clone, Debug)]
 pub struct QuorumTracker {
     owners: Vec<(NodeId, Answer)>,
@@ -21,18 +21,18 @@ pub struct QuorumTracker {
     strict: bool,
 }
 
-/// What is known of one node.
+/// The state of the query to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nobody asked it yet.
+    /// It has not been queried yet.
     Unasked,
-    /// It was asked.
+    /// It was queried and has not answered yet.
     Queried,
     /// It was asked in the place of an owner, and is late: others may be asked in its place.
     Late,
-    /// Its answer counts.
+    /// Its answer counts towards the quorum.
     Counted,
-    /// It answered with nothing that counts.
+    /// Its answer does not count towards the quorum.
     Uncounted,
     /// It cannot be reached, or refused.
     Failed,
@@ -153,7 +153,7 @@ impl QuorumTracker {
         }
     }
 
-    /// Every node of this quorum tracker and what is known of it, owners first.
+    /// Every node of this quorum tracker and the state of its query, owners first.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
         let fallbacks = self.fallbacks.iter().map(|fallback| (fallback.node, fallback.answer));
         self.owners.iter().copied().chain(fallbacks)
@@ -169,13 +169,14 @@ impl QuorumTracker {
         self.owners.iter().any(|(owner, _)| *owner == node)
     }
 
-    /// The owners that nobody has been asked for yet, in order of preference.
+    /// The owners that have not been queried yet, in order of preference.
     pub fn unasked(&self) -> impl Iterator<Item = NodeId> {
         let unasked = self.owners.iter().filter(|(_, state)| *state == Answer::Unasked);
         unasked.map(|(node, _)| *node)
     }
 
-    /// The owners whose word is still out, and for which no fallback has answered or is asked.
+    /// The owners whose answer has not counted, and for which no fallback has answered or is
+    /// queried.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
         let all = 0..self.owners.len();
         all.filter(|owner| self.is_open(*owner)).map(|owner| self.owners[owner].0)
@@ -291,7 +292,7 @@ fn hopeful(state: Answer) -> bool {
     matches!(state, Answer::Queried | Answer::Counted)
 }
 
-/// Who fills a slot.
+/// The node that fills a slot.
 #[derive(Clone, Copy)]
 enum Filled {
     Empty,

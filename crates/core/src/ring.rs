@@ -50,7 +50,7 @@ pub const DEFAULT_WEIGHT: u16 = 100;
 /// Largest weight of a member. The smallest is 1.
 pub const MAX_WEIGHT: u16 = 1_000;
 
-/// How far a load may be from its share, at most: so many parts of the whole share.
+/// How far a load may be from its share, at most, in parts of [`WHOLE`].
 const MAX_SLACK: usize = 16;
 const WHOLE: usize = 64;
 
@@ -63,9 +63,9 @@ pub enum RingError {
     /// Fewer members than replicas.
     #[error("n = {n} replicas need as many members, and there are {members}")]
     TooFewMembers {
-        /// Replicas asked for.
+        /// The replication factor that was asked for.
         n: u8,
-        /// Members there are.
+        /// The number of members that were given.
         members: usize,
     },
     /// More members than a cluster has.
@@ -97,9 +97,9 @@ pub enum RingError {
         "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
     )]
     Owners {
-        /// The table's version.
+        /// The version that the table claims.
         version: u64,
-        /// Its partitions.
+        /// The number of partitions of the table.
         partitions: u16,
         /// The owners that each should have.
         n: u8,
@@ -122,12 +122,12 @@ impl Zone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RingMember {
-    /// Who it is.
+    /// The id of the member, by which members are sorted.
     pub id: NodeId,
     /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 owns
     /// twice as many partitions as one of weight 100. Only the ratios matter.
     pub weight: u16,
-    /// Where it is; `None` is a zone of its own.
+    /// The zone that it is in; `None`: a zone of its own.
     pub zone: Option<Zone>,
 }
 
@@ -145,7 +145,7 @@ pub struct Ring {
     version: u64,
     /// All that have a place, in either table.
     members: Vec<RingMember>,
-    /// The owners that reads ask.
+    /// The owners that reads query, by partition.
     owners: Vec<Vec<NodeId>>,
     n: u8,
     change: Option<Change>,

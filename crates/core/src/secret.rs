@@ -21,17 +21,17 @@ const LISTENER: u8 = 2;
 const FROM_DIALER: u8 = 3;
 const FROM_LISTENER: u8 = 4;
 
-/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the
-/// other.
+/// The role that a connection proves. Each role has its own keys, and a key of one proves nothing
+/// for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A node.
+    /// A node of the cluster: proves the peer secret.
     Peer,
-    /// A client.
+    /// A client: proves the client secret.
     Client,
 }
 
-/// The key that a secret gives to one role.
+/// The key of one role, derived from a secret.
 #[derive(Clone)]
 pub struct SecretKey([u8; 32]);
 
@@ -49,8 +49,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what
-    /// was overheard.
+    /// Derives the key. The secret should be drawn at random: guesses at a weak one can be tried on
+    /// recorded handshakes.
     pub fn new(secret: &[u8], role: Role) -> Self {
         SecretKey(match role {
             Role::Peer => blake3::derive_key("Pixii, protocol 5: a node of the cluster", secret),
@@ -103,7 +103,7 @@ pub struct Secrets {
     pub clients: Keyring,
 }
 
-/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones.
+/// The secrets of a node, which can be replaced while it runs: every holder sees the newest ones.
 /// Clones are the same vault.
 #[derive(Clone, Debug, Default)]
 pub struct Vault(Arc<Mutex<Option<Arc<Secrets>>>>);
@@ -121,7 +121,7 @@ impl Vault {
     }
 }
 
-/// Nonces that nobody can foresee, each once.
+/// Unpredictable nonces, each used once.
 pub struct Nonces {
     seed: [u8; 32],
     drawn: AtomicU64,
@@ -139,15 +139,14 @@ impl Nonces {
         Nonces { seed, drawn: AtomicU64::new(0) }
     }
 
-    /// The next one.
+    /// Draws the next nonce; no two calls return the same one.
     pub fn fresh(&self) -> Nonce {
         let count = self.drawn.fetch_add(1, Ordering::Relaxed);
         *blake3::keyed_hash(&self.seed, &count.to_be_bytes()).as_bytes()
     }
 }
 
-/// What both sides of a handshake have said before a proof: the versions that they speak, and their
-/// nonces.
+/// The transcript of a handshake before a proof: both sides' protocol versions and nonces.
 #[derive(Clone, Debug)]
 pub struct Exchange(blake3::Hash);
 
@@ -164,12 +163,12 @@ impl Exchange {
         Exchange(hasher.finalize())
     }
 
-    /// The proof of who dials and introduces itself with these bytes.
+    /// The proof of the dialer, which introduces itself with these bytes.
     pub fn dialer_proof(&self, key: &SecretKey, hello: &[u8]) -> Proof {
         *key.keyed(DIALER, &[self.0.as_bytes(), hello]).as_bytes()
     }
 
-    /// The proof of who was dialed, was reported `hello` and answers with these bytes.
+    /// The proof of the listener, which has received `hello` and answers with these bytes.
     pub fn listener_proof(&self, key: &SecretKey, hello: &[u8], welcome: &[u8]) -> Proof {
         let hello = blake3::hash(hello);
         *key.keyed(LISTENER, &[self.0.as_bytes(), hello.as_bytes(), welcome]).as_bytes()

@@ -36,7 +36,7 @@ pub struct Record {
     /// when it is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the
     /// store's present id.
     pub own_epoch: Option<u64>,
-    /// What replicas exchange.
+    /// The clock and siblings, as replicas exchange them.
     pub object: Object,
     /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own
     /// record, which is of the partition's present one.
@@ -61,11 +61,11 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
     }
 }
 
-/// What a store knows of itself.
+/// The store's own state, apart from records and hints.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Meta {
-    /// Whose store this is.
+    /// The node and cluster that the store belongs to.
     pub identity: StoreIdentity,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
@@ -75,7 +75,7 @@ pub struct Meta {
     pub store: u64,
     /// One higher at every start.
     pub incarnation: Incarnation,
-    /// Serials below this are void: they were issued by an earlier process.
+    /// Actor epochs below this are void: an earlier process has used them.
     pub actor_epoch_floor: u64,
     /// The next actor epoch; written at a clean end, for the next incarnation in the same process.
     pub actor_epoch_end: u64,
@@ -83,17 +83,18 @@ pub struct Meta {
     pub clean: bool,
     /// The cluster; `None` until it is founded or met.
     pub cluster: Option<Cluster>,
-    /// Partitions whose absent keys may have been here: what is not found in them does not count.
+    /// Partitions in which the node is read-ineligible: keys that are absent here may have been
+    /// lost.
     pub read_ineligible: Vec<Partition>,
     /// The last incarnation of each other member that introduced itself here.
     pub lives: Vec<(NodeId, IncarnationId)>,
-    /// The ids that this store has issued dots with since it last knew that it was as new as the
-    /// others: should it turn out to be an old copy of a disk, what they issued is not old.
+    /// The store ids that issued dots here since this disk was last known to be the newest. If it
+    /// turns out to be an old copy, their events are not old.
     pub fresh: Vec<u64>,
 }
 
 impl Meta {
-    /// Goes on under another id, with every actor epoch void.
+    /// Continues under another id, with every actor epoch void.
     fn draw(&mut self, id: u64) {
         self.store = id;
         self.actor_epoch_floor = self.actor_epoch_end;
@@ -125,20 +126,20 @@ impl Meta {
     }
 }
 
-/// To which node of which cluster, with which placement of keys, a store belongs.
+/// The node, cluster and ring that a store belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct StoreIdentity {
-    /// The cluster's name.
+    /// The name of the cluster, compared at each start with the configured one.
     pub cluster: String,
-    /// The node's name.
+    /// The name of the node, compared at each start with the configured one.
     pub name: String,
     /// The digest of the ring that placed its keys.
     pub ring: u64,
 }
 
 impl StoreIdentity {
-    /// The node's id.
+    /// The id that follows from the node's name.
     pub fn node(&self) -> NodeId {
         NodeId::of(&self.name)
     }
@@ -149,41 +150,41 @@ impl StoreIdentity {
 pub enum Change {
     /// Replaces the record of a key.
     Record {
-        /// The key's partition.
+        /// The partition of the key.
         partition: Partition,
-        /// The key.
+        /// The key of the record.
         key: Key,
-        /// Its new record.
+        /// The record that replaces the present one.
         record: Record,
     },
     /// Removes the record of a key, which knows of no event any more.
     Forget {
-        /// The key's partition.
+        /// The partition of the key.
         partition: Partition,
-        /// The key.
+        /// The key whose record is removed.
         key: Key,
     },
     /// Replaces the GC epoch of a partition.
     GcState {
-        /// The partition.
+        /// The partition whose GC epoch it is.
         partition: Partition,
-        /// Its GC epoch.
+        /// The number of the new GC epoch, and its purgeable and purged events.
         gc_epoch: GcState,
     },
-    /// Replaces, or removes, what is kept of a key for another member.
+    /// Replaces or removes the hint of a key for another member.
     Hint {
-        /// Whom it is for.
+        /// The member that the hint is for.
         target: NodeId,
-        /// The key.
+        /// The key of the hint.
         key: Key,
         /// The hint; `None` removes it.
         record: Option<Record>,
     },
-    /// Replaces what the store knows of itself.
+    /// Replaces the store's own state.
     Meta(Meta),
-    /// Replaces what the store knows of the members.
+    /// Replaces the member list.
     Members(Members),
-    /// Replaces the ring.
+    /// Replaces the ring in force.
     Ring(Ring),
 }
 
@@ -192,7 +193,7 @@ pub enum Change {
 pub enum Found {
     /// The store has no record of the key.
     Nothing,
-    /// Its record.
+    /// The record of the key; its checksum was correct.
     Record(Record),
     /// There is a record, and it fails its checksum: it counts towards nothing.
     Damaged,
@@ -218,7 +219,7 @@ pub struct Span {
     pub leaves: Option<LeafSet>,
     /// Stop after about this many bytes of records, whether they are wanted or not.
     pub limit_bytes: usize,
-    /// True if nobody asks for the contexts: the reading of a tree does not, and reads everything.
+    /// True if the contexts are not needed: the reading of a tree reads everything without them.
     pub without_contexts: bool,
 }
 
@@ -229,14 +230,14 @@ impl Span {
     }
 }
 
-/// What a store has of a key, in short.
+/// Summary of the record of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scanned {
-    /// The key.
+    /// The key of the record.
     pub key: Key,
     /// Every event that its object knows of; empty in a [`Span`] without contexts.
     pub context: Context,
-    /// The object's digest.
+    /// The digest of key and object, which the Merkle tree adds up.
     pub digest: Digest,
     /// The events of actors that have no live value.
     pub dead: Context,
@@ -245,7 +246,7 @@ pub struct Scanned {
 }
 
 impl Scanned {
-    /// What is to be notified of this object.
+    /// The summary of an object that was found in `span`.
     pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
@@ -257,7 +258,7 @@ impl Scanned {
 /// What was found within a [`Span`], in byte order of the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanPage {
-    /// The wanted keys.
+    /// The wanted keys whose record could be read.
     pub items: Vec<Scanned>,
     /// Wanted keys whose record fails its checksum.
     pub damaged: Vec<Key>,
@@ -266,7 +267,7 @@ pub struct ScanPage {
 }
 
 impl ScanPage {
-    /// Adds what was found at a key.
+    /// Adds the record or the damage that was found at a key.
     pub fn add(&mut self, key: Key, found: Found, span: &Span) {
         match found {
             Found::Record(record) => self.items.push(Scanned::of(key, &record.object, span)),
@@ -279,28 +280,28 @@ impl ScanPage {
 /// A part of the hints for one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HintPage {
-    /// Keys in byte order, each with what is kept of it.
+    /// Keys in byte order, each with its hint.
     pub hints: Vec<(Key, Found)>,
     /// False when the hints for this member end here.
     pub more: bool,
 }
 
-/// What is kept for one member.
+/// Totals of the hints for one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HintTotal {
-    /// How many hints.
+    /// The number of hints, damaged ones included.
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
-    /// How many of them may have filled the member's slot: those of keys that their fallback is no
-    /// owner of. What an owner keeps for another one counts for nothing beside its own copy.
+    /// The number of them that may have filled the member's slot: this node is no owner of their
+    /// keys. A hint that an owner keeps fills no slot beside the owner's own copy.
     pub pending: u64,
 }
 
-/// Everything that is kept for other members.
+/// Totals of all hints for other members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// By member.
+    /// The totals by the member that the hints are for.
     pub totals: BTreeMap<NodeId, HintTotal>,
     /// How many hints there are of each GC epoch of a partition; a damaged one may be of the first.
     pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
@@ -322,17 +323,17 @@ impl Kept {
     }
 }
 
-/// What a hint counts towards the limit of hints, in bytes: about what it takes on disk.
+/// The bytes that a hint counts towards the limit of hints: about its size on disk.
 pub fn hint_bytes(key: &Key, record: &Record) -> u64 {
     let values = record.object.values().map(|(_, version)| version.value.0.len() + 20);
     let entries = record.object.entries().len() * 24;
     (key.as_bytes().len() + values.sum::<usize>() + entries + 32) as u64
 }
 
-/// What a store had kept for the next start.
+/// The trees that the last stop kept for this start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Nothing was kept.
+    /// No trees are kept.
     Nothing,
     /// This, and nothing was written since.
     Whole(Vec<u8>),
@@ -340,15 +341,15 @@ pub enum Taken {
     Unusable(String),
 }
 
-/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process
-/// must end. An fsync is never tried again.
+/// The disk failed. Synced data is there; nothing more may be acknowledged, and the process must
+/// end. An fsync is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store failed: {0}")]
 pub struct StoreError(pub String);
 
 /// A durable map of records. Calls come from one writer and any number of readers.
 pub trait Store: Send + Sync {
-    /// What the store knows of itself; `None` before its first incarnation.
+    /// The store's own state; `None` before its first incarnation.
     fn meta(&self) -> Result<Option<Meta>, StoreError>;
 
     /// The record of a key, as last applied.
@@ -366,13 +367,13 @@ pub trait Store: Send + Sync {
     /// What a span of a partition holds, read from the disk.
     fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError>;
 
-    /// What the store knows of the members; `None` before it was reported.
+    /// The stored member list; `None` before the first one was written.
     fn members(&self) -> Result<Option<Members>, StoreError>;
 
     /// The ring in force, if it is a later one than the configured members make.
     fn ring(&self) -> Result<Option<Ring>, StoreError>;
 
-    /// What is kept of a key for a member, as last applied.
+    /// The hint of a key for a member, as last applied.
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
 
     /// Hints for a member behind `after` in byte order of the keys: at least one if there is one,
@@ -387,8 +388,8 @@ pub trait Store: Send + Sync {
     /// The GC epoch of each partition that has had more than one.
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
-    /// What is kept for other members, by reading all hints: for the start. `place` says for a key
-    /// which partition it is in, and whether what is kept of it may have filled a slot.
+    /// The totals of all hints, by reading them, for the start. `place` returns the partition of a
+    /// key, and whether its hint may have filled a slot.
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next
@@ -399,9 +400,9 @@ pub trait Store: Send + Sync {
     /// Returns when all that was applied survives a power cut.
     fn sync(&self) -> Result<(), StoreError>;
 
-    /// Reads a part of what is on the device, whatever is in memory of it, and says whether it is
-    /// as it was written: the `part`-th, counted on beyond the last one from the first again.
-    /// Harms nothing that goes on meanwhile.
+    /// Reads the `part`-th part of the data from the device, not from memory, and checks that it is
+    /// as it was written. Numbers beyond the last part start again at the first. Can run beside all
+    /// other calls.
     fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
         let _ = part;
         Ok(Scrubbed { parts: 0, damage: None })
@@ -422,8 +423,8 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// Takes what was kept. When this returns, it is gone from the disk for good: whatever happens
-    /// to the store from then on, an older state of it is never taken again.
+    /// Takes the trees that the last stop kept. When this returns, they are gone from the disk for
+    /// good, so that an older state of them is never taken again.
     fn take_trees(&self) -> Result<Taken, StoreError> {
         Ok(Taken::Nothing)
     }
@@ -436,12 +437,12 @@ pub trait Store: Send + Sync {
     }
 }
 
-/// What a part of a store is like on the device.
+/// The result of scrubbing one part of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// How many parts the store has; none where there is no device.
+    /// The number of parts of the store; 0 without a device.
     pub parts: u64,
-    /// What is damaged there, in a few words.
+    /// The damage found in the part, in a few words; `None` if there is none.
     pub damage: Option<String>,
 }
 

@@ -18,7 +18,7 @@ pub struct Micros(pub u64);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
-/// One millisecond.
+/// A span of one millisecond, the unit of most configured times.
 pub const MILLI: Micros = Micros::from_millis(1);
 
 impl Micros {
@@ -27,12 +27,12 @@ impl Micros {
     /// The longest span: longer than any node runs.
     pub const MAX: Micros = Micros(u64::MAX);
 
-    /// So many milliseconds; [`Micros::MAX`] at most.
+    /// A span of this many milliseconds; [`Micros::MAX`] at most.
     pub const fn from_millis(millis: u64) -> Self {
         Micros(millis.saturating_mul(1_000))
     }
 
-    /// So many seconds; [`Micros::MAX`] at most.
+    /// A span of this many seconds; [`Micros::MAX`] at most.
     pub const fn from_secs(seconds: u64) -> Self {
         Micros(seconds.saturating_mul(1_000_000))
     }
@@ -54,7 +54,7 @@ impl Micros {
         Micros(self.0.saturating_sub(other.0))
     }
 
-    /// The span so many times, [`Micros::MAX`] at most.
+    /// The span multiplied by `times`, [`Micros::MAX`] at most.
     #[must_use]
     pub const fn saturating_mul(self, times: u64) -> Self {
         Micros(self.0.saturating_mul(times))
@@ -65,7 +65,7 @@ impl Micros {
         self.0 as f64
     }
 
-    /// So many microseconds, without their fraction; zero for less than that and for no number.
+    /// A span of this many microseconds, rounded down; zero for negative numbers and NaN.
     pub const fn from_f64(micros: f64) -> Self {
         Micros(micros as u64)
     }
@@ -78,9 +78,9 @@ impl Micros {
 }
 
 impl Time {
-    /// The origin.
+    /// The origin of the driver's clock; no instant is earlier.
     pub const START: Time = Time(0);
-    /// Later than any instant that a node lives to see.
+    /// Later than any instant that a node reaches.
     pub const MAX: Time = Time(u64::MAX);
 
     /// The span since `earlier`; zero if that is later.

@@ -139,7 +139,7 @@ impl Key {
         Ok(Key(bytes))
     }
 
-    /// The key's bytes.
+    /// The bytes of the key, 1 to [`MAX_KEY_BYTES`] of them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

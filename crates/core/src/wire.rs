@@ -65,7 +65,7 @@ pub enum WireError {
     /// A frame whose checksum does not fit.
     #[error("a frame of {0} bytes fails its checksum")]
     Checksum(usize),
-    /// A frame that does not come from who has proved itself, or not in its place.
+    /// A frame that is not from the node that proved itself, or not in its place.
     #[error("a frame of {0} bytes does not carry the seal of this connection")]
     Seal(usize),
     /// A frame that is no message of the kind expected.
@@ -95,10 +95,10 @@ impl Checksum {
     }
 }
 
-/// What frames carry in the place of their checksum.
+/// The integrity check that a frame carries: a checksum or a seal.
 #[derive(Debug)]
 pub enum Check<'a> {
-    /// A checksum.
+    /// A checksum of the payload: it detects damage, not forgery.
     Sum(Checksum),
     /// The next seal of the connection.
     Seal(&'a mut Seal),
@@ -118,12 +118,12 @@ impl<'a> Check<'a> {
     }
 }
 
-/// How one side of a connection is spoken with.
+/// The protocol version and checksum for frames to one side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Speech {
     /// The version of the protocol.
     pub protocol: u16,
-    /// What guards its frames, unless they are sealed.
+    /// The checksum of its frames, unless they are sealed.
     pub checksum: Checksum,
 }
 
@@ -134,7 +134,7 @@ impl From<u16> for Speech {
     }
 }
 
-/// Who opens a connection, and to whom.
+/// The first frame of a connection: the dialer, and the node that it expects.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Hello {
@@ -144,9 +144,9 @@ pub enum Hello {
         cluster: String,
         /// The version and the digest of its ring.
         ring: (u64, u64),
-        /// Its id.
+        /// The id of the dialing node.
         node: NodeId,
-        /// Whom it expects here.
+        /// The id of the node that it expects here.
         to: NodeId,
         /// The incarnation of its store.
         incarnation: Incarnation,
@@ -155,14 +155,13 @@ pub enum Hello {
     },
     /// A client that will send calls.
     Client,
-    /// Somebody who is to prove itself, and wants a proof: to be answered with
-    /// [`Welcome::Challenge`].
+    /// A dialer that will prove its role and demands a proof; answered with [`Welcome::Challenge`].
     Challenge(Nonce),
-    /// The answer to that.
+    /// The answer to [`Welcome::Challenge`], with the proof.
     Proven {
         /// The encoded `Member`, `Probe` or `Client`.
         hello: Blob,
-        /// That who says so has the key of that role.
+        /// Proves that the dialer has the key of its role.
         proof: Proof,
     },
     /// A node that will send messages on this connection.
@@ -171,9 +170,9 @@ pub enum Hello {
         cluster: String,
         /// The version and the digest of its ring.
         ring: (u64, u64),
-        /// Its id.
+        /// The id of the dialing node.
         node: NodeId,
-        /// The node that it expects here.
+        /// The id of the node that it expects here.
         to: NodeId,
         /// The incarnation of its store.
         incarnation: Incarnation,
@@ -186,7 +185,7 @@ pub enum Hello {
     },
     /// Asks which daemon listens here, and nothing more.
     Probe {
-        /// The cluster of the one that asks.
+        /// The name of the prober's cluster.
         cluster: String,
     },
 }
@@ -196,27 +195,28 @@ pub enum Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Welcome {
-    /// Go on.
+    /// The connection is accepted.
     Accepted {
-        /// The cluster.
+        /// The name of the cluster that the listener belongs to.
         cluster: String,
         /// The name of the node that answers.
         name: String,
     },
-    /// No, and why: the connection is closed after this.
+    /// The connection is refused for this reason, and closed after this frame.
     Refused(String),
-    /// No, and never again: an operator has removed the node that dials. What it has is not taken.
+    /// The connection is refused for good: an operator has removed the dialing node. Its data is
+    /// not accepted.
     Removed(String),
-    /// To [`Hello::Challenge`]: prove yourself.
+    /// To [`Hello::Challenge`]: demands a proof of the dialer.
     Challenge(Nonce),
-    /// To [`Hello::Proven`].
+    /// To [`Hello::Proven`]: the decision, with the listener's proof.
     Proven {
         /// The encoded `Accepted`, `Refused` or `Removed`.
         welcome: Blob,
-        /// That who says so has the same key.
+        /// Proves that the listener has the same key.
         proof: Proof,
     },
-    /// To [`Hello::Probe`].
+    /// To [`Hello::Probe`]: the identity of the daemon that listens here.
     Probed {
         /// The name of the node.
         name: String,
@@ -258,7 +258,7 @@ pub fn encode_behind<T: Encode>(head: &[u8], message: &T, tail: usize) -> Vec<u8
     encoder.into_writer().0
 }
 
-/// Appends what is encoded.
+/// A writer that appends encoded bytes to memory.
 struct Appended(Vec<u8>);
 
 impl Writer for Appended {
@@ -404,8 +404,7 @@ pub fn checksum_for(preamble: &[u8; PREAMBLE_BYTES]) -> Checksum {
     }
 }
 
-/// Checks the other side's preamble. Both sides go on with the highest common version, which it
-/// gives.
+/// Checks the other side's preamble. Returns the highest common version, which both sides use.
 pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {

@@ -9,13 +9,13 @@ pub(super) const MAX_DELAY: Micros = Micros::from_millis(600_000);
 /// A distribution of delays. None is ever over 600 s.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delay {
-    /// Always as long.
+    /// The same delay for every message.
     Fixed(Micros),
     /// Exponentially distributed with this mean.
     Exponential(Micros),
     /// Pareto distributed: rarely, very long.
     Pareto {
-        /// The least.
+        /// The smallest delay that is drawn.
         scale: Micros,
         /// The exponent: the smaller, the longer the tail; a mean exists above 1.
         shape: f64,
@@ -25,7 +25,7 @@ pub enum Delay {
 }
 
 impl Delay {
-    /// Draws one.
+    /// Draws the delay of one message; it is not cut down to 600 s yet.
     pub fn sample(&self, rng: &mut Rng) -> Micros {
         match self {
             Delay::Fixed(delay) => *delay,
@@ -50,16 +50,16 @@ impl Delay {
 /// The delays of a link.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Latency {
-    /// What is drawn for each message.
+    /// The distribution that each message's delay is drawn from.
     pub(super) delay: Delay,
-    /// What each one takes on top.
+    /// A constant that is added to each delay.
     pub(super) offset: Micros,
     /// True: no message arrives before an earlier one of its link. False: they overtake each other.
     pub(super) fifo: bool,
 }
 
 impl Latency {
-    /// Draws one.
+    /// Draws the delay of one message with the offset, [`MAX_DELAY`] at most.
     pub(super) fn sample(&self, rng: &mut Rng) -> Micros {
         self.delay.sample(rng).saturating_add(self.offset).min(MAX_DELAY)
     }

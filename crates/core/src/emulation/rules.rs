@@ -32,16 +32,16 @@ const MAX_DISK_DELAY: Micros = Micros::from_secs(10);
 /// A mistake is shown with at most this many characters of what was written.
 const SHOWN: usize = 60;
 
-/// What one line says about some links.
+/// One line of the rules: one aspect of some links.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     from: End,
     to: End,
     /// It holds from `to` to `from` as well.
     both: bool,
-    /// What messages it is about; all if not given.
+    /// The class of messages that it applies to; `None`: all.
     kind: Option<Kind>,
-    /// What it says.
+    /// The behaviour that it sets.
     pub(super) aspect: Aspect,
 }
 
@@ -52,16 +52,16 @@ enum End {
     Member(String),
 }
 
-/// What a rule is about. The last rule about an aspect of a link decides it.
+/// The behaviour that a rule sets. The last rule about an aspect of a link decides it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Aspect {
     /// How long messages take.
     Delay(Latency),
-    /// How probably one is lost.
+    /// The probability that a message is lost.
     Drop(f64),
-    /// Nothing passes.
+    /// No message passes.
     Cut,
-    /// It is not cut.
+    /// Messages pass: an earlier `Cut` does not apply.
     Pass,
     /// The disk of the node at both ends takes so much longer for every write and every read.
     Disk(Micros),

@@ -13,7 +13,7 @@ use super::{Digest, LEAVES, SHAPE, Tree};
 use crate::members::Incarnation;
 use crate::types::Partition;
 
-/// What trees are of: they say nothing of another store, a later incarnation of it, or another
+/// The state that trees are valid for: not for another store, a later incarnation of it, or another
 /// ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
@@ -30,27 +30,27 @@ pub struct Binding {
 /// The tree of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptTree {
-    /// The partition.
+    /// The partition whose keys the tree covers.
     pub partition: Partition,
     /// Keys that know of events without a value.
     pub dead: u64,
     /// Keys whose object is over the limit.
     pub oversized: u64,
-    /// The tree.
+    /// The Merkle tree as it was at the stop.
     pub tree: Tree,
 }
 
 /// Trees that were right when the store was closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeptTrees {
-    /// What they are of.
+    /// The state that they are valid for.
     pub binding: Binding,
     /// One for each partition, as far as they are known to be right.
     pub trees: Vec<KeptTree>,
 }
 
 impl KeptTrees {
-    /// Their bytes.
+    /// Encodes the trees in the format that the module's documentation describes.
     pub fn encode(&self) -> Vec<u8> {
         let Binding { store, incarnation, ring, limit } = self.binding;
         let mut out = Vec::new();

@@ -32,7 +32,7 @@ macro_rules! codes {
                 $(#[$($of_variant)*])*
                 $variant $({ $( $(#[$($of_field)*])* $field: $type ),+ })?,
             )+
-            /// In words, as programs of protocol 6 say it. Its code is 0.
+            /// The sentence of a program of protocol 6, which has no codes. Its code is 0.
             #[error("{0}")]
             Text(String),
             /// A code that this program does not know, of a later one, and its fields.

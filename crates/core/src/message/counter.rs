@@ -10,7 +10,7 @@ use super::Kind;
 
 macro_rules! counters {
     ($($code:literal $variant:ident $name:literal,)+) => {
-        /// What is counted. Each has a number on the wire, which never changes, and a name for
+        /// A counter of events. Each has a number on the wire, which never changes, and a name for
         /// people. A new one gets the next number, whatever its place in the order of the names.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Counter {
@@ -23,7 +23,7 @@ macro_rules! counters {
         }
 
         impl Counter {
-            /// All that this program knows, in the order of their names.
+            /// All counters that this program knows, in the order of their names.
             pub const ALL: &'static [Counter] = &[$(Counter::$variant),+];
 
             /// The number on the wire.

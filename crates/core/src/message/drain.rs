@@ -1,33 +1,33 @@
-//! Taking a node out before maintenance, in words.
+//! Orders and reports about draining a node before maintenance.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-/// What is asked of a node.
+/// An order about a node's drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum DrainOrder {
-    /// Nothing: tell how far it is.
+    /// Changes nothing and reports the progress.
     Show,
-    /// Take no request from now on, finish those in progress, deliver the hints, and then close the
-    /// links to all peers.
+    /// Accepts no request from now on, finishes those in progress, delivers the hints, and then
+    /// closes the links to all peers.
     Begin {
-        /// So long this may take, in milliseconds; then the links are closed with what is left.
+        /// Time limit in milliseconds; afterwards the links are closed even if hints are left.
         timeout_ms: u32,
     },
-    /// Take part again.
+    /// Ends the drain: the node accepts requests and links again.
     End,
 }
 
-/// How far a drain is.
+/// The progress of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum DrainState {
-    /// There is none.
+    /// The node is not being drained.
     Serving,
-    /// It is in progress.
+    /// Requests are being finished, or hints delivered.
     Draining,
-    /// It is done: the node has no links.
+    /// The drain is complete: the node has no links to peers.
     Drained,
 }
 
@@ -35,23 +35,23 @@ pub enum DrainState {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct DrainReport {
-    /// The node's name.
+    /// The name of the reporting node.
     pub name: String,
-    /// How far it is.
+    /// The progress of the drain.
     pub state: DrainState,
     /// Requests that it coordinates or has forwarded.
     pub requests: u64,
-    /// What it keeps for other members; nothing for those that are not named.
+    /// The hints that it keeps, one entry per member; members without hints are left out.
     pub hints: Vec<KeptHints>,
 }
 
-/// What a node keeps for one member.
+/// The hints that a node keeps for one member.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct KeptHints {
-    /// The member's name.
+    /// The name of the member that the hints are for.
     pub name: String,
-    /// So many hints.
+    /// The number of hints, one per key.
     pub count: u64,
     /// Their size, in bytes.
     pub bytes: u64,

@@ -1,32 +1,32 @@
-//! What messages are about, as an emulated network and accounts of traffic tell them apart.
+//! Classes of messages, as the emulated network and the traffic counters distinguish them.
 
 use super::{Body, Request, Response};
 
-/// What a message is about.
+/// The class of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// What is to be stored, from a client or for a replica.
+    /// A write, from a client or for a replica.
     Write,
-    /// That it is.
+    /// The confirmation of a write, or that its outcome is unknown.
     Ack,
-    /// The question of a read.
+    /// A read of a key or a listing of keys.
     Read,
-    /// What is there.
+    /// The answer to a read or a listing.
     Answer,
-    /// Who is alive, and who belongs to the cluster.
+    /// Heartbeats and the member list.
     Gossip,
     /// The comparison of replicas.
     Repair,
-    /// Anything else.
+    /// All other messages, such as introductions, updates, tombstone GC, rings and rejections.
     Other,
 }
 
 impl Kind {
-    /// All of them.
+    /// Every class once, in the order of declaration.
     pub const ALL: [Kind; 7] =
         [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Gossip, Kind::Repair, Kind::Other];
 
-    /// Its name, in rules and accounts.
+    /// The name in rules of the emulated network.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Write => "writes",
@@ -59,8 +59,8 @@ impl Response {
 }
 
 impl Body {
-    /// What the message is about. What a node says to itself of a write is `Other`, up to the
-    /// confirmation.
+    /// The class of the message. Messages of a write that a node sends to itself are `Other`,
+    /// except for the acknowledgement.
     pub fn kind(&self) -> Kind {
         match self {
             Body::Merge { .. } | Body::StoreHint { .. } => Kind::Write,

@@ -1,4 +1,4 @@
-//! Why an operator's order was not carried out, as codes.
+//! Reasons, as codes, why an operator's order was not carried out.
 
 use super::codes::codes;
 use crate::members::{check_name, check_written};
@@ -14,7 +14,7 @@ codes! {
              emulated there"
         )]
         NotAllowed {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 1,
         /// The text has no rule.
@@ -24,7 +24,7 @@ codes! {
         /// names what the grammar expects there.
         #[error("{fault}")]
         Rules {
-            /// The first mistake.
+            /// The first mistake, as a sentence for the operator.
             fault: String,
         } = 3,
     }
@@ -42,7 +42,7 @@ codes! {
         /// The node itself was given.
         #[error("peer = {node}: this node compares with others only")]
         Itself {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 2,
         /// The two share no partition.
@@ -50,7 +50,7 @@ codes! {
         NothingShared {
             /// The node that was asked.
             node: String,
-            /// The other one.
+            /// The name of the member that was given.
             peer: String,
         } = 3,
         /// There is no such partition.
@@ -70,11 +70,11 @@ codes! {
             .owners.join(", ")
         )]
         NotOwner {
-            /// The partition.
+            /// The partition that was given.
             partition: u16,
-            /// The one that is none.
+            /// The name of the node that is not an owner.
             node: String,
-            /// The owners.
+            /// The names of the partition's N owners.
             owners: Vec<String>,
         } = 5,
     }
@@ -83,31 +83,31 @@ codes! {
 codes! {
     /// Why a member is not replaced. Nothing was changed.
     pub enum ReplaceRejection {
-        /// The newcomer's name is none.
+        /// The new member's name is invalid.
         #[error("{}", name_fault(.name))]
         Name {
-            /// The name.
+            /// The name as given; the sentence quotes its fault.
             name: String,
         } = 1,
-        /// Its address is none.
+        /// The new member's address is invalid.
         #[error("{}", address_fault(.address))]
         Address {
-            /// The address.
+            /// The address as given; the sentence quotes its fault.
             address: String,
         } = 2,
-        /// The node that was asked changes its ring for another reason.
+        /// The node that was ordered is changing its ring for another reason.
         #[error("node {node} changes its ring just now: try again")]
         Changing {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 3,
-        /// It has not learned from its peers whether its disk is the newest.
+        /// The node has not learned from its peers whether its disk is the newest.
         #[error("node {node} does not serve yet, and changes no ring")]
         Starting {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 4,
-        /// The one that is to go is no member.
+        /// The member to remove does not exist.
         #[error(
             "no member is called \"{}\"; the members are {}",
             .old.escape_debug(),
@@ -119,51 +119,51 @@ codes! {
             /// The members that have places.
             members: Vec<String>,
         } = 5,
-        /// The one that is to go has gone.
+        /// The member to remove was removed before.
         #[error("{old} was removed, and has no places to give")]
         NoPlaces {
-            /// The member.
+            /// The name of the removed member.
             old: String,
         } = 6,
         /// A node does not replace itself.
         #[error("{old} is the node that was asked: ask another one")]
         Itself {
-            /// The node.
+            /// The name of the node that was ordered and named as the old member.
             old: String,
         } = 7,
-        /// The newcomer's name was that of a member.
+        /// The new member's name was that of a removed member.
         #[error("{new} was removed: such a name does not return")]
         Removed {
-            /// The name.
+            /// The name of the removed member.
             new: String,
         } = 8,
-        /// The newcomer is a member.
+        /// The new member's name is that of a present member.
         #[error("{new} is a member already")]
         Member {
-            /// The name.
+            /// The name of the present member.
             new: String,
         } = 9,
-        /// A member has the newcomer's address.
+        /// Another member has the new member's address.
         #[error("{member} is at {address} already")]
         AddressTaken {
-            /// The member.
+            /// The name of the member with this address.
             member: String,
-            /// The address.
+            /// The address as given, `host:port`.
             address: String,
         } = 10,
         /// No further name fits in the list of members.
         #[error("the list of members, removed ones included, is full: {MAX_MEMBERS}")]
         Full = 11,
-        /// The one that is to go is linked with the node.
+        /// The member to remove has a link with the node, so it is not down.
         #[error("{old} answers: stop it first with `pixii node stop {old}`")]
         Answers {
-            /// The member.
+            /// The name of the member to remove.
             old: String,
         } = 12,
-        /// It is not down for the node.
+        /// The node has not marked the member to remove down.
         #[error("{old} is not marked down yet: it takes {timeout_ms} ms of silence")]
         NotDown {
-            /// The member.
+            /// The name of the member to remove.
             old: String,
             /// The gossip timeout, in milliseconds.
             timeout_ms: u64,
@@ -191,7 +191,7 @@ codes! {
             .new.as_deref().unwrap_or("a new member")
         )]
         Another {
-            /// The member that goes.
+            /// The name of the member to be removed.
             old: String,
             /// The one that comes, if the node knows its name.
             new: Option<String>,
@@ -212,16 +212,16 @@ codes! {
         /// The member has no place in the ring any more.
         #[error("{}", RingError::Stranger(*.member))]
         Stranger {
-            /// The member.
+            /// The id of the member to remove.
             member: NodeId,
         } = 18,
-        /// The newcomer has a place in the ring.
+        /// The new member has a place in the ring already.
         #[error("{}", RingError::Duplicate)]
         Duplicate = 19,
         /// No version of the ring is left.
         #[error("{}", RingError::Version(*.version))]
         Version {
-            /// The last one.
+            /// The version of the present ring, which is the largest possible one.
             version: u64,
         } = 20,
     }
@@ -254,16 +254,16 @@ fn address_fault(address: &str) -> String {
 codes! {
     /// Why a drain is not begun.
     pub enum DrainRejection {
-        /// It would take too long.
+        /// The time limit of the drain is too long.
         #[error("timeout = {timeout_ms} ms: a drain takes at most {MAX_TIMEOUT_MS} ms")]
         Timeout {
-            /// What was given, in milliseconds.
+            /// The time limit that was given, in milliseconds.
             timeout_ms: u32,
         } = 1,
-        /// The node stops.
+        /// The node is shutting down, so it cannot be drained.
         #[error("node {node} is stopping")]
         Stopping {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 2,
     }
@@ -272,10 +272,10 @@ codes! {
 codes! {
     /// Why no loss is accepted.
     pub enum LossRejection {
-        /// There is none.
+        /// No partition of the node may lack acknowledged writes.
         #[error("no acknowledged write of {node} is known to be lost")]
         NothingLost {
-            /// The node.
+            /// The name of the node that was ordered.
             node: String,
         } = 1,
     }

@@ -1,4 +1,4 @@
-//! What nodes say to each other.
+//! Messages between nodes, and those that a node sends to itself.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -21,16 +21,16 @@ pub enum Change {
     Put {
         /// The client's id of the write.
         write: WriteId,
-        /// The value.
+        /// The new value, within the size limit of the client's request.
         value: Blob,
     },
-    /// Forget what the context covers; issues nothing.
+    /// Remove the values that the context covers; issues no dot.
     Delete,
     /// As `Put`, for a put that another node may have carried out, or may yet.
     PutAgain {
         /// The client's id of the write.
         write: WriteId,
-        /// The value.
+        /// The new value, within the size limit of the client's request.
         value: Blob,
     },
 }
@@ -40,9 +40,9 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
-    /// Chosen by the node that asked; answers repeat it.
+    /// Chosen by the querying node; answers repeat it.
     pub request_id: u64,
-    /// What is asked or answered.
+    /// The query or answer.
     pub body: Body,
 }
 
@@ -63,28 +63,28 @@ impl PeerMessage {
 pub enum Body {
     /// Coordinate this request of a client of mine; never forwarded again.
     Coordinate {
-        /// The client's request.
+        /// The client's request, unchanged; its context is still sealed.
         request: Request,
-        /// What is left of its deadline, in milliseconds.
+        /// The time left until its deadline, in milliseconds.
         timeout_ms: u32,
     },
-    /// What became of it.
+    /// The outcome of the request, for the client.
     Coordinated(Response),
     /// Apply a client's change to your copy.
     Update {
-        /// The key.
+        /// The key that the client changes.
         key: Key,
-        /// What the client had seen.
+        /// The unsealed context of the client: the events that it had seen.
         context: Context,
-        /// What it does.
+        /// The put or delete to apply.
         change: Change,
-        /// Nobody, at an owner. At a fallback that coordinates: the owners that it keeps the
-        /// object for.
+        /// Empty at an owner. At a fallback that coordinates: the owners that it keeps the object
+        /// for.
         hint_for: Vec<NodeId>,
     },
-    /// The object after the update. It is not synced yet: `Held` follows when it is.
+    /// The object after the update. It is not synced yet: `Ack` follows when it is.
     Updated {
-        /// The whole object.
+        /// The whole object, clock and siblings, to be sent to the other replicas.
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
@@ -94,60 +94,60 @@ pub enum Body {
     },
     /// Merge this object into your copy.
     Merge {
-        /// The key.
+        /// The key of the object.
         key: Key,
-        /// The sender's copy.
+        /// The object as the sender has it; what the receiver knows beyond it is kept.
         object: Object,
         /// The GC epoch of the partition at which that was issued or read.
         gc_epoch: GcEpoch,
     },
     /// Keep this object as a hint for these owners, which did not answer.
     StoreHint {
-        /// The key.
+        /// The key of the object.
         key: Key,
-        /// The sender's copy.
+        /// The object as the sender has it; it is merged into a hint that exists already.
         object: Object,
-        /// Whom it is for.
+        /// The owners that the hint is for.
         hint_for: Vec<NodeId>,
         /// The GC epoch of the partition at which the object was issued or read.
         gc_epoch: GcEpoch,
     },
-    /// What was to be updated, merged or kept is here, synced.
+    /// The update, merge or hint is applied here and synced.
     Ack,
     /// From a node to itself: `target` holds this object, synced, so the hint that equals it can
     /// go.
     DeleteHint {
-        /// The key.
+        /// The key of the hint.
         key: Key,
-        /// Whom the hint was for.
+        /// The owner that the hint was for.
         target: NodeId,
-        /// What the target holds.
+        /// The object that the target holds; a hint that has changed since is kept.
         object: Object,
     },
     /// From a node to itself: the other owners have this of the key, whose record here is damaged.
     Restore {
-        /// The key.
+        /// The key whose record is damaged.
         key: Key,
-        /// What they have, merged.
+        /// The merged object of the other owners.
         object: Object,
     },
-    /// How many hints have you for me? `request_id` is the incarnation's nonce.
+    /// How many hints do you keep for me? `request_id` is the incarnation's nonce.
     QueryHints,
-    /// So many; when none, that is synced.
+    /// The number of hints; if it is 0, their removal is synced.
     Hints(u64),
-    /// Who is alive, and who is a member.
+    /// Heartbeats and the member list.
     Gossip(Gossip),
-    /// What do you know of this key?
+    /// Send me your copy of this key.
     Read {
-        /// The key.
+        /// The key to read.
         key: Key,
     },
     /// My copy, synced; empty if I never heard of the key.
     Copy {
-        /// The copy.
+        /// The sender's record of the key; at a fallback, its hints of the key, merged.
         object: Object,
-        /// False if I may have forgotten something: the answer adds to a read and counts for
-        /// nothing.
+        /// False if I may lack events of the key: I am read-ineligible, catching up, or no owner.
+        /// The copy is merged, and does not count as an owner's.
         authoritative: bool,
         /// The owners that I, a fallback, keep this for.
         kept_for: Vec<NodeId>,
@@ -156,7 +156,7 @@ pub enum Body {
     },
     /// List your keys of a partition.
     List {
-        /// The partition.
+        /// The partition to list.
         partition: Partition,
         /// Start behind this key.
         after: Option<Key>,
@@ -165,15 +165,15 @@ pub enum Body {
     },
     /// My keys in byte order.
     Listed {
-        /// The keys.
+        /// The keys, about `limit_bytes` bytes of them at most.
         keys: Vec<Key>,
         /// False when the partition ends here.
         more: bool,
-        /// False if I may have forgotten something.
+        /// False if I am read-ineligible and may have lost keys.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `request_id` is the
-    /// incarnation's nonce.
+    /// My incarnation: sent when a link comes up, and repeated until it is answered. `request_id`
+    /// is the incarnation's nonce.
     Introduce {
         /// The incarnation of the sender's store.
         incarnation: IncarnationId,
@@ -182,7 +182,7 @@ pub enum Body {
         /// Version and digest of its ring.
         ring: (u64, u64),
     },
-    /// This is what I know of you, and who I am.
+    /// The answer to `Introduce`: what I know of your incarnations, and my identity.
     Known {
         /// The last incarnation of yours that I had seen before this one.
         seen: Option<IncarnationId>,
@@ -191,48 +191,49 @@ pub enum Body {
         /// My cluster, if I am in one.
         cluster: Option<Cluster>,
     },
-    /// I did not do it, and it changed nothing here.
+    /// The query was not carried out and changed nothing here.
     Failed(Rejection),
-    /// Is what we hold of this partition the same?
+    /// Are our copies of this partition the same?
     Compare {
-        /// The partition.
+        /// The partition to compare, which both own.
         partition: Partition,
         /// The shape of my tree ([`crate::merkle::SHAPE`]).
         shape: u32,
         /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's
         /// `request_id`.
         width: u8,
-        /// My root.
+        /// The root of my tree: the sum of the digests of all keys.
         root: Digest,
-        /// My GC epoch of the partition: in another one, other things are purged.
+        /// My GC epoch of the partition: objects of different epochs cannot be compared, because
+        /// other events are purged.
         gc_epoch: GcEpoch,
     },
-    /// It is: our roots are the same.
+    /// Our roots are the same.
     Equal,
     /// What are the children of these nodes of your tree?
     Descend {
-        /// The partition.
+        /// The partition of the comparison.
         partition: Partition,
         /// Bytes of each summary wanted, 1 to 8.
         width: u8,
         /// The level of these nodes; 0 is the root.
         level: u8,
-        /// Their places on it.
+        /// The places of the nodes on that level, from 0.
         nodes: Vec<u16>,
     },
     /// The summaries of the children of each node, in order; those of the root, if the roots
     /// differ.
     Summaries(Blob),
-    /// Which keys have you in these leaves?
+    /// Which keys do you have in these leaves?
     Leaves {
-        /// The partition.
+        /// The partition of the comparison.
         partition: Partition,
         /// The leaves; all if not given.
         leaves: Option<Vec<u16>>,
         /// Start behind this key.
         after: Option<Key>,
     },
-    /// These, in byte order.
+    /// The keys of the leaves, in byte order.
     Items {
         /// The keys, and what is known of each.
         items: Vec<Item>,
@@ -243,80 +244,80 @@ pub enum Body {
     MarkDead(PurgeableKey),
     /// From a node to itself: some events of the key are purged.
     Purge {
-        /// The key.
+        /// The key whose clock has the purged events.
         key: Key,
     },
-    /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that
-    /// was rolled back.
+    /// From a node to itself: the record of the key, or the hint of it, is of a disk that was
+    /// rolled back and is discarded.
     Discard {
-        /// The key.
+        /// The key of the record or hint.
         key: Key,
-        /// Whom the old hint is for; `None` if it is about the record.
+        /// The owner that the old hint is for; `None` if the record is meant.
         target: Option<NodeId>,
     },
     /// May the partition's next GC epoch begin, in which these events are purgeable?
     Propose {
-        /// The partition.
+        /// The partition whose GC epoch is to end.
         partition: Partition,
-        /// Its GC epoch now.
+        /// The GC epoch that is to end.
         gc_epoch: GcEpoch,
         /// The digest of my list of members.
         members: u64,
-        /// What is dead at every owner once all have agreed.
+        /// Events that are dead at every owner once all have agreed, by key.
         purgeable: Vec<PurgeableKey>,
     },
-    /// As far as I am concerned, it may: I keep no hint of an older GC epoch, and what is
-    /// purgeable is dead here, synced.
+    /// I agree to the next GC epoch: I keep no hint of an older one, and the purgeable events are
+    /// dead here, synced.
     Agreed,
-    /// Not yet.
+    /// I do not agree to the next GC epoch yet, for this reason; the proposal is repeated.
     NotYet(NotYet),
     /// The GC epochs that I know of all partitions.
     GcEpochs {
         /// The digest of their numbers.
         digest: u64,
-        /// True if I know that my disk is as new as everybody's.
+        /// True if I know that my disk is the newest, not a rolled-back one.
         certain: bool,
-        /// True if I want to know that of you.
+        /// True if I want your `certain` in return.
         query: bool,
     },
-    /// The numbers of all that are not the first one.
+    /// The number of each partition's GC epoch, without those that are the first one.
     GcEpochNumbers(Vec<(Partition, GcEpoch)>),
-    /// Which GC epoch has this partition?
+    /// Send me the GC epoch of this partition.
     QueryGcEpoch(Partition),
-    /// This one.
+    /// My GC epoch of a partition: the answer to `QueryGcEpoch`, or the news of one that I began.
     GcState {
-        /// The partition.
+        /// The partition whose GC epoch it is.
         partition: Partition,
-        /// Its GC epoch.
+        /// Its number, with the events that are purgeable and those that are purged in it.
         gc_epoch: GcState,
     },
-    /// Your ring is an older one: this is in force.
+    /// Your ring is older than this one, which is in force.
     Placement {
-        /// The ring.
+        /// The ring in force, with its version.
         ring: Ring,
-        /// All members, those that are removed too.
+        /// Every member, removed ones included.
         members: Members,
     },
-    /// From a node to itself: nobody waits any more for the write of this operation, which is not
-    /// carried out if it has not been yet.
+    /// From a node to itself: no client waits for the write of this operation any more. It is
+    /// dropped if it has not been carried out yet.
     Withdraw {
-        /// The key.
+        /// The key of the write.
         key: Key,
     },
     /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
     QueryRing {
         /// Version and digest of the ring that I change.
         ring: (u64, u64),
-        /// The member that goes.
+        /// The member that is to be removed.
         old: NodeId,
-        /// The one that comes.
+        /// The new member that is to take its places.
         new: NodeId,
     },
-    /// You may: until I see another ring, or for some seconds, I let nobody else.
+    /// I grant it: until I see another ring, or for some seconds, I grant no other change.
     RingGranted,
-    /// You may not: somebody else changes it, or our rings differ.
+    /// I do not grant it: another node is changing the ring, or our rings differ.
     RingDenied {
-        /// Who changes it; the sender if the rings differ.
+        /// The node that is changing it; the sender if the rings differ.
         by: NodeId,
     },
 }
@@ -325,7 +326,7 @@ pub enum Body {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Item {
-    /// The key.
+    /// The key, whose hash is in one of the leaves that were queried.
     pub key: Key,
     /// Every event that its object knows of.
     pub context: Context,
@@ -338,22 +339,22 @@ pub struct Item {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Gossip {
-    /// What I know, in short.
+    /// A summary of what the sender knows.
     Digest {
-        /// The newest heartbeat that I know of each member.
+        /// The newest heartbeat of each member that the sender knows.
         heartbeats: Vec<(NodeId, Heartbeat)>,
         /// The digest of my list of members.
         members: u64,
     },
-    /// What you did not know.
+    /// What the receiver did not know, by its digest.
     News {
         /// Newer heartbeats than yours, those furthest ahead first.
         heartbeats: Vec<(NodeId, Heartbeat)>,
         /// My list of members, if it differs.
         members: Vec<Member>,
-        /// The digest of it.
+        /// The digest of the sender's member list.
         digest: u64,
-        /// Members whose heartbeat you know better: tell me.
+        /// Members whose heartbeat the receiver knows better and is to send.
         wanted: Vec<NodeId>,
     },
 }

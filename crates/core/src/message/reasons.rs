@@ -1,11 +1,11 @@
-//! Why something was not done, as codes.
+//! Reasons, as codes, why something was not done.
 
 use super::Rejection;
 use super::codes::codes;
 use crate::gc_epoch::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
-    /// What has a limit that [`Rejection::Busy`] reports of.
+    /// The limited resource that [`Rejection::Busy`] reports.
     pub enum Resource {
         /// Calls of one client.
         #[error("calls in progress on this connection")]
@@ -34,7 +34,7 @@ codes! {
         /// Writes that are not synced.
         #[error("what waits for the node's disk")]
         UnsyncedWrites = 8,
-        /// Their size.
+        /// Total size of the writes that are not synced, in bytes.
         #[error("bytes that wait for the node's disk")]
         UnsyncedBytes = 9,
         /// Work for all keys.
@@ -53,9 +53,9 @@ codes! {
 }
 
 codes! {
-    /// A number with a limit that [`Rejection::Limit`] reports of.
+    /// The limited number that [`Rejection::Limit`] reports.
     pub enum Measure {
-        /// Of all siblings of a key.
+        /// Encoded bytes of all siblings of a key.
         #[error("bytes of the key's siblings")]
         SiblingBytes = 1,
         /// Actors that a key's clock knows.
@@ -67,7 +67,7 @@ codes! {
         /// A level of a tree.
         #[error("level")]
         Level = 4,
-        /// Nodes of a tree that are asked about at a time.
+        /// Nodes of a tree in one question.
         #[error("nodes")]
         Nodes = 5,
         /// A node of a tree.
@@ -80,12 +80,12 @@ codes! {
 }
 
 codes! {
-    /// Which number of replicas [`Rejection::Quorum`] reports of.
+    /// The number of replicas that [`Rejection::Quorum`] reports.
     pub enum QuorumName {
-        /// R.
+        /// R, the replicas that answer a read.
         #[error("r")]
         Read = 1,
-        /// W.
+        /// W, the replicas that hold a write.
         #[error("w")]
         Write = 2,
     }
@@ -94,116 +94,118 @@ codes! {
 codes! {
     /// Why a member does not agree to the next GC epoch of a partition.
     pub enum NotYet {
-        /// Only the first owner proposes.
+        /// The proposal is not from the partition's first owner, which alone proposes.
         #[error("it is not up to that node to propose for partition {partition}")]
         NotProposer {
-            /// The partition.
+            /// The partition of the proposal.
             partition: u16,
         } = 1,
-        /// Too many keys are to be purgeable.
+        /// The proposal has too many purgeable keys.
         #[error("{keys} keys at a time: the limit is {MAX_PURGEABLE_KEYS}")]
         TooManyKeys {
-            /// So many.
+            /// The number of keys in the proposal.
             keys: u64,
         } = 2,
         /// It is at another GC epoch than the one that is to end.
         #[error("it is at GC epoch {own}, not at {proposed}")]
         GcState {
-            /// Its own.
+            /// The GC epoch of the member that refuses.
             own: GcEpoch,
-            /// The one of the proposal.
+            /// The GC epoch that the proposal would end.
             proposed: GcEpoch,
         } = 3,
         /// The lists of members differ.
         #[error("it knows other members")]
         Members = 4,
-        /// The GC epoch before is not ended there.
+        /// The member has not finished the purge of the previous GC epoch, or is busy with other
+        /// partitions.
         #[error("it is not done with what was purged before")]
         AtWork = 5,
         /// It keeps hints that are older than the GC epoch.
         #[error("it keeps {hints} hints of an older GC epoch")]
         OldHints {
-            /// So many.
+            /// The number of hints of older GC epochs that it keeps for the partition.
             hints: u64,
         } = 6,
-        /// A put in its queues may issue again what is to be purgeable.
+        /// A put in the member's queues may issue a purgeable dot again.
         #[error("a put that was sent to several nodes waits here")]
         RepeatedPut = 7,
-        /// Its replica could not note what is purgeable.
+        /// The member's replica could not mark the purgeable events as dead.
         #[error("{rejection}")]
         Refused {
-            /// Why.
+            /// The rejection by that replica.
             rejection: Rejection,
         } = 8,
     }
 }
 
 codes! {
-    /// What holds back the collection of a partition's tombstones. Members are named.
+    /// The reason why tombstone GC of a partition does not progress. Members are named.
     pub enum Blocked {
         /// Members have not answered a proposal.
         #[error("no answer from {}", .members.join(", "))]
         NoAnswer {
-            /// They.
+            /// The names of the members without an answer.
             members: Vec<String>,
         } = 1,
         /// The first owner, which proposes, is away.
         #[error("{member} is away, and is to propose it")]
         ProposerAway {
-            /// The first owner.
+            /// The name of the partition's first owner.
             member: String,
         } = 2,
         /// A member that has to agree is away.
         #[error("{member} is away")]
         Away {
-            /// The member.
+            /// The name of a member that has to agree.
             member: String,
         } = 3,
-        /// The proposer has lost its disk, or has an old one.
+        /// The proposer has lost its disk, or has an old one, and is not rebuilt yet.
         #[error("this node has not got back all that it lost")]
         NotRecovered = 4,
-        /// The proposer has not read the partition, or the GC epoch before is not ended there.
+        /// The proposer has not read the partition, or has not finished the purge of the previous
+        /// GC epoch.
         #[error("this node is still reading")]
         Reading = 5,
         /// A member does not agree.
         #[error("{member}: {why}")]
         NotYet {
-            /// The member.
+            /// The name of the member that does not agree.
             member: String,
-            /// Why.
+            /// The reason that the member gave.
             why: NotYet,
         } = 6,
     }
 }
 
 codes! {
-    /// What a peer answered to a question about a Merkle tree.
+    /// The kind of a peer's answer to a question about a Merkle tree.
     pub enum TreeAnswer {
         /// The roots are the same.
         #[error("yes")]
         Equal = 1,
-        /// Children of nodes.
+        /// The summaries of the children of nodes.
         #[error("list of summaries")]
         Summaries = 2,
-        /// Keys of leaves.
+        /// The keys of leaves, with their contexts.
         #[error("list of keys")]
         Items = 3,
-        /// Something else.
+        /// A message of another kind, which answers no question about a tree.
         #[error("word of another kind")]
         Else = 4,
     }
 }
 
 codes! {
-    /// What a comparison waited for.
+    /// The kind of answer that a comparison waited for.
     pub enum TreeQuestion {
         /// Summaries, or that the roots are the same.
         #[error("summaries")]
         Summaries = 1,
-        /// Keys of leaves.
+        /// The keys of leaves, with their contexts.
         #[error("keys")]
         Items = 2,
-        /// Nothing of the peer.
+        /// No answer: the peer was not queried.
         #[error("nothing")]
         Nothing = 3,
     }
@@ -215,26 +217,26 @@ codes! {
         /// The peer refused a question.
         #[error("{rejection}")]
         Refused {
-            /// Why.
+            /// The rejection that the peer gave.
             rejection: Rejection,
         } = 1,
-        /// It answered another question.
+        /// The peer's answer does not fit the question.
         #[error("a {answer} in answer to a question for {question}")]
         OddAnswer {
-            /// What it answered.
+            /// The kind of the answer that came.
             answer: TreeAnswer,
-            /// What it was asked.
+            /// The kind of answer that was expected.
             question: TreeQuestion,
         } = 2,
         /// Too many summaries, or too few.
         #[error("{given} bytes of summaries where {expected} are due")]
         Summaries {
-            /// Bytes that came.
+            /// Bytes of summaries in the answer.
             given: u64,
-            /// Bytes of all children.
+            /// Bytes that the summaries of all children have.
             expected: u64,
         } = 3,
-        /// This node reads the partition anew.
+        /// This node's own tree is gone: it reads the partition again.
         #[error("the own tree is gone")]
         NoTree = 4,
         /// The peer broke the rules of a list.
@@ -243,13 +245,13 @@ codes! {
         /// The peer was silent.
         #[error("no answer in {ms} ms")]
         NoAnswer {
-            /// For so long, in milliseconds.
+            /// How long this node waited for an answer, in milliseconds.
             ms: u64,
         } = 6,
         /// Objects could not be read at one end or written at the other.
         #[error("{objects} objects")]
         Objects {
-            /// So many.
+            /// The number of such objects in this comparison.
             objects: u64,
         } = 7,
     }

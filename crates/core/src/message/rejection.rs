@@ -12,21 +12,21 @@ use crate::types::{
     MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
 };
 
-/// Who took part in a request and who did not, by name, sorted: the same nodes make the same
-/// sentence.
+/// The replicas of a request by their outcome, by name. Sorted, so that the same outcomes make the
+/// same sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct ReplicaOutcomes {
-    /// Who counted, or would have.
+    /// Nodes that counted towards the quorum, or would have.
     pub counted: Vec<String>,
-    /// Who answered with nothing that counts.
+    /// Nodes that answered and did not count towards the quorum.
     pub uncounted: Vec<String>,
-    /// Who did not answer, or cannot be reached.
+    /// Nodes that did not answer or cannot be reached.
     pub silent: Vec<String>,
 }
 
 impl ReplicaOutcomes {
-    /// Sorts the names.
+    /// Sorts each of the lists of names in byte order.
     pub fn sort(&mut self) {
         for names in [&mut self.counted, &mut self.uncounted, &mut self.silent] {
             names.sort_unstable();
@@ -34,7 +34,7 @@ impl ReplicaOutcomes {
     }
 }
 
-/// In brackets, for the end of a sentence; nothing at all for an empty roll.
+/// In brackets, for the end of a sentence; empty if all lists are empty.
 impl fmt::Display for ReplicaOutcomes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let parts = [
@@ -53,24 +53,24 @@ impl fmt::Display for ReplicaOutcomes {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Rejection {
-    /// Too few replicas can be reached and have a word that counts; nothing was written.
+    /// Too few replicas can be reached and are read-eligible; nothing was written.
     #[error("no quorum: {reachable} of {needed} replicas can answer{outcomes}")]
     Unreachable {
         /// Slots that can still count.
         reachable: u8,
-        /// Slots needed.
+        /// Slots that R or W requires.
         needed: u8,
-        /// Who can and who cannot.
+        /// The nodes that can count, and those that cannot.
         outcomes: ReplicaOutcomes,
     },
     /// Too few replicas answered a read in time.
     #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms{outcomes}")]
     NoQuorum {
-        /// Slots that were answered for.
+        /// Slots filled by answers that count.
         answered: u8,
-        /// Who answered and who did not.
+        /// The nodes that answered, and those that did not.
         outcomes: ReplicaOutcomes,
-        /// Slots needed.
+        /// Slots that R requires.
         needed: u8,
         /// The time they had, in milliseconds.
         timeout_ms: u32,
@@ -78,11 +78,11 @@ pub enum Rejection {
     /// R or W is outside 1..=N.
     #[error("{name} = {given}: n is {n} in this cluster, so {name} is 1 to {n}")]
     Quorum {
-        /// Which of the two.
+        /// The quorum that was given: R or W.
         name: QuorumName,
-        /// What was asked for.
+        /// The number that the request has.
         given: u8,
-        /// The replication factor.
+        /// The cluster's replication factor N.
         n: u8,
     },
     /// A key or a value over its limit.
@@ -91,16 +91,16 @@ pub enum Rejection {
     /// The context was not made by a get or put of this key, or was altered.
     #[error("the context does not belong to this key or was altered: read the key for a new one")]
     BadContext,
-    /// A delete must say what it deletes.
+    /// A delete without a context, which says what it deletes.
     #[error("a delete needs a context: read the key first")]
     NoContext,
-    /// One more sibling than the limit.
+    /// The write would make one more sibling than the limit.
     #[error(
         "the key has {0} siblings and the limit is {MAX_SIBLINGS}: read first, then put with the \
          context that the read gave"
     )]
     Siblings(u32),
-    /// The object would pass its limit.
+    /// The write would make the object larger than its limit, in encoded bytes.
     #[error(
         "the key would have {0} bytes in all its siblings; the limit is {MAX_OBJECT_BYTES}, or \
          {MAX_MERGED_BYTES} / n if that is less: read first, then put with the context that the \
@@ -110,9 +110,9 @@ pub enum Rejection {
     /// Too much is in progress already.
     #[error("busy: {what} is at its limit of {limit}; try again")]
     Busy {
-        /// What is full.
+        /// The resource that has no room left.
         what: Resource,
-        /// Its limit.
+        /// The limit of the resource, in its own unit.
         limit: u32,
     },
     /// A deadline of zero or beyond the limit.
@@ -121,7 +121,7 @@ pub enum Rejection {
     /// A partition that does not exist.
     #[error("partition {0}: this cluster has {1}")]
     Partition(u16, u16),
-    /// The node that was asked to coordinate is not an owner of the key: the rings differ.
+    /// The node that was to coordinate is not an owner of the key: the rings differ.
     #[error("this node does not hold the key, and a request is forwarded only once")]
     NotOwner,
     /// The coordinator's own copy failed its checksum; it issues nothing.
@@ -132,13 +132,13 @@ pub enum Rejection {
     NoSpace {
         /// Bytes that are free.
         free_bytes: u64,
-        /// The configured reserve.
+        /// The configured reserve, in bytes.
         reserve_bytes: u64,
     },
     /// The node keeps as many bytes of hints for other members as it is allowed to.
     #[error("the node keeps {0} bytes of hints for other members, its limit")]
     Hints(u64),
-    /// What was to be kept as a hint is for a node that is no owner of the key.
+    /// A hint for a node that is no owner of the key.
     #[error("node {0:?} is no owner of the key: nothing is kept for it")]
     Stranger(NodeId),
     /// The node has not yet learned from its peers whether its disk is the newest.
@@ -146,46 +146,47 @@ pub enum Rejection {
     Starting {
         /// Peers that have answered.
         heard: u32,
-        /// All of them.
+        /// The number of other members, all of which are asked at the start.
         peers: u32,
     },
     /// The node is about to stop, or was drained.
     #[error("the node is stopping or drained")]
     Stopping,
-    /// The node did not run for a while: what reached it meanwhile may have been given up, or done
-    /// elsewhere.
+    /// The node did not run for a while, in milliseconds. Requests that reached it meanwhile may
+    /// have been given up or carried out elsewhere.
     #[error("the node did not run for {0} ms, and what it is asked may be out of date: ask again")]
     Paused(u32),
-    /// The node has not yet read what it holds: its Merkle tree is not ready.
+    /// The node has not yet read the partition: its Merkle tree is not ready.
     #[error("partition {0} is still being read: its tree is not ready")]
     Unread(u16),
-    /// An object of another GC epoch of the partition than can be taken; its sender is to read
-    /// again, or this node to learn of the newer one first.
+    /// The object is of a GC epoch of the partition that this node cannot accept. The sender has to
+    /// read again, or this node has to learn of the newer epoch first.
     #[error("an object of GC epoch {given} of its partition: this node is at {own}")]
     GcState {
-        /// The object's.
+        /// The GC epoch of the object.
         given: GcEpoch,
-        /// This node's.
+        /// The GC epoch of the partition at this node.
         own: GcEpoch,
     },
-    /// A peer compares another kind of tree.
+    /// A peer compares trees of another shape.
     #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]
     Shape(u32),
     /// A number beyond its limit: of a question about a tree that no tree answers, or of a key that
     /// would outgrow what every node can handle.
     #[error("{what} = {given}: the limit is {limit}")]
     Limit {
-        /// What is counted.
+        /// The number that is limited.
         what: Measure,
-        /// What was asked.
+        /// The number that was given or would result.
         given: u64,
-        /// The limit.
+        /// The largest number that is accepted.
         limit: u64,
     },
 }
 
 impl Rejection {
-    /// True when another node might have carried it out: the rejection is about this one.
+    /// True when another node may carry out the same request: the rejection is about the state of
+    /// this one.
     pub fn is_about_node(&self) -> bool {
         matches!(
             self,

@@ -8,26 +8,26 @@ use super::{Blocked, ComparisonFault, Counter};
 use crate::members::{Incarnation, Liveness};
 use crate::types::{NodeId, Partition};
 
-/// A node's account of itself.
+/// A node's report on its own state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct StatusReport {
-    /// The cluster's name.
+    /// The name of the cluster that the node is configured for.
     pub cluster: String,
-    /// The node's name.
+    /// The configured name of the node.
     pub name: String,
     /// The version of its program.
     pub version: String,
     /// The id of its store.
     pub store: u64,
-    /// How often the store has been started.
+    /// The number of starts of the store so far.
     pub incarnation: Incarnation,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
-    /// True while it takes requests, writes among them: not before it has learned from its peers
-    /// whether its disk is the newest.
+    /// True while it takes requests: not before it has learned from its peers whether its disk is
+    /// the newest.
     pub serving: bool,
-    /// Partitions whose absent keys do not count here.
+    /// Partitions in which the node is read-ineligible.
     pub read_ineligible: u32,
     /// Time since the start, in milliseconds.
     pub uptime_ms: u64,
@@ -39,24 +39,24 @@ pub struct StatusReport {
     pub peers: Vec<PeerStatus>,
     /// The limit of the hints that the node keeps for others, in bytes.
     pub hint_limit_bytes: u64,
-    /// The rules of the emulated network, a line each; none when the network is as it is.
+    /// The rules of the emulated network, a line each; empty without emulation.
     pub emulated: Vec<String>,
     /// Counts since the start.
     pub counters: Vec<(Counter, u64)>,
-    /// How its partitions compare with their other owners.
+    /// The state of anti-entropy of its partitions.
     pub repair: RepairStatus,
-    /// What is to be purged.
+    /// The state of tombstone GC of its partitions.
     pub tombstone_gc: TombstoneGcStatus,
-    /// What holds now.
+    /// Values of the moment, unlike the counts in `counters`.
     pub gauges: Gauges,
-    /// The names of the members that live with another ring than the node, as it knows, each with
-    /// the version of its ring.
+    /// The names of members that use another ring than this node, each with the version of its
+    /// ring.
     pub other_rings: Vec<(String, u64)>,
     /// What an operator has to see to.
     pub complaints: Vec<Complaint>,
 }
 
-/// What holds at a node now, in numbers.
+/// The state of a node at this moment, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Gauges {
@@ -69,7 +69,7 @@ pub struct Gauges {
     /// Partitions in which acknowledged writes may be missing that no other node has, until an
     /// operator accepts it.
     pub partitions_lost: u64,
-    /// For so many seconds the node's store has made no progress, 1 at least; 0 while it does.
+    /// Seconds for which the node's store has made no progress, 1 at least; 0 while it does.
     pub store_stalled_seconds: u64,
     /// Partitions of the node that cannot be served with the configured R and W, because too few
     /// other nodes can be reached.
@@ -79,12 +79,13 @@ pub struct Gauges {
 codes! {
     /// What an operator has to see to.
     pub enum Complaint {
-        /// A peer does not let this node in.
+        /// A peer rejects this node's connection.
         #[error("peer {peer} refuses this node: {why}")]
         Refused {
-            /// The peer.
+            /// The name of the peer.
             peer: String,
-            /// What it says: rejections of a handshake are in words ([`crate::wire::Welcome`]).
+            /// The peer's reason as a sentence, because a handshake has no codes
+            /// ([`crate::wire::Welcome`]).
             why: String,
         } = 1,
         /// A peer belongs to another cluster of the same name.
@@ -95,7 +96,7 @@ codes! {
              begin anew with empty data directories"
         )]
         Foreign {
-            /// The peer.
+            /// The name of the peer.
             peer: String,
             /// The name of both clusters.
             cluster: String,
@@ -111,9 +112,9 @@ codes! {
             found_there(.found)
         )]
         Undialable {
-            /// The node.
+            /// The name of the reporting node.
             node: String,
-            /// Where it is configured to be, `host:port`.
+            /// The address that it is configured with, `host:port`.
             address: String,
             /// The node of the cluster that answers there instead, if one does.
             found: Option<String>,
@@ -134,7 +135,8 @@ impl StatusReport {
         self.counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
     }
 
-    /// What cannot be served because other nodes are missing, in words; `None` if everything can.
+    /// A sentence on partitions that cannot be served because other nodes are missing; `None` if
+    /// all can.
     pub fn unservable(&self) -> Option<String> {
         let (unservable, all) = (self.gauges.unservable_partitions, self.partitions);
         let text = format!(
@@ -144,7 +146,7 @@ impl StatusReport {
         (unservable > 0).then_some(text)
     }
 
-    /// What is unfinished about the ring, a sentence each.
+    /// Unfinished changes of the ring, a sentence each.
     pub fn unfinished_ring(&self) -> Vec<String> {
         let other = |(member, version): &(String, u64)| {
             format!("{member} uses another ring, version {version}, and is reported")
@@ -161,19 +163,19 @@ impl StatusReport {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerStatus {
-    /// Who.
+    /// The id of the peer: the hash of its name.
     pub id: NodeId,
-    /// Its name.
+    /// The configured name of the peer.
     pub name: String,
-    /// Where it listens.
+    /// The address of the peer in the member list, `host:port`.
     pub address: String,
     /// True while the link to it is up.
     pub up: bool,
-    /// What this node believes of it.
+    /// The liveness of the peer at this node.
     pub liveness: Liveness,
     /// How surprising its silence is, in hundredths of the phi of the failure detector.
     pub phi_hundredths: u32,
-    /// How long it takes to answer a read, in microseconds; `None` before it ever did.
+    /// How long it takes to answer a read, in microseconds; `None` before its first answer.
     pub latency_us: Option<u64>,
     /// Hints that this node keeps for it.
     pub hints: u64,
@@ -182,13 +184,13 @@ pub struct PeerStatus {
     /// For how long this node has had hints for it without a break, in this incarnation, in
     /// milliseconds.
     pub hint_age_ms: u64,
-    /// Messages dropped since the start because its queue was full or its link down.
+    /// Messages to it dropped since the start because its queue was full or its link down.
     pub dropped: u64,
-    /// How the partitions of both compare.
+    /// Anti-entropy of the partitions that both own.
     pub repair: PeerRepair,
 }
 
-/// Anti-entropy at a node, in short. A pair is a partition that it owns, and another owner of it.
+/// Summary of anti-entropy at a node. A pair is a partition that it owns, and another owner of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairStatus {
@@ -208,15 +210,15 @@ pub struct RepairStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct TombstoneGcStatus {
-    /// Keys here whose clock reports of events that have no value any more.
+    /// Keys here whose clock has events without a value.
     pub keys: u64,
-    /// Partitions that this node owns whose collection is known to be held back.
+    /// Partitions of this node whose tombstone GC is known to be blocked.
     pub blocked: u32,
-    /// One of these, and by what.
+    /// One of the blocked partitions, and the reason.
     pub example: Option<(Partition, Blocked)>,
 }
 
-/// Anti-entropy with one peer, in short.
+/// Summary of anti-entropy with one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerRepair {
@@ -233,11 +235,11 @@ pub struct PeerRepair {
     pub failing: u32,
 }
 
-/// What a node knows of its partitions and their other owners, as far as it was asked.
+/// The state of anti-entropy of the pairs that the request selects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairReport {
-    /// The node's name.
+    /// The name of the reporting node.
     pub name: String,
     /// Each partition with each other owner of it.
     pub pairs: Vec<PairStatus>,
@@ -249,12 +251,12 @@ pub struct RepairReport {
     /// Records of the whole node that fail their checksum and wait to be fetched from the other
     /// owners.
     pub damaged: u64,
-    /// What the whole node has done of it.
+    /// The counts of the whole node since its start.
     pub counts: RepairCounts,
 }
 
-/// What anti-entropy has done since the start of a node, where it began; what others began is
-/// counted there.
+/// Counts of the exchanges that a node began since its start; those begun by others are counted
+/// there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairCounts {
@@ -262,30 +264,30 @@ pub struct RepairCounts {
     pub exchanges: u64,
     /// Those of them that failed.
     pub exchanges_failed: u64,
-    /// Objects that were brought here.
+    /// Objects fetched from other owners.
     pub objects_pulled: u64,
-    /// Objects that were taken to others.
+    /// Objects sent to other owners.
     pub objects_pushed: u64,
-    /// Bytes of the values brought here.
+    /// Bytes of the values of the objects fetched.
     pub bytes_pulled: u64,
-    /// Bytes of the values taken to others.
+    /// Bytes of the values of the objects sent.
     pub bytes_pushed: u64,
 }
 
-/// A partition and another owner of it, as a node knows them.
+/// The state of a pair: a partition that a node owns, and another owner of it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PairStatus {
-    /// The partition.
+    /// The partition of the pair, owned by both nodes.
     pub partition: Partition,
-    /// The other owner.
+    /// The id of the other owner of the pair.
     pub peer: NodeId,
     /// The time since they were last found equal, in milliseconds; `None` before they were, in this
     /// incarnation or since an order to compare them.
     pub equal_ms: Option<u64>,
     /// True while they are being compared, or are to be at once.
     pub pending: bool,
-    /// Why the last comparison failed.
+    /// Why the last comparison failed; `None` if it did not.
     pub failing: Option<ComparisonFault>,
     /// Objects that the last comparison with a difference brought here.
     pub pulled: u64,
@@ -295,13 +297,13 @@ pub struct PairStatus {
     pub bytes: u64,
 }
 
-/// What the latest round trips of a node took.
+/// The times of the latest round trips of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct SampleReport {
-    /// The node's name.
+    /// The name of the reporting node.
     pub name: String,
-    /// By replica, itself among them.
+    /// One entry per replica, the node itself included.
     pub trips: Vec<RecentTrips>,
 }
 
@@ -309,10 +311,10 @@ pub struct SampleReport {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RecentTrips {
-    /// The replica.
+    /// The id of the replica, which may be the reporting node itself.
     pub node: NodeId,
-    /// From the question to the copy, in microseconds.
+    /// From the query to the copy, in microseconds.
     pub reads_us: Vec<u32>,
-    /// From the object to the word that it is synced, in microseconds.
+    /// From the object to the acknowledgement that it is synced, in microseconds.
     pub writes_us: Vec<u32>,
 }

@@ -1,5 +1,5 @@
-//! Coming back: a node that was away may lack what others keep for it. Until every peer that it is
-//! linked to has said that it has no hints for it, what this node does not find does not count.
+//! Catching up: a node that was away may lack writes that others keep hints of. Until every linked
+//! peer has answered that it has no hints for it, an absent key at this node does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +9,15 @@ use crate::members::Liveness;
 use crate::message::Body;
 use crate::types::{Micros, NodeId, Time};
 
-/// A peer that has not said that it has none is asked again after this time.
+/// A peer that has not answered that it has no hints is queried again after this time.
 const ROUND: Micros = Micros::from_millis(100);
-/// After a start, so long is waited for links to come up.
+/// After a start, the node waits this long for links to come up.
 const GRACE: Micros = Micros::from_millis(1_000);
 
-/// What each linked peer has said since it was linked.
+/// The answer of each linked peer since it was linked.
 #[derive(Clone, Debug)]
 pub(super) struct CatchUp {
-    /// Names this incarnation.
+    /// The nonce of this incarnation, which is the request id of its `QueryHints`.
     nonce: RequestId,
     peers: usize,
     linked: BTreeSet<NodeId>,
@@ -56,7 +56,7 @@ impl CatchUp {
         }
     }
 
-    /// When peers are asked again.
+    /// When peers are queried again.
     pub(super) fn next_wake(&self) -> Option<Time> {
         self.next_round
     }
@@ -82,7 +82,8 @@ impl CatchUp {
         }
     }
 
-    /// This node's view of the liveness of a peer has changed: one that is down is not waited for.
+    /// This node's view of the liveness of a peer has changed: the node does not wait for one that
+    /// is down.
     pub(super) fn set_liveness(
         &mut self,
         now: Time,
@@ -107,7 +108,7 @@ impl CatchUp {
         self.next_round.get_or_insert(now + ROUND);
     }
 
-    /// This process did not run for a while: everybody is asked again.
+    /// This process did not run for a while: every peer is queried again.
     pub(super) fn doubt(&mut self, now: Time, io: &mut Io) {
         for heard in self.links.values_mut() {
             *heard = Heard::Nothing;
@@ -116,7 +117,7 @@ impl CatchUp {
         self.judge(now, io);
     }
 
-    /// A peer has said how many hints it has for this incarnation of this node.
+    /// A peer has answered how many hints it has for this incarnation of this node.
     pub(super) fn hear(
         &mut self,
         now: Time,
@@ -136,7 +137,7 @@ impl CatchUp {
         self.judge(now, io);
     }
 
-    /// Asks those again that have not said that they have none.
+    /// Queries the peers again that have not answered that they have none.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if self.next_round.is_none_or(|due| due > now) {
             return;

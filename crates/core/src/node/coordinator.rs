@@ -38,9 +38,9 @@ use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
-/// Most answered requests that wait for late replicas,
+/// Most answered requests that wait for late replicas.
 const MAX_LINGERING: usize = 4_096;
-/// and the bytes of values that they may keep in memory.
+/// Most bytes of values that answered requests may keep in memory.
 const MAX_LINGERING_BYTES: usize = 64 << 20;
 
 /// Requests in progress at one node, and which peers it can send to.
@@ -55,21 +55,19 @@ pub(super) struct Coordinator {
     lingering_bytes: usize,
 }
 
-/// Who waits for the answer.
+/// The client or node that waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A client of this node.
     Client {
-        /// Its connection.
         client: ClientId,
-        /// The call.
+        /// The id of the call on this connection.
         id: u64,
     },
     /// A node that forwarded its client's request.
     Peer {
-        /// The node.
         node: NodeId,
-        /// Its operation.
+        /// The id of its `Coordinate`, repeated in `Coordinated`.
         request_id: RequestId,
     },
 }
@@ -87,7 +85,7 @@ impl Coordinator {
         }
     }
 
-    /// How requests are to be carried out otherwise.
+    /// Changes how requests are carried out, for an experiment.
     pub(super) fn experiment(&mut self, experiment: Experiment) {
         self.env.experiment = experiment;
     }
@@ -97,7 +95,7 @@ impl Coordinator {
         self.load() == 0
     }
 
-    /// Requests that somebody waits for.
+    /// Requests that a client or a node waits for.
     pub(super) fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
@@ -107,7 +105,7 @@ impl Coordinator {
         self.env.timers.first().map(|(due, _)| *due)
     }
 
-    /// How long a member takes to answer a read; `None` before it ever did.
+    /// How long a member takes to answer a read; `None` before its first answer.
     pub(super) fn latency(&self, peer: NodeId) -> Option<Micros> {
         self.env.reads.latency(peer)
     }
@@ -117,7 +115,7 @@ impl Coordinator {
         self.env.recent.reported()
     }
 
-    /// True if requests for this member had better be sent to others.
+    /// True if requests should be sent to other members than this one.
     pub(super) fn avoids(&self, now: Time, peer: NodeId) -> bool {
         let Env { view, reads, writes, .. } = &self.env;
         let silent = || reads.is_silent(now, peer) || writes.is_silent(now, peer);
@@ -162,8 +160,8 @@ impl Coordinator {
         }
     }
 
-    /// False if the forwarded request has been here: a copy of it that came late could carry out
-    /// what the client was notified is refused.
+    /// False if the forwarded request has been here before. A late copy of it could carry out a
+    /// request after the client was informed of its rejection.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
         let Origin::Peer { node, request_id } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
@@ -350,7 +348,8 @@ impl Coordinator {
         self.advance(now, request_id, io);
     }
 
-    /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
+    /// Ends an operation that has its quorum or can no longer get it; sends further queries for one
+    /// that can.
     fn advance(&mut self, now: Time, request_id: RequestId, io: &mut Io) {
         let Some(operation) = self.operations.get_mut(&request_id) else { return };
         if operation.common().answered {

@@ -1,14 +1,14 @@
 //! Switches for measurements. No production node has one on: they are no part of its configuration.
 
-/// What a node does otherwise so that it can be measured what that is good for, or beside a model
-/// that lacks it.
+/// Changes of a node's behaviour for experiments, to measure the effect of a mechanism or to
+/// compare the node with a model that lacks it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Experiment {
-    /// What a read has seen to be behind is not sent what it lacks.
+    /// A read does not repair replicas that were behind.
     pub no_read_repair: bool,
-    /// Nobody is asked beside one that is late.
+    /// No further node is queried when one is late.
     pub no_hedges: bool,
-    /// A read asks all owners at once, not only as many as it needs.
+    /// A read queries all owners at once, not only as many as it needs.
     pub query_all: bool,
     /// The network also carries a read's question to the own copy, its answer, and the own
     /// confirmation of a write.

@@ -1,4 +1,4 @@
-//! What this node knows of the GC epochs of all partitions, and which objects it may take.
+//! The GC epochs of all partitions as this node knows them, and which objects it may accept.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ pub(super) struct Stamped {
 pub(super) struct GcEpochs {
     known: BTreeMap<Partition, GcState>,
     first: GcState,
-    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as
-    /// everybody's.
+    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as that of
+    /// any other member.
     agreed: BTreeMap<Partition, GcEpoch>,
     /// The later GC epoch that is being taken over, where this disk turned out to be an old one.
     adopting: BTreeMap<Partition, GcEpoch>,
@@ -42,7 +42,7 @@ impl GcEpochs {
         self.of(partition).number
     }
 
-    /// Replaces it.
+    /// Begins a later GC epoch of a partition.
     pub(super) fn set(&mut self, partition: Partition, gc_epoch: GcState) {
         debug_assert!(
             gc_epoch.number > self.number(partition),

@@ -1,5 +1,5 @@
-//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by
-//! anti-entropy between random pairs; whether another node is up is this node's own liveness.
+//! Gossip: heartbeats and the member list, spread by anti-entropy between random pairs. Liveness of
+//! other nodes is decided by each node for itself.
 
 mod detector;
 
@@ -15,7 +15,7 @@ use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 /// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in
 /// later rounds.
 const MAX_NEWER_MEMBERS: usize = 1_000;
-/// Members that everybody gossips with a little more often, so that separated groups find each
+/// Members that all others gossip with a little more often, so that separated groups find each
 /// other.
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
@@ -25,13 +25,13 @@ const EAGER: u8 = 3;
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
-/// An incarnation that far ahead of the known one was not lived: nobody restarts a node so often
+/// An incarnation that is this far ahead of the known one is forged: no node restarts so often
 /// unnoticed.
 const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
 const MAX_NUMBER: u64 = 1 << 62;
 
-/// What is heard of the other members.
+/// Heartbeats and liveness of the other members.
 #[derive(Clone, Debug)]
 pub(super) struct Gossip {
     me: NodeId,
@@ -45,7 +45,7 @@ pub(super) struct Gossip {
     /// lists, not trees.
     peers: Vec<Peer>,
     seeds: Vec<NodeId>,
-    /// Sorted.
+    /// The peers whose link is up, sorted.
     links: Vec<NodeId>,
     next_round: Time,
     /// Digests that leave beside the usual one in the next round.
@@ -74,7 +74,7 @@ impl Peer {
 }
 
 impl Gossip {
-    /// Everybody is taken to be up at first, and has the timeout to prove it.
+    /// Every member counts as up at first, until the timeout has passed without a sign of life.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
         let mut members = config.members.ids();
         members.retain(|id| config.ring.has(*id));
@@ -244,7 +244,7 @@ impl Gossip {
         }
     }
 
-    /// Reports what the other does not know, and asks for what it knows better.
+    /// Sends what the other node does not know, and requests what it knows better.
     fn answer(
         &mut self,
         from: NodeId,
@@ -330,8 +330,8 @@ impl Gossip {
         }
     }
 
-    /// Others may know of a later incarnation of this node than it lives: its disk forgot some.
-    /// What that means is not this role's to say.
+    /// Others may know of a later incarnation of this node than the present one, if its disk is an
+    /// old one. The role `identity` decides what that means.
     fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, io: &mut Io) {
         let own = self.own_heartbeat(io);
         if heartbeat <= own {

@@ -1,6 +1,6 @@
-//! Hinted handoff: what is kept for a member is offered to it the moment it can be reached, several
-//! hints in flight, in the order of their keys, and removed only when the member has synced just
-//! that.
+//! Hinted handoff: hints for a member are sent to it as soon as it can be reached, several in
+//! flight, in the order of their keys. A hint is removed only when the member has synced exactly
+//! its object.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::types::{Key, Micros, NodeId, Time};
 
 /// Hints in flight to one member while no client waits for this node.
 const MAX_FLIGHTS: usize = 256;
-/// And while clients do: what is left of the disks and links is theirs.
+/// The same while clients wait: they get the rest of the disks and links.
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 48;
 /// Hints of an absent member that are in flight to the other owners.
 const MAX_AGED_FLIGHTS: usize = 8;
@@ -28,7 +28,7 @@ const MAX_AGED_FLIGHTS: usize = 8;
 const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of hints read at a time.
 const PAGE_BYTES: usize = 256 << 10;
-/// Damaged hints that are made anew at a time.
+/// Most damaged hints that are rebuilt at a time.
 const MAX_FETCHES: usize = 64;
 /// Hints to one member that are known to be of no use to it now.
 const MAX_STUCK: usize = 10_000;
@@ -42,17 +42,17 @@ const DECLINED: (Micros, Micros) = (Micros::from_millis(5_000), Micros::from_mil
 /// Rest after a pass that removed nothing, and after a rejection.
 const RETRY_BACKOFF: Micros = Micros::from_millis(1_000);
 
-/// Hints in progress, and whom they are for.
+/// Hints in progress, and the members that they are for.
 #[derive(Clone, Debug)]
 pub(super) struct Handoff {
     me: NodeId,
     ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
-    /// Members that were out of reach and have not been reported what is kept for them: they need
-    /// not know that they were away. One that was only slow was not.
+    /// Members that were out of reach and have not been sent the number of their hints: they need
+    /// not know that they were away. A member that was only slow is not among them.
     absent: BTreeSet<NodeId>,
-    /// Members that are back, and that the operator was notified are offered hints.
+    /// Members that are back, and of whose handoff the operator was notified.
     announced: BTreeSet<NodeId>,
     sweeps: BTreeMap<NodeId, Sweep>,
     lists: BTreeMap<ReadToken, NodeId>,
@@ -60,8 +60,8 @@ pub(super) struct Handoff {
     fetches: BTreeMap<RequestId, Fetch>,
     timeouts: VecDeque<(Time, RequestId)>,
     ids: RequestIds,
-    /// Hints that their target refused because its own copy is damaged, which counts for nothing
-    /// anyway, or because the key would outgrow a limit there.
+    /// Hints that their target refused because its own copy is damaged, and so does not count
+    /// towards a quorum, or because the key would outgrow a limit there.
     stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
     /// When a member that rests is tried again.
     next_look: Option<Time>,
@@ -115,11 +115,11 @@ enum Landing {
     Taken,
     /// Its target would not take it, as the key would outgrow a limit there: others may follow.
     Declined,
-    /// It was refused otherwise, or nobody has answered: the pass rests.
+    /// It was refused for another reason, or no answer has come: the pass rests.
     Lost,
 }
 
-/// A damaged hint, which is made anew from what the other owners of its key have.
+/// A damaged hint, which is rebuilt from the copies of the other owners of its key.
 #[derive(Clone, Debug)]
 struct Fetch {
     target: NodeId,
@@ -187,7 +187,7 @@ impl Handoff {
         }
     }
 
-    /// Whatever was in progress for a member is given up, and begun anew if it can be reached.
+    /// Gives up the deliveries to a member, and begins them again if it can be reached.
     fn begin_anew(&mut self, now: Time, target: NodeId, io: &mut Io) {
         self.deliveries.retain(|_, delivery| delivery.target != target);
         self.lists.retain(|_, of| *of != target);
@@ -200,15 +200,15 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints are pending for it; that there are none is
-    /// reported when it is synced.
+    /// Answers a member's query for the number of its pending hints. A 0 is sent only when it is
+    /// synced.
     pub(super) fn report(&self, from: NodeId, request_id: RequestId, io: &mut Io) {
         let count = self.pending(from, io);
         let seq = io.out.last_mark();
         io.out.send_synced(Some(seq), from, request_id, Body::Hints(count));
     }
 
-    /// How many pending hints of a member are of use to it now.
+    /// The number of a member's pending hints that are of use to it now.
     fn pending(&self, target: NodeId, io: &Io) -> u64 {
         let stuck = self.stuck.get(&target);
         let stuck =
@@ -225,7 +225,7 @@ impl Handoff {
         waiting as u64 >= count
     }
 
-    /// Begins passes for members that something is kept for, and goes on with those in progress.
+    /// Begins passes for members that there are hints for, and continues those in progress.
     pub(super) fn look(&mut self, now: Time, io: &mut Io) {
         let targets: Vec<NodeId> = io.local.hints.targets().collect();
         self.next_look = (!targets.is_empty()).then_some(now + RETRY_BACKOFF);
@@ -266,7 +266,7 @@ impl Handoff {
         report_drained(io);
     }
 
-    /// Time has passed: what was not confirmed will be sent again.
+    /// Sends hints again that were not acknowledged in time.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         while let Some((due, request_id)) = self.timeouts.front().copied() {
             if due > now {
@@ -392,7 +392,7 @@ impl Handoff {
         self.go_on(now, target, io);
     }
 
-    /// Asks the other owners for what a damaged hint may have held: all of them, or it has to wait.
+    /// Queries the other owners for the content of a damaged hint: all of them, or it has to wait.
     fn fetch(&mut self, now: Time, target: NodeId, key: Key, io: &mut Io) {
         io.out.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
@@ -409,7 +409,7 @@ impl Handoff {
         self.timeouts.push_back((now + TIMEOUT, request_id));
     }
 
-    /// An owner has reported what it has of a key whose hint is damaged.
+    /// An owner has sent its copy of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
         request_id: RequestId,
@@ -479,7 +479,7 @@ impl Handoff {
         }
     }
 
-    /// Notes whether a hint is of use to whom it was offered now.
+    /// Notes whether a hint is of use to its target now.
     fn note_stuck(
         &mut self,
         now: Time,
@@ -510,7 +510,7 @@ impl Handoff {
         }
     }
 
-    /// Ends a flight; a confirmed hint goes, if it is still the one that was sent.
+    /// Ends a delivery; an acknowledged hint is removed, if it is still the one that was sent.
     fn land(&mut self, now: Time, delivery: &Delivery, landing: Landing, io: &mut Io) {
         let Delivery { target, key, object, bytes, to_target, .. } = delivery;
         let to_target = *to_target;

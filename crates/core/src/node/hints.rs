@@ -1,5 +1,5 @@
-//! What is kept for other members, counted: replicas keep hints, handoff delivers them, and
-//! GC epochs end only when no old one is left.
+//! Counts of the hints for other members: replicas keep hints, handoff delivers them, and a GC
+//! epoch ends only when no older hint is left.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,12 @@ use crate::types::{Key, NodeId, Partition, Time};
 /// Where a hint belongs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HintPlace {
-    /// The key's partition.
     pub(super) partition: Partition,
     /// True if this node is no owner of the key: the hint may have filled its target's slot.
     pub(super) pending: bool,
 }
 
-/// What a hint counts as.
+/// The size and the epoch stamp of a hint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HintSize {
     pub(super) bytes: u64,
@@ -25,8 +24,7 @@ pub(super) struct HintSize {
 }
 
 impl HintSize {
-    /// Of what is kept of a key; of a damaged hint nothing is known, and it may be of the first
-    /// GC epoch.
+    /// Of a hint of a key. A damaged hint (`None`) counts 0 bytes and may be of the first GC epoch.
     pub(super) fn of(key: &Key, record: Option<&Record>) -> Self {
         record.map_or(HintSize::default(), |record| HintSize {
             bytes: hint_bytes(key, record),
@@ -35,14 +33,14 @@ impl HintSize {
     }
 }
 
-/// What is kept for each other member, derived from the store's hints and kept right with every
+/// The totals of hints for each other member, derived from the store's hints and updated with every
 /// change.
 #[derive(Clone, Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each GC epoch of a partition.
     stamps: BTreeMap<(Partition, GcEpoch), u64>,
-    /// Members that are pending nothing any more, and that have not been reported.
+    /// Members whose last pending hint has gone, until [`HintLedger::take_drained`].
     drained: Vec<NodeId>,
     bytes: u64,
     limit_bytes: u64,
@@ -58,7 +56,7 @@ impl HintLedger {
         HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
 
-    /// See `LocalState::count_hint`.
+    /// Replaces the size `before` of a hint by `after`; `None` is no hint.
     pub(super) fn change(
         &mut self,
         now: Time,
@@ -112,7 +110,7 @@ impl HintLedger {
             .sum()
     }
 
-    /// What is kept for a member, and since when in this incarnation.
+    /// The totals of hints for a member, and since when there are any in this incarnation.
     pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Time)> {
         self.totals.get(&target).copied()
     }
@@ -122,22 +120,22 @@ impl HintLedger {
         self.totals.get(&target).map_or(0, |(total, _)| total.pending)
     }
 
-    /// Everybody that something is kept for.
+    /// All members that there are hints for.
     pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> {
         self.totals.keys().copied()
     }
 
-    /// The limit, if so many bytes more would pass it.
+    /// The limit, if `more_bytes` more would exceed it.
     pub(super) fn refuses(&self, more_bytes: u64) -> Option<u64> {
         (self.bytes + more_bytes > self.limit_bytes).then_some(self.limit_bytes)
     }
 
-    /// Most bytes of hints from now on; what is kept beyond it stays.
+    /// Sets the limit of bytes of hints; hints that exceed it stay.
     pub(super) fn set_limit(&mut self, limit_bytes: u64) {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Members whose last pending hint has gone since this was asked.
+    /// Members whose last pending hint has gone since the last call.
     pub(super) fn take_drained(&mut self) -> Vec<NodeId> {
         std::mem::take(&mut self.drained)
     }

@@ -1,5 +1,5 @@
-//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its
-//! disk or had it rolled back. Until its peers have reported, it issues nothing and answers no
+//! The identity of this node: a founder of a new cluster, a member that comes back, or one whose
+//! disk was lost or rolled back. Until its peers have answered, it issues no dot and answers no
 //! client.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,17 +14,18 @@ use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
 
-/// A peer that has not answered is asked again after this time.
+/// A peer that has not answered is queried again after this time.
 const ROUND: Micros = Micros::from_millis(200);
 /// Time for the other peers, once one has answered.
 const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
 const ALONE: Micros = Micros::from_millis(3_000);
 
-/// Who has not answered for so long is reported: the founding of a cluster waits for all.
+/// A member that has not answered for this long is reported: the founding of a cluster waits for
+/// all.
 const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
-/// What is known of this node's place.
+/// What this node knows of its own identity.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     me: NodeId,
@@ -35,7 +36,7 @@ pub(super) struct Identity {
     bootstrap: bool,
     nonce: u64,
     started: Option<Time>,
-    /// True once it was reported whom the founding waits for.
+    /// True once the members that the founding waits for were reported.
     complained: bool,
     next_round: Option<Time>,
     links: BTreeSet<NodeId>,
@@ -43,13 +44,13 @@ pub(super) struct Identity {
     unanswered: BTreeSet<NodeId>,
     /// What each peer has answered in this incarnation.
     heard: BTreeMap<NodeId, Heard>,
-    /// The cluster that somebody was met in, while this node is in none.
+    /// The cluster of a peer, while this node is in none.
     met: Option<Cluster>,
     /// Peers of another cluster, and its id.
     foreign: BTreeMap<NodeId, u64>,
-    /// A later incarnation of this node that somebody was notified of, before this one has settled.
+    /// A later incarnation of this node that a peer reported before this one had settled.
     rumour: Option<(IncarnationId, NodeId)>,
-    /// True once a peer notified of a later incarnation after this one had settled.
+    /// True once a peer has reported a later incarnation after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<SyncSeq>,
@@ -86,7 +87,7 @@ impl Identity {
         }
     }
 
-    /// True if the peer is of another cluster: what it says is not listened to.
+    /// True if the peer is of another cluster: its messages are ignored.
     pub(super) fn is_foreign(&self, peer: NodeId) -> bool {
         self.foreign.contains_key(&peer)
     }
@@ -126,7 +127,7 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is notified of every incarnation, also one that has
+    /// A link came up or went down. This incarnation is introduced to every peer, even after it has
     /// settled.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
@@ -141,8 +142,9 @@ impl Identity {
         self.decide(now, io);
     }
 
-    /// Asks again where no answer came, and decides with those that are there when time is up.
-    /// Gives those that can be reached and have not answered yet, when they are asked again.
+    /// Sends introductions again where no answer came, and decides with the answers that are there
+    /// when time is up. Returns the peers that can be reached and have not answered, when they are
+    /// queried again.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
@@ -222,7 +224,7 @@ impl Identity {
         }
     }
 
-    /// Gossip reports of a later incarnation of this node: as good as a peer that has seen it.
+    /// Gossip reports a later incarnation of this node: it counts like a peer that has seen it.
     pub(super) fn hear_of_own_incarnation(
         &mut self,
         from: NodeId,
@@ -250,8 +252,8 @@ impl Identity {
     }
 
     /// A peer that was not heard before this incarnation settled may know of a later one: the disk
-    /// is an old one after all, or a copy of it runs elsewhere. Once per life, or two copies would
-    /// chase each other.
+    /// is an old one after all, or a copy of it runs elsewhere. Once per incarnation, or two copies
+    /// would chase each other.
     fn doubt(&mut self, from: NodeId, seen: Option<IncarnationId>, io: &mut Io) {
         if let Some(seen) = seen
             && self.incarnation(io).is_outdated_by(seen)
@@ -264,7 +266,7 @@ impl Identity {
         }
     }
 
-    /// Says what was known of the peer, when what it says now is safely known too.
+    /// Answers with what was known of the peer, once its present incarnation is known durably too.
     fn answer(
         &mut self,
         from: NodeId,
@@ -309,7 +311,7 @@ impl Identity {
         }
     }
 
-    /// Decides what can be decided with what has been heard.
+    /// Decides as much as the answers so far permit.
     fn decide(&mut self, now: Time, io: &mut Io) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {
@@ -355,7 +357,7 @@ impl Identity {
         self.synced(io);
     }
 
-    /// Joins the cluster that a peer is in, or founds one when nobody is.
+    /// Joins the cluster that a peer is in, or founds one if no peer is in any.
     fn find_cluster(&mut self, all: bool, passed: Micros, io: &mut Io) {
         let met = self.met.take();
         let birth = io.local.meta().birth;

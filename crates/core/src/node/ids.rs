@@ -1,12 +1,11 @@
-//! The names of requests and of scans: each carries whom its answer is for.
+//! The names of requests and of scans: each carries the role that its answer is for.
 
-/// Names a request, in the message that asks and in every answer to it. On the wire it is the
-/// `request_id` of the message. The bits at the top say which role asked; whoever answers only
-/// gives it back.
+/// Names a request, in the query and in every answer to it. On the wire it is the `request_id` of
+/// the message. Its top bits are the role that sent the query; an answer repeats them unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestId(u64);
 
-/// Who awaits the answers to a request.
+/// The role that waits for the answers to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Coordinator,
@@ -30,7 +29,7 @@ impl Role {
 }
 
 impl RequestId {
-    /// Of a request whose answer nobody awaits.
+    /// The id of a request whose answer no role waits for.
     pub(super) const NONE: RequestId = RequestId(0);
 
     pub(super) const fn of_wire(request_id: u64) -> Self {
@@ -41,7 +40,7 @@ impl RequestId {
         self.0
     }
 
-    /// The role that awaits answers with this id, if it is one that this node has given out.
+    /// The role that waits for answers with this id, if this node has issued it.
     pub(super) fn role(self) -> Role {
         match self.0.leading_zeros() {
             0 => Role::Handoff,
@@ -52,7 +51,7 @@ impl RequestId {
     }
 }
 
-/// Gives out the ids of one role.
+/// Issues the request ids of one role.
 #[derive(Clone, Debug)]
 pub(super) struct RequestIds {
     role: Role,
@@ -60,8 +59,8 @@ pub(super) struct RequestIds {
 }
 
 impl RequestIds {
-    /// They begin at a `random` place, so that answers to a former life of this node are not taken
-    /// for answers to this one.
+    /// Ids begin at a `random` place, so that answers to an earlier incarnation of this node are
+    /// not taken for answers to this one.
     pub(super) fn new(role: Role, random: u64) -> Self {
         RequestIds { role, last: random >> 3 }
     }

@@ -1,4 +1,4 @@
-//! What goes into the machine and what comes out of it.
+//! The inputs and outputs of the machine.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
 
-/// An answer to a read is late after the mean of its replica's and four mean deviations, but not
-/// before the first of these times, and after the second at the latest: another replica is asked
+/// An answer to a read is late after the replica's mean time and four mean deviations, but not
+/// before the first of these times, and after the second at the latest. Another replica is queried
 /// then.
 pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
-/// One read in so many asks in the order of the ring and not the quickest first, so that nobody's
-/// pace is judged by old answers alone.
+/// One read in this many queries in the order of the ring and not the fastest first, so that no
+/// replica is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
-/// What a node is notified when it starts.
+/// The configuration of a node, and what its store keeps, given at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who it is.
+    /// The id of this node.
     pub me: NodeId,
-    /// Where keys live.
+    /// The ring of this incarnation; a later ring begins another incarnation.
     pub ring: Arc<Ring>,
     /// R of requests that name none, 1 to N.
     pub r: u8,
@@ -32,11 +32,12 @@ pub struct Config {
     pub w: u8,
     /// True if only owners count for requests that do not say.
     pub strict: bool,
-    /// Every member, this node among them: what is configured, and what the store remembers better.
+    /// Every member, this node included: the configured list, with newer entries from the store
+    /// merged in.
     pub members: Members,
     /// Time between two rounds of gossip.
     pub gossip_interval: Micros,
-    /// A member that was silent for so long, and for surprisingly long, is marked down.
+    /// A member that was silent for this long, and for surprisingly long, is marked down.
     pub gossip_timeout: Micros,
     /// Most bytes of hints that are kept for other members.
     pub hint_limit_bytes: u64,
@@ -112,25 +113,25 @@ pub enum Input {
     Tick,
     /// The link to a peer came up or went down. All links are down at the start.
     Link {
-        /// The peer.
+        /// The node at the other end of the link.
         peer: NodeId,
         /// Whether messages can be sent to it now.
         up: bool,
     },
     /// A peer sent a message.
     Peer {
-        /// Who.
+        /// The id of the node that sent it.
         from: NodeId,
-        /// What.
+        /// The message, decoded from its frame.
         message: PeerMessage,
     },
     /// A client made a request; exactly one [`Output::Reply`] follows.
     Client {
-        /// Its connection.
+        /// The connection that the request came on; the reply goes to it.
         client: ClientId,
         /// The call's id on this connection.
         id: u64,
-        /// What it asks.
+        /// The read or write to carry out.
         request: Request,
         /// How long it may take, in milliseconds.
         timeout_ms: u32,
@@ -139,9 +140,9 @@ pub enum Input {
     Store(Done),
     /// Compare at once: this partition, or all, with this owner, or all.
     Repair {
-        /// The partition.
+        /// The partition to compare; `None`: all that this node owns.
         partition: Option<Partition>,
-        /// The other owner.
+        /// The other owner to compare with; `None`: all of them.
         peer: Option<NodeId>,
     },
     /// The operator accepts that acknowledged writes are gone where this node is the only owner and
@@ -151,14 +152,14 @@ pub enum Input {
     /// address that no member has; [`Output::BeginIncarnation`] or [`Output::NotReplaced`] follows,
     /// within about 3 s.
     Replace {
-        /// The member that goes for good.
+        /// The member that is removed for good.
         old: NodeId,
-        /// The one that comes.
+        /// The new member that takes its places.
         new: Member,
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
-    /// The store makes no progress, or does again: until then nobody is to wait for it.
+    /// The store makes no progress, or does again: until then no request waits for it.
     Stalled(Option<Stall>),
     /// From now on, or no more, every request is refused, and nothing more is kept for other
     /// members: others do that.
@@ -170,15 +171,15 @@ pub enum Input {
 /// A change of the ring that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingChange {
-    /// The member that goes.
+    /// The member that is removed.
     pub old: NodeId,
-    /// The one that comes.
+    /// The new member that takes its places.
     pub new: NodeId,
     /// The node that was ordered to make the change.
     pub by: NodeId,
 }
 
-/// Why a replacement was not made.
+/// The reason why a replacement was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
     /// Another change is in progress, if it is known which, at this node.
@@ -187,14 +188,14 @@ pub enum Hindrance {
     Grants {
         /// How many did, this node among them.
         granted: usize,
-        /// How many there are.
+        /// Members that have places, this node included.
         members: usize,
     },
     /// There is no such ring.
     Ring(RingError),
 }
 
-/// What of a node's configuration can change in an incarnation.
+/// The part of a node's configuration that can change within an incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of hints that are kept for other members.
@@ -212,7 +213,7 @@ pub struct Limits {
 pub struct Shortage {
     /// Bytes that are free.
     pub free_bytes: u64,
-    /// The configured reserve.
+    /// The configured reserve, in bytes.
     pub reserve_bytes: u64,
 }
 
@@ -221,7 +222,7 @@ pub struct Shortage {
 pub enum Stall {
     /// Writes, listings, and reads of what is not synced yet.
     Writes,
-    /// Reads as well.
+    /// All that `Writes` holds up, and every other read.
     All,
 }
 
@@ -230,20 +231,20 @@ pub enum Stall {
 pub enum Work {
     /// Read a record; answered by [`Done::Read`].
     Read {
-        /// Names this read.
+        /// The name of this read, repeated in its answer.
         token: ReadToken,
-        /// The key's partition.
+        /// The partition of the key.
         partition: Partition,
-        /// The key.
+        /// The key whose record is read.
         key: Key,
-        /// Also read what is kept of the key for these members.
+        /// Members whose hint of the key is to be read as well.
         hints_for: Vec<NodeId>,
     },
     /// List the hints for a member; answered by [`Done::Hints`].
     Hints {
-        /// Names this list.
+        /// The name of this list, repeated in its answer.
         token: ReadToken,
-        /// The member.
+        /// The member that the hints are for.
         target: NodeId,
         /// Start behind this key.
         after: Option<Key>,
@@ -252,18 +253,18 @@ pub enum Work {
     },
     /// Read a span of a partition, behind everything else; answered by [`Done::Scan`].
     Scan {
-        /// Names this scan.
+        /// The name of this scan, repeated in its answer.
         token: ScanToken,
-        /// The partition.
+        /// The partition to read.
         partition: Partition,
-        /// Which part of it.
+        /// The part of the partition to read.
         span: Span,
     },
     /// List keys; answered by [`Done::List`].
     List {
-        /// Names this list.
+        /// The name of this list, repeated in its answer.
         token: ReadToken,
-        /// The partition.
+        /// The partition whose keys are listed.
         partition: Partition,
         /// Start behind this key.
         after: Option<Key>,
@@ -273,9 +274,9 @@ pub enum Work {
     /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later
     /// mark.
     Write {
-        /// That of the write before plus 1.
+        /// The mark of this write: that of the previous one plus 1.
         seq: SyncSeq,
-        /// The batch.
+        /// The changes of the batch, applied together or not at all.
         changes: Vec<Change>,
     },
 }
@@ -283,39 +284,39 @@ pub enum Work {
 /// What the store has done.
 #[derive(Clone, Debug)]
 pub enum Done {
-    /// A read.
+    /// The answer to [`Work::Read`].
     Read {
-        /// The read's name.
+        /// The token of the read.
         token: ReadToken,
-        /// What was there.
+        /// The record of the key, or that there is none, or that it is damaged.
         found: Found,
-        /// What is kept for each member that was asked about.
+        /// The hint of the key for each member in `hints_for`.
         hints: Vec<(NodeId, Found)>,
     },
-    /// A list of hints.
+    /// The answer to [`Work::Hints`].
     Hints {
-        /// The list's name.
+        /// The token of the list.
         token: ReadToken,
-        /// The hints.
+        /// The hints behind the given key, in byte order of the keys.
         page: HintPage,
     },
-    /// A scan.
+    /// The answer to [`Work::Scan`].
     Scan {
-        /// The scan's name.
+        /// The token of the scan.
         token: ScanToken,
-        /// What the span holds.
+        /// The keys found in the span.
         page: ScanPage,
     },
-    /// A list.
+    /// The answer to [`Work::List`].
     List {
-        /// The list's name.
+        /// The token of the list.
         token: ReadToken,
-        /// The keys.
+        /// The keys behind the given one, in byte order.
         listing: Listing,
     },
     /// Every write up to this mark is durable.
     Synced {
-        /// The mark.
+        /// The mark of the newest write that is durable.
         seq: SyncSeq,
     },
 }
@@ -325,27 +326,27 @@ pub enum Done {
 pub enum Output {
     /// Send a message to these peers (never to itself); it may be lost.
     Send {
-        /// To whom: the message is encoded once for all.
+        /// The receivers; the message is encoded once for all of them.
         to: Nodes,
-        /// What.
+        /// The message, the same for every receiver.
         message: PeerMessage,
     },
-    /// Answer a client.
+    /// Answers a client's request.
     Reply {
-        /// Its connection.
+        /// The connection of the request.
         client: ClientId,
-        /// The call's id.
+        /// The id of the call on this connection.
         id: u64,
-        /// The answer.
+        /// The outcome of the request.
         response: Response,
     },
-    /// Give work to the store.
+    /// Passes work to the store.
     Store(Work),
     /// From now on this member is to be reached at this address.
     Address {
-        /// The member.
+        /// The id of the member.
         peer: NodeId,
-        /// `host:port`.
+        /// The address to dial, `host:port`.
         address: String,
     },
     /// A later ring is durable: end this incarnation as at a clean stop, and begin the next one at
@@ -353,80 +354,80 @@ pub enum Output {
     BeginIncarnation,
     /// The replacement that was ordered is not made, and nothing has happened.
     NotReplaced(Hindrance),
-    /// Tell the operator.
+    /// Notifies the operator of an event.
     Notice(Notice),
 }
 
-/// What an operator would ask about.
+/// An event that an operator should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The cluster was founded, this node among its founders.
     Founded,
-    /// A cluster is founded when all members have answered, and for so long this one has not.
+    /// A cluster is founded when all members have answered; this one has not for a long time.
     WaitsFor(NodeId),
     /// The node joined a cluster that did not know its store: it is new there, or has lost its
     /// disk.
     Reborn,
     /// A peer has seen a later incarnation of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
-    /// A peer that was heard late has seen a later incarnation of this store: the disk is an old
-    /// one after all, or a copy of it runs elsewhere. The store goes on under a new id,
+    /// A peer that answered late has seen a later incarnation of this store: the disk is an old one
+    /// after all, or a copy of it runs elsewhere. The store continues under a new id,
     /// read-ineligible.
     Copied(NodeId),
-    /// No peer could say whether the disk is the newest: the store goes on under a new id.
+    /// No peer could confirm that the disk is the newest: the store continues under a new id.
     Alone,
     /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of
     /// this node's cluster, and that of the peer's.
     Foreign(NodeId, [u64; 2]),
-    /// The node serves.
+    /// The node serves requests from now on.
     Settled,
-    /// The node's view of the liveness of a member has changed, after so long a silence of it.
+    /// The node's view of the liveness of a member has changed, after a silence of this length.
     LivenessChanged(NodeId, Liveness, Micros),
-    /// A member that was out of reach is back, and so many hints are offered to it.
+    /// A member that was out of reach is back, and this number of hints is sent to it.
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
-    /// A comparison of a partition with another owner of it has moved so many objects here and
-    /// there.
+    /// A comparison of a partition with another owner has moved objects: the numbers fetched and
+    /// sent.
     Repaired(Partition, NodeId, u64, u64),
     /// A comparison failed that had not failed the last time.
     RepairFailed(Partition, NodeId),
-    /// What this node does not find counts again in all of its partitions.
+    /// The node is read-eligible again in all of its partitions.
     Recovered,
     /// A record of this partition here is damaged: it is fetched from the other owners.
     Damaged(Partition),
-    /// A member notified of a later ring with another number of replicas or partitions: not taken.
+    /// A member sent a later ring with another number of replicas or partitions: it is not adopted.
     Misplaced(NodeId),
-    /// A member notified of a later incarnation of this node, with so high a number that it cannot
-    /// be: not believed.
+    /// A member reported a later incarnation of this node whose number is impossibly high: it is
+    /// ignored.
     Forged(NodeId),
     /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
     /// and minute at most.
     Declined(Oversize),
-    /// So many partitions, of which this node is the only owner, may lack acknowledged writes:
-    /// their reads are refused until an operator accepts the loss.
+    /// The number of partitions, owned by this node alone, that may lack acknowledged writes: their
+    /// reads are refused until an operator accepts the loss.
     Lost(u32),
-    /// An operator has accepted the loss of so many partitions, and that is durable.
+    /// An operator has accepted the loss of this number of partitions, and that is durable.
     LossAccepted(u32),
 }
 
 /// A key that would have outgrown a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oversize {
-    /// The key.
+    /// The key that would have outgrown the limit.
     pub key: Key,
-    /// True if a hint was to be delivered: its fallback goes on keeping it.
+    /// True if a hint was to be delivered: its fallback keeps it.
     pub hint: bool,
-    /// What the object would have had, in encoded bytes.
+    /// The size that the object would have had, in encoded bytes.
     pub bytes: usize,
-    /// The limit, in the same.
+    /// The limit, in encoded bytes.
     pub limit: usize,
 }
 
 /// A member as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeerView {
-    /// What this node believes of it.
+    /// The liveness of the member at this node.
     pub liveness: Liveness,
     /// How surprising its silence is: the phi of the failure detector.
     pub phi: f64,
@@ -434,6 +435,6 @@ pub struct PeerView {
     pub latency: Option<Micros>,
     /// The hints that are kept for it.
     pub hints: HintTotal,
-    /// For how long there have been any, in this incarnation.
+    /// For how long there have been hints for it without a break, in this incarnation.
     pub hint_age: Micros,
 }

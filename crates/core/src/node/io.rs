@@ -31,7 +31,7 @@ impl Io {
         self.out.write(vec![changed])
     }
 
-    /// Takes over what is known better of the members, and remembers it; true if anything was new.
+    /// Takes over newer entries about members, and stores them; true if there was any.
     pub(super) fn learn_members(&mut self, news: &[&Member]) -> bool {
         let learnt = self.local.learn_members(news);
         let is_new = learnt.is_some();
@@ -41,8 +41,8 @@ impl Io {
         is_new
     }
 
-    /// Notes that an actor which stands for a write is about to issue its dot here: should this
-    /// disk turn out to be an old one, that dot is not old.
+    /// Notes that an actor of one write is about to issue its dot here: if this disk turns out to
+    /// be an old one, that dot is not old.
     pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Rejection> {
         let fresh = &self.local.meta().fresh;
         if fresh.is_empty() || fresh.contains(&actor.store) {
@@ -56,8 +56,8 @@ impl Io {
         Ok(())
     }
 
-    /// Counts a merge or a hint that is declined, notifies the operator now and then, and gives the
-    /// rejection.
+    /// Counts a merge or a hint that is declined, notifies the operator at intervals, and returns
+    /// the rejection.
     pub(super) fn decline(&mut self, oversize: Oversize) -> Rejection {
         self.out.count(if oversize.hint {
             Counter::HintsDeclined

@@ -1,5 +1,5 @@
-//! What a node knows of itself, and all its roles see: its store's identity, the members, the
-//! GC epochs, the trees, what is kept for others, and whether it serves.
+//! The state of a node that all its roles see: its store's own state, the members, the GC epochs,
+//! the trees, the hints for others, and whether it serves.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = Micros::from_millis(1_000);
-/// A store that has made no progress for so long is stalled, as the driver measures it.
+/// A store that has made no progress for this long is stalled, as the driver measures it.
 const STALLED_AFTER_MS: u32 = 2_000;
-/// The operator is notified of a key that a merge or a hint was declined of once in this time, and
-/// so many keys are remembered; of others nothing is reported meanwhile.
+/// The operator is notified once in this time of a key whose merge or hint was declined. A limited
+/// number of keys is remembered; others are not reported meanwhile.
 const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 
-/// The state that the roles of one node share. What of it has to be durable changes by
-/// methods that give what is to be written.
+/// The state that the roles of one node share. Methods that change durable parts return the change
+/// to write.
 #[derive(Clone, Debug)]
 pub(super) struct LocalState {
     me: NodeId,
@@ -34,7 +34,7 @@ pub(super) struct LocalState {
     pub(super) trees: MerkleTrees,
     /// The GC epochs of all partitions.
     pub(super) gc_epochs: GcEpochs,
-    /// What is kept for other members.
+    /// The totals of hints for other members.
     pub(super) hints: HintLedger,
     /// Until when clients count as being there, since they were.
     busy_until: Time,
@@ -43,7 +43,7 @@ pub(super) struct LocalState {
     catching_up: bool,
     settled: bool,
     witnessed: bool,
-    /// Keys that were notified of lately to be over a limit, and when.
+    /// Keys recently reported to be over a limit, and when.
     declined: BTreeMap<Key, Time>,
 }
 
@@ -79,12 +79,11 @@ impl LocalState {
         self.now
     }
 
-    /// The node itself.
     pub(super) fn me(&self) -> NodeId {
         self.me
     }
 
-    /// What the store knows of itself.
+    /// The store's own state, as last written.
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -94,22 +93,22 @@ impl LocalState {
         &self.members
     }
 
-    /// Changes what the store knows of itself; gives what is to be written.
+    /// Changes the store's own state; returns the change to write.
     #[must_use = "what has changed has to be written"]
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> Change {
         change(&mut self.meta);
         Change::Meta(self.meta.clone())
     }
 
-    /// Takes over what is known better of the members; gives what is to be written, if anything was
-    /// new.
+    /// Merges newer entries into the member list; returns the change to write, if there is any.
     #[must_use = "what has changed has to be written"]
     pub(super) fn learn_members(&mut self, news: &[&Member]) -> Option<Change> {
         let learnt = self.members.merge(news.iter().copied());
         learnt.then(|| Change::Members(self.members.clone()))
     }
 
-    /// Takes these for the members, and what is known better of them; gives what is to be written.
+    /// Replaces the member list by this one, with newer entries merged in; returns the change to
+    /// write.
     #[must_use = "what has changed has to be written"]
     pub(super) fn replace_members(&mut self, members: &Members) -> Change {
         let known = std::mem::replace(&mut self.members, members.clone());
@@ -125,7 +124,7 @@ impl LocalState {
         }
     }
 
-    /// Notes that what is kept for `target` of a key was so much and is so much now; `None` for no
+    /// Notes the size of the hint of a key for `target`, before and after a change; `None` is no
     /// hint.
     pub(super) fn count_hint(
         &mut self,
@@ -169,8 +168,7 @@ impl LocalState {
         self.stall
     }
 
-    /// Whether some peer may still have hints for this node: what is not found here does not count
-    /// then.
+    /// Sets whether some peer may still have hints for this node; absent keys do not count then.
     pub(super) fn set_catching_up(&mut self, catching_up: bool) {
         self.catching_up = catching_up;
     }
@@ -180,7 +178,7 @@ impl LocalState {
         self.settled = true;
     }
 
-    /// A peer has said what it knows of this store: what is not found here counts from now on.
+    /// A peer has reported what it knows of this store: absent keys count from now on.
     pub(super) fn witness(&mut self) {
         self.witnessed = true;
     }
@@ -190,13 +188,14 @@ impl LocalState {
         self.witnessed
     }
 
-    /// True once the node may issue.
+    /// True once the node may issue dots.
     pub(super) fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// True if this node has all that it was ever given for a partition. What it has not, although
-    /// others may still keep it for this node, is another question: [`LocalState::is_catching_up`].
+    /// True if this node is read-eligible for a partition: it has all that it has ever
+    /// acknowledged. Hints that others may still keep for it are another question:
+    /// [`LocalState::is_catching_up`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
         self.witnessed && self.meta.read_ineligible.binary_search(&partition).is_err()
     }
@@ -207,7 +206,7 @@ impl LocalState {
     }
 }
 
-/// Why nothing is asked of a disk that does not answer.
+/// The rejection of work for a disk that does not answer.
 pub(super) fn stalled() -> Rejection {
     Rejection::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
 }

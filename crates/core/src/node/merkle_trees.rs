@@ -1,5 +1,5 @@
 //! The Merkle trees of the partitions that this node owns: derived from the records, changed by the
-//! same step that changes a record, and read anew from the disk after a start and now and then.
+//! same step that changes a record, and read again from the disk after a start and in each scrub.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::store::ScanPage;
 use crate::types::{Key, NodeId, Partition};
 use crate::wire;
 
-/// What a tree and its counts need to know of a record.
+/// The part of a record that a tree and its counts depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TreeEntry {
     digest: Digest,
@@ -21,21 +21,21 @@ pub(super) struct TreeEntry {
 }
 
 impl TreeEntry {
-    /// What is held of a key.
+    /// The entry of a key's object.
     pub(super) fn of(key: &Key, object: &Object) -> Self {
         let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
         TreeEntry { digest: Digest::of(key, object), has_dead, bytes: wire::encoded_len(object) }
     }
 }
 
-/// All trees.
+/// The trees of all partitions that this node owns.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MerkleTrees {
     stands: BTreeMap<Partition, Stand>,
     /// Changes that are not synced yet: a scan that begins now need not see them.
     recent: VecDeque<(SyncSeq, Partition, Key, TreeEntry)>,
     synced: SyncSeq,
-    /// Objects over so many encoded bytes are counted.
+    /// Objects over this size, in encoded bytes, are counted.
     limit: usize,
 }
 
@@ -207,7 +207,7 @@ impl MerkleTrees {
         }
     }
 
-    /// A scan of the partition is about to begin. Gives the key behind which.
+    /// Notes that a scan of the partition is about to begin; returns the key that it begins behind.
     pub(super) fn begin_page(&mut self, partition: Partition) -> Option<Key> {
         let stand = self.stands.get_mut(&partition)?;
         let recent = &self.recent;

@@ -1,4 +1,4 @@
-//! What the roles want done, and the rule about the disk: what may leave now, and what may leave
+//! The outputs of the roles, and the rule about the disk: which messages may leave now, and which
 //! only when the store has synced past a mark.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,22 +10,21 @@ use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Nodes, Partition};
 
-/// The outputs of one node under construction. Messages to itself stay inside, and so does what one
-/// role has for the others; messages that tell of unsynced records are held back.
+/// The outputs of one node while it handles an input. Messages to itself and notices between roles
+/// stay inside; messages that report unsynced records are held back.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     me: NodeId,
-    /// True if an experiment has the network carry what the node asks itself.
+    /// True if an experiment sends the node's messages to itself through the network.
     own_link: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
     liveness: VecDeque<(NodeId, Liveness)>,
-    /// Own records that were found to be damaged, and that nobody has been notified of.
+    /// Own records found damaged that no role has been notified of.
     damaged: VecDeque<(Partition, Key)>,
-    /// Who notified of which incarnation of this node that is later than this one.
+    /// Later incarnations of this node that peers have reported, with the peer.
     own_incarnations: VecDeque<(NodeId, Incarnation)>,
-    /// What waits for a sync, by the mark that it waits for, then in the order in which it was
-    /// said.
+    /// Messages that wait for a sync, by mark, then in the order in which they were sent.
     held: VecDeque<Unsynced>,
     last_mark: SyncSeq,
     synced: SyncSeq,
@@ -60,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// From now on the network carries what the node asks itself, as an experiment wants it.
+    /// Sends the node's messages to itself through the network from now on, for an experiment.
     pub(super) fn carry_own(&mut self, own_link: bool) {
         self.own_link = own_link;
     }
@@ -82,7 +81,7 @@ impl Outbox {
         }
     }
 
-    /// The same to one node.
+    /// Sends a message now to one node.
     pub(super) fn send_to(&mut self, to: NodeId, request_id: RequestId, body: Body) {
         self.send(Nodes::from_slice(&[to]), request_id, body);
     }
@@ -105,7 +104,7 @@ impl Outbox {
         }
     }
 
-    /// Notes that every write up to `seq` is durable, and lets go what waited for that.
+    /// Notes that every write up to `seq` is durable, and sends the messages that waited for it.
     pub(super) fn release(&mut self, seq: SyncSeq) {
         self.synced = self.synced.max(seq);
         while self.held.front().is_some_and(|held| held.seq <= self.synced)
@@ -115,7 +114,7 @@ impl Outbox {
         }
     }
 
-    /// Writes a batch; the mark reports when it is durable.
+    /// Writes a batch; its mark is synced when the batch is durable.
     pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
         self.last_mark = self.last_mark.next();
         self.out.push(Output::Store(Work::Write { seq: self.last_mark, changes }));
@@ -190,12 +189,11 @@ impl Outbox {
         token
     }
 
-    /// Answers a client.
     pub(super) fn reply(&mut self, client: ClientId, id: u64, response: Response) {
         self.out.push(Output::Reply { client, id, response });
     }
 
-    /// From now on this member is to be reached there.
+    /// Sets the address of a member from now on.
     pub(super) fn address(&mut self, peer: NodeId, address: String) {
         self.out.push(Output::Address { peer, address });
     }
@@ -211,17 +209,16 @@ impl Outbox {
         self.out.push(Output::NotReplaced(why));
     }
 
-    /// Notifies the operator.
     pub(super) fn notice(&mut self, notice: Notice) {
         self.out.push(Output::Notice(notice));
     }
 
-    /// Counts an event.
+    /// Adds 1 to a counter.
     pub(super) fn count(&mut self, counter: Counter) {
         self.count_many(counter, 1);
     }
 
-    /// Counts so many of an event.
+    /// Adds `more` to a counter.
     pub(super) fn count_many(&mut self, counter: Counter, more: u64) {
         *self.counters.entry(counter).or_default() += more;
     }
@@ -236,8 +233,8 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// This node's view of the liveness of a member is another one now, after this `silence`; the
-    /// other roles are reported.
+    /// Notes that this node's view of the liveness of a member has changed, after this `silence`.
+    /// The other roles are notified.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
         self.liveness.push_back((peer, liveness));
         self.notice(Notice::LivenessChanged(peer, liveness, silence));
@@ -248,27 +245,27 @@ impl Outbox {
         self.liveness.pop_front()
     }
 
-    /// The own record of a key is damaged.
+    /// Notes that the own record of a key is damaged.
     pub(super) fn find_damaged(&mut self, partition: Partition, key: Key) {
         self.damaged.push_back((partition, key));
     }
 
-    /// The next such record that has not been dealt with.
+    /// The next damaged record that has not been handled.
     pub(super) fn next_damaged(&mut self) -> Option<(Partition, Key)> {
         self.damaged.pop_front()
     }
 
-    /// A peer reports of a later incarnation of this node than it lives.
+    /// Notes that a peer has reported a later incarnation of this node than the present one.
     pub(super) fn hear_of_own_incarnation(&mut self, from: NodeId, incarnation: Incarnation) {
         self.own_incarnations.push_back((from, incarnation));
     }
 
-    /// The next such word that has not been judged.
+    /// The next such report that has not been handled.
     pub(super) fn next_own_incarnation(&mut self) -> Option<(NodeId, Incarnation)> {
         self.own_incarnations.pop_front()
     }
 
-    /// Hands over what is to be done.
+    /// Moves the collected outputs to `out`.
     pub(super) fn drain_into(&mut self, out: &mut Vec<Output>) {
         out.append(&mut self.out);
     }

@@ -1,6 +1,6 @@
 //! The placement of keys: a node uses one ring. A later one, by an operator's command or from a
 //! peer that has it, is made durable and ends this incarnation; the next one begins with it. A peer
-//! with an older ring is reported.
+//! with an older ring is sent the later one.
 
 mod ballot;
 mod fence;
@@ -22,7 +22,7 @@ use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
 use fence::Fence;
 
-/// A member that has not answered this node's introductions is notified of the ring so often: it
+/// Interval at which a member that has not answered this node's introductions is sent the ring: it
 /// may take this node for a stranger.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 
@@ -43,7 +43,7 @@ pub(super) struct Placement {
     fence: Fence,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
     strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
-    /// When those that do not answer are notified of the ring again.
+    /// When members that do not answer are sent the ring again.
     next_report: Time,
 }
 
@@ -75,8 +75,8 @@ impl Placement {
     }
 
     /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or
-    /// later. Whoever has the earlier one is notified of the later one, and is about to begin
-    /// another incarnation; this one says nothing about that.
+    /// later. The node with the earlier ring is sent the later one, and is about to begin another
+    /// incarnation.
     pub(super) fn meet(
         &mut self,
         from: NodeId,
@@ -110,9 +110,9 @@ impl Placement {
         }
     }
 
-    /// Notifies those that have not answered of a later ring than the configured one: a node that
-    /// lost its disk begins with what is configured, and may take this one for a stranger, whom it
-    /// cannot answer.
+    /// Sends a later ring than the configured one to members that have not answered. A node that
+    /// lost its disk begins with the configured ring, and may take this node for a stranger, which
+    /// it cannot answer.
     pub(super) fn report_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
         if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
             return;
@@ -149,8 +149,8 @@ impl Placement {
         }
     }
 
-    /// A peer reports of another ring. The later one is taken; what two commands made of one ring
-    /// at once is reconciled.
+    /// A peer has sent another ring. The later one is adopted; two rings made of one ring at once
+    /// are reconciled.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, io: &mut Io) {
         if self.taking.is_some() || ring.id() == self.id {
             return;
@@ -210,8 +210,7 @@ impl Placement {
         self.ballot.propose(now, old, new, voters, io);
     }
 
-    /// Another member asks whether it may change the ring, answers that question, or gives a grant
-    /// back.
+    /// Another member queries a grant to change the ring, answers such a query, or returns a grant.
     pub(super) fn vote(
         &mut self,
         now: Time,
@@ -241,7 +240,7 @@ impl Placement {
         }
     }
 
-    /// Asks again, and gives up what was not granted in time.
+    /// Sends queries again, and gives up a change that was not granted in time.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.ballot.tick(now, &self.members, io);
         self.ballot.query(now, Voters { ring: self.id, members: &self.members }, io);

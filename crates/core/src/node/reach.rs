@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::members::Liveness;
 use crate::types::NodeId;
 
-/// Nobody can be reached at first.
+/// No node can be reached at first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach {
     links: BTreeSet<NodeId>,

@@ -1,7 +1,7 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
 //! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
-//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `eligibility` says
 //! what does not count meanwhile.
 //!
 //! A node that has lost its read eligibility for a partition regains it here: once it has taken
@@ -40,10 +40,10 @@ const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
 /// the same; one that failed is tried again after it, then twice it, and so on.
 const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
-/// What is due is looked for so often; it is no matter of less.
+/// Scheduler interval. A finer resolution is not needed.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
-/// While clients wait for this node, an exchange that has read records is followed by a pause of so
-/// many times what it took, and of this at most.
+/// While clients wait for this node, an exchange that has read records is followed by a pause of
+/// this many times its duration, up to `MAX_PAUSE`.
 const PAUSE_PER_EXCHANGE: u64 = 3;
 const MAX_PAUSE: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.
@@ -94,7 +94,7 @@ pub(super) struct Transfer {
     direction: Direction,
 }
 
-/// The ids of questions, and the objects in flight.
+/// The ids of questions, and the objects in transfer.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
     ids: RequestIds,
@@ -119,12 +119,12 @@ impl InFlight {
     }
 }
 
-/// A partition and another owner of it, as this node knows them.
+/// The state of a pair: a partition of this node, and another owner of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairView {
-    /// The partition.
+    /// A partition that this node owns.
     pub partition: Partition,
-    /// The other owner.
+    /// Another owner of the partition.
     pub peer: NodeId,
     /// For how long nothing else is known than that they hold the same; `None` before they were
     /// compared.
@@ -133,8 +133,8 @@ pub struct PairView {
     pub is_pending: bool,
     /// Why the last exchange failed.
     pub failing: Option<ComparisonFault>,
-    /// Objects that the last exchange with a difference brought here, took there, and the bytes of
-    /// their values.
+    /// Of the last exchange with a difference: objects fetched, objects sent, and bytes of their
+    /// values.
     pub moved: (u64, u64, u64),
 }
 
@@ -203,7 +203,7 @@ impl Repair {
         }
     }
 
-    /// What was in progress with a peer is given up, and begun anew if it can be reached.
+    /// Gives up the exchanges with a peer, and begins them again if it can be reached.
     fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
         self.in_flight.transfers.retain(|_, transfer| transfer.peer != peer);
@@ -233,12 +233,12 @@ impl Repair {
         }
     }
 
-    /// An own record is damaged.
+    /// Notes that an own record is damaged, to be fetched from the other owners.
     pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, io: &mut Io) {
         self.healing.find(partition, key, io);
     }
 
-    /// Time has passed.
+    /// Continues reading, exchanges and healing as far as they are due at `now`.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.reader.tick(now, io);
         let mut at = 0;
@@ -297,7 +297,7 @@ impl Repair {
         }
     }
 
-    /// A peer asks about a tree.
+    /// Handles a peer's question about a tree.
     pub(super) fn query(
         &mut self,
         now: Time,

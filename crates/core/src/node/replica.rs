@@ -59,7 +59,7 @@ struct KeyState {
     work: SmallVec<[Work; 1]>,
 }
 
-/// What this store has of a key: its own record, and what it keeps for other members.
+/// The copies of a key in this store: its own record, and the hints for other members.
 #[derive(Clone, Debug)]
 struct Copies {
     own: Copy,
@@ -86,7 +86,7 @@ impl Copy {
     }
 }
 
-/// An operation on one key, and who waits for its answer.
+/// An operation on one key, and the node that waits for its answer.
 #[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
@@ -120,15 +120,15 @@ enum Kind {
     Purge,
     Discard(Option<NodeId>),
     Read,
-    /// An update that nobody waits for any more.
+    /// An update that no client waits for any more.
     Withdrawn,
 }
 
-/// When an answer leaves.
+/// When an answer may leave.
 enum Answer {
     /// When everything of the key is synced.
     Synced(Body),
-    /// At once: it reports nothing of what is held here.
+    /// At once: it reports nothing that has to be synced.
     Now(Body),
 }
 
@@ -225,8 +225,9 @@ impl Replica {
         self.shortage = shortage;
     }
 
-    /// The store has stalled, or gets on again: who waits for it here is ordered to ask elsewhere.
-    /// What was written and waits for its sync may yet become durable, so nothing is said of that.
+    /// The store has stalled, or makes progress again: operations that wait for it are refused, so
+    /// that coordinators query other nodes. Writes that wait for their sync may yet become durable,
+    /// so they are not answered.
     pub(super) fn stalled(&mut self, io: &mut Io) {
         let Some(stall) = io.local.stall() else { return };
         // In an order that is the same in every run, whatever it is in memory.

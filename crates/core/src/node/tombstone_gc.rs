@@ -31,20 +31,20 @@ use crate::types::{Micros, NodeId, Nodes, Partition, Time};
 /// GC epochs that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
-/// While clients wait, this node agrees to so many rounds of other members at a time.
+/// While clients wait, this node agrees to this many rounds of other members at a time.
 const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
-/// Members that have not agreed after this time are named, and asked anew later.
+/// Members that have not agreed after this time are named, and queried again later.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
-/// How often somebody is asked whether it knows later GC epochs.
+/// Interval between two reports of the known GC epochs to a random peer.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
-/// What may be purged is looked for so often; it is no matter of less.
+/// Scheduler interval. A finer resolution is not needed.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
-/// Where nobody can know, a node that serves waits so long before it issues.
+/// Where no peer can know, a node that serves waits this long before it issues dots.
 const GRACE: Micros = Micros::from_millis(3_000);
-/// GC epochs that are asked for at a time.
+/// GC epochs that are queried at a time.
 const MAX_QUESTIONS: usize = 256;
 
-/// What is in progress, and what holds it back.
+/// Rounds in progress, and the reasons why others are blocked.
 #[derive(Clone, Debug)]
 pub(super) struct TombstoneGc {
     me: NodeId,
@@ -53,7 +53,8 @@ pub(super) struct TombstoneGc {
     rng: Rng,
     reach: Reach,
     rounds: BTreeMap<Partition, Round>,
-    /// The partition that is looked at first when the next round may begin: all get their turn.
+    /// The partition that is checked first when the next round may begin, so that each is checked
+    /// in turn.
     next: u16,
     pace: Pace,
     tasks: Tasks,
@@ -67,7 +68,7 @@ pub(super) struct TombstoneGc {
     settled_at: Option<Time>,
     /// Those that know the same GC epochs as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
-    /// False until what was purged before the start is known to be gone.
+    /// False until events that were purged before the start are known to be removed.
     has_begun: bool,
     /// Dead events of puts that were sent to several nodes, in the partitions that this node
     /// proposes for.
@@ -86,8 +87,8 @@ enum Round {
     },
 }
 
-/// A GC epoch that begins when its write is durable; all are notified of it then, if this node has
-/// proposed it.
+/// A GC epoch that begins when its write is durable. If this node has proposed it, it is sent to
+/// all members then.
 #[derive(Clone, Debug)]
 struct Beginning {
     seq: SyncSeq,
@@ -123,7 +124,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A link came up or went down: each end asks the other what GC epochs it knows.
+    /// A link came up or went down: each end queries the GC epochs that the other one knows.
     pub(super) fn link(&mut self, peer: NodeId, up: bool, io: &mut Io) {
         self.reach.link(peer, up);
         if up {
@@ -131,8 +132,8 @@ impl TombstoneGc {
         }
     }
 
-    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether
-    /// its disk is the newest.
+    /// A write is durable. Once the node serves, it queries every reachable peer at once whether
+    /// the disk of that peer is known to be the newest.
     pub(super) fn settled(&mut self, now: Time, io: &mut Io) {
         self.begin_durable(io);
         for partition in self.tasks.waiting() {
@@ -153,14 +154,15 @@ impl TombstoneGc {
         }
     }
 
-    /// True once nothing on this disk can be older than what others have purged, or nobody can
-    /// tell: before that nothing is issued, or a backup made meanwhile would keep it for ever.
+    /// True once no event on this disk can be older than those that others have purged, or no peer
+    /// can tell. Before that no dot is issued: a backup made meanwhile would keep it for ever.
     pub(super) fn is_ready(&self, now: Time, io: &Io) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
         io.local.meta().fresh.is_empty() || waited
     }
 
-    /// Says what is known here; who is not certain that its disk is the newest asks for the same.
+    /// Sends the digest of the GC epochs known here. A node that is not certain that its disk is
+    /// the newest queries the same of the others.
     fn report(&mut self, to: Vec<NodeId>, io: &mut Io) {
         let (request_id, message) = (self.ids.next(), known(io, true));
         io.out.send(to, request_id, message);
@@ -171,12 +173,12 @@ impl TombstoneGc {
         self.reach.set_liveness(peer, liveness);
     }
 
-    /// The partitions whose collection is held back, and by what.
+    /// The partitions whose tombstone GC is blocked, and the reason.
     pub(super) fn holding(&self) -> &BTreeMap<Partition, Blocked> {
         &self.holding
     }
 
-    /// Time has passed.
+    /// Continues purges and proposals as far as they are due at `now`.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.settled(now, io);
         if !self.has_begun {
@@ -278,7 +280,7 @@ impl TombstoneGc {
         }
     }
 
-    /// What stands in the way of a proposal.
+    /// The reason why this node cannot propose now; `None` if it can.
     fn obstacle(&self, partition: Partition, io: &mut Io) -> Option<Blocked> {
         let away = others(self.me, io).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
@@ -319,7 +321,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A member has said something about GC epochs.
+    /// Handles a member's message about GC epochs.
     pub(super) fn hear(
         &mut self,
         now: Time,
@@ -457,7 +459,7 @@ impl TombstoneGc {
     }
 }
 
-/// What is known here of the GC epochs; whoever is not certain of it may ask for the same.
+/// The digest of the GC epochs known here; a node that is not certain of them may query the same.
 fn known(io: &Io, may_query: bool) -> Body {
     let digest = io.local.gc_epochs.digest();
     let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();

@@ -46,7 +46,7 @@ pub(super) struct Change {
     pub(super) members: Vec<RingMember>,
     /// The other table: writes go to it too.
     pub(super) other: Table,
-    /// Members that the change goes on without, sorted: they are gone for good.
+    /// Members that the change does not wait for, sorted: they are removed for good.
     pub(super) dead: Vec<NodeId>,
 }
 
@@ -166,7 +166,7 @@ impl Ring {
         self.change.as_ref().is_some_and(|change| change.cancelled)
     }
 
-    /// Members that its change goes on without, sorted: no fence waits for them.
+    /// Members that its change does not wait for, sorted.
     pub fn dead(&self) -> &[NodeId] {
         self.change.as_ref().map_or(&[], |change| &change.dead)
     }

@@ -48,11 +48,11 @@ pub(super) struct Flow<'a> {
     was: Vec<bool>,
     /// Partition by member: owner in the table that is made.
     holds: Vec<bool>,
-    /// Partition by zone: replicas.
+    /// Partition by zone: replicas in the table that is made.
     count: Vec<usize>,
     /// Per partition: replicas above the zones' least that have no place yet.
     free: Vec<usize>,
-    /// Per member: replicas.
+    /// Per member: replicas in the table that is made.
     load: Vec<usize>,
 }
 

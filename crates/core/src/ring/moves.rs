@@ -1,5 +1,5 @@
-//! What a change of the ring comes to, before anybody makes it: the target, what moves, how loads
-//! and zones are before and after, and what makes it impossible.
+//! The effect of a change of the ring before it is made: the target, the moves, loads and zones
+//! before and after, and the reasons that make it impossible.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,9 @@ pub enum Edit {
     Set(RingMember),
     /// A newcomer gets the places, the weight and the zone of a member that is gone for good.
     Replace {
-        /// The member that goes.
+        /// The member that is removed.
         old: NodeId,
-        /// The one that comes.
+        /// The new member that takes its places.
         new: NodeId,
     },
 }
@@ -66,10 +66,10 @@ pub fn target(old: &Ring, edits: &[Edit]) -> Result<Ring, RingError> {
     if members == ring.members() { Ok(ring) } else { ring.next(&members) }
 }
 
-/// What a change comes to for one member.
+/// The effect of a change of the ring on one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberMoves {
-    /// The member.
+    /// The member, of either table.
     pub id: NodeId,
     /// Partitions that it owns before.
     pub before: usize,
@@ -87,10 +87,10 @@ pub enum PlanFault {
     /// Both tables are the same.
     #[error("nothing changes")]
     Nothing,
-    /// A member's disk has too little room for what comes to it.
+    /// A member's disk has too little room for the data that it gains.
     #[error("{member:?} gets {coming} bytes, and has room for {room}")]
     Room {
-        /// The member.
+        /// The member whose disk is too small.
         member: NodeId,
         /// Bytes that come to it.
         coming: u64,
@@ -99,10 +99,10 @@ pub enum PlanFault {
     },
 }
 
-/// What a change of the ring comes to.
+/// The effect of a change of the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingPlan {
-    /// Names the plan: made of both tables and of the members that it goes on without.
+    /// The name of the plan: a digest of both tables and of the members that it goes on without.
     pub digest: u64,
     /// Every slot that moves, by partition.
     pub moves: Vec<(Partition, Pair)>,

@@ -8,7 +8,8 @@ use crate::types::{NodeId, Partition};
 /// How far loads may be from their shares, in parts of [`super::WHOLE`], when a join or leave would
 /// otherwise move too much. The first that will do is taken, and the last if none will.
 const SLACKS: [usize; 5] = [1, 2, 4, 8, super::MAX_SLACK];
-/// How much more than the least a join or leave may move: so many percent, or so many replicas.
+/// How much more than the least a join or leave may move: a percentage or a number of replicas,
+/// whichever is more.
 const MORE_PERCENT: usize = 15;
 const MORE_REPLICAS: usize = 2;
 

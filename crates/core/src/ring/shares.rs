@@ -156,11 +156,11 @@ impl Layout {
 
 /// How many replicas each member may hold, by member.
 pub(super) struct Bounds {
-    /// At least so many.
+    /// The smallest number that is allowed.
     pub low: Vec<usize>,
-    /// Best so many.
+    /// The number to aim for: the member's share, rounded down or up.
     pub quota: Vec<usize>,
-    /// At most so many.
+    /// The largest number that is allowed.
     pub high: Vec<usize>,
 }
 

@@ -3,10 +3,10 @@
 use super::{Change, Meta, Store, StoreError, StoreIdentity};
 use crate::members::{Member, Members, MembershipStatus};
 
-/// Why a store cannot be used by this node. The store is as it was.
+/// The reason why this node cannot use a store. The store is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncarnationError {
-    /// The disk failed.
+    /// The store failed while its own state was read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// It belongs to another node or cluster.
@@ -29,7 +29,7 @@ pub enum IncarnationError {
     Unplaced(String),
 }
 
-/// Who begins an incarnation of a store.
+/// The process that begins an incarnation of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     /// One that has just opened the store: it issues dots under this id, drawn at random.

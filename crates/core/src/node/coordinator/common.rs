@@ -21,11 +21,11 @@ pub(super) struct Common {
     pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
     pub(super) quorum_tracker: QuorumTracker,
-    /// Who was asked and has not answered.
+    /// Questions without an answer so far.
     pub(super) open: SmallVec<[Question; 2]>,
     /// True once the answer has left.
     pub(super) answered: bool,
-    /// Bytes of values that it has kept in memory since.
+    /// Bytes of values that it has kept in memory since then.
     pub(super) lingering_bytes: usize,
 }
 
@@ -40,17 +40,17 @@ pub(super) struct Question {
     pub(super) late: bool,
 }
 
-/// What an answer is to the request that it belongs to.
+/// The effect of an answer on the request that it belongs to.
 pub(super) enum Heard {
-    /// Nothing.
+    /// The answer changes nothing: no request of this kind expects it.
     Nothing,
     /// A step towards its quorum, or after it.
     Progress,
     /// The answer to the request itself.
     Done(Response),
-    /// Its sender will not do what it was asked to.
+    /// Its sender has rejected the query.
     Lost(Rejection),
-    /// A coordinator has done nothing, for reasons of its own: another one may.
+    /// A coordinator has rejected the request for reasons of its own: another one may accept it.
     Elsewhere(Rejection),
 }
 
@@ -73,7 +73,8 @@ impl Common {
         Some(question)
     }
 
-    /// Marks the questions that are late now and were not before; whom they were put to.
+    /// Marks the questions that are late now and were not before; returns the nodes that they went
+    /// to.
     pub(super) fn mark_late(&mut self, now: Time) -> Vec<NodeId> {
         let overdue = |question: &&mut Question| question.due <= now && !question.late;
         let late = self.open.iter_mut().filter(overdue);
@@ -84,8 +85,8 @@ impl Common {
         .collect()
     }
 
-    /// Picks up to `count` further owners to ask, the fastest first; and how many are missing to
-    /// that.
+    /// Picks up to `count` further owners to query, the fastest first; also returns how many are
+    /// missing.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
         let mut to: Vec<NodeId> = self.quorum_tracker.unasked().collect();
         env.sort(now, self.request_id, &mut to);
@@ -101,7 +102,7 @@ impl Common {
         (to, missing)
     }
 
-    /// Notes that these are asked for a copy or a listing.
+    /// Notes that these nodes are queried for a copy or a listing.
     pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
             env.reads.queried(now, *node);
@@ -140,7 +141,7 @@ impl Common {
         Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
     }
 
-    /// Who took part and who did not.
+    /// The nodes that took part, and those that did not.
     fn outcomes(&self, members: &Members, early: bool) -> ReplicaOutcomes {
         let mut outcomes = ReplicaOutcomes::default();
         for (node, answer) in self.quorum_tracker.nodes() {
@@ -176,5 +177,6 @@ pub(super) fn count_live(object: &Object) -> usize {
     if object.len() <= 1 { object.len() } else { live_values(object).len() }
 }
 
-/// Who may act as a fallback for an owner, in order of preference; nobody if only owners count.
+/// The nodes that may act as a fallback for an owner, in order of preference; none if only owners
+/// count.
 pub(super) type Fallbacks = VecDeque<NodeId>;

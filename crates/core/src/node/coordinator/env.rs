@@ -1,5 +1,5 @@
-//! What the operations of a coordinator share: the configuration, who can be used, how long answers
-//! take, and when something is due.
+//! State that the operations of a coordinator share: the configuration, the usable nodes, how long
+//! answers take, and when something is due.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::node::io::Io;
 use crate::node::{Config, Experiment};
 use crate::types::{NodeId, Partition, Time};
 
-/// What operations share.
+/// State that all operations of a coordinator share.
 #[derive(Clone, Debug)]
 pub(super) struct Env {
     pub(super) config: Config,
@@ -40,15 +40,15 @@ impl Env {
         }
     }
 
-    /// Sorts replicas by how soon they are expected to answer, but for one read in so many.
+    /// Sorts replicas by how soon they are expected to answer, except for one read in [`EXPLORE`].
     pub(super) fn sort(&mut self, now: Time, request_id: RequestId, to: &mut [NodeId]) {
         if !request_id.wire().is_multiple_of(EXPLORE) {
             self.reads.sort(now, to);
         }
     }
 
-    /// Says in a rejection why this node's own answer does not count, if it has lost its disk and
-    /// nobody else has what was on it.
+    /// Adds to a rejection why this node's own answer does not count, if it has lost its disk and
+    /// no other node has the data.
     pub(super) fn explain_loss(
         &self,
         partition: Partition,

@@ -9,9 +9,8 @@ use crate::node::io::Io;
 use crate::quorum::QuorumTracker;
 use crate::types::{NodeId, Time};
 
-/// A request that another node coordinates. The owners that may coordinate it get it in turn if it
-/// reads. If it writes, only one has it at a time, and the next of `others` only when that one has
-/// refused it.
+/// A request that another node coordinates. A read is sent to the owners one after the other. Only
+/// one owner has a write at a time; the next of `others` gets it when that one has refused it.
 #[derive(Clone, Debug)]
 pub(super) struct ForwardOp {
     pub(super) common: Common,
@@ -34,7 +33,7 @@ impl ForwardOp {
         io.out.send_to(to, self.common.request_id, Body::Coordinate { request, timeout_ms });
     }
 
-    /// Takes what a node has said.
+    /// Handles a node's answer.
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
             Body::Coordinated(response) if self.common.quorum_tracker.is_owner(from) => {
@@ -63,7 +62,7 @@ impl ForwardOp {
         !self.common.open.is_empty()
     }
 
-    /// Sends it to another owner if nobody has it who may answer.
+    /// Sends it to another owner if no node that may answer has it.
     pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.missing() > 0 {
             self.send_on(now, env, io);

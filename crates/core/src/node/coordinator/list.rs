@@ -7,8 +7,7 @@ use crate::node::io::Io;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
-/// A listing in progress. Nobody lists the keys of hints, so nobody acts as a fallback for an
-/// owner.
+/// A listing in progress. No node lists the keys of hints, so there are no fallbacks.
 #[derive(Clone, Debug)]
 pub(super) struct ListOp {
     pub(super) common: Common,
@@ -28,7 +27,7 @@ impl ListOp {
         io.out.send(to, self.common.request_id, Body::List { partition, after, limit_bytes });
     }
 
-    /// Takes what a node has said.
+    /// Handles a node's answer.
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
             Body::Listed { keys, more, authoritative } => {
@@ -42,7 +41,7 @@ impl ListOp {
         }
     }
 
-    /// Answers when enough have; asks as many more as are missing.
+    /// Answers when enough owners have; queries as many more as are missing.
     pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.reached() {
             let Listing { keys, more } = merge_pages(&self.pages);
@@ -57,7 +56,7 @@ impl ListOp {
         })
     }
 
-    /// Asks one owner more for each answer that is late.
+    /// Queries one more owner for each answer that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
         if late > 0

@@ -50,8 +50,8 @@ impl Operation {
         }
     }
 
-    /// Asks on for what is missing of the quorum. Gives the answer once the quorum is reached, or
-    /// cannot be reached any more.
+    /// Sends the queries that the quorum still needs. Returns the response once the quorum is
+    /// reached, or cannot be reached any more.
     pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         match self {
             Operation::Read(read) => read.advance(now, env, io),
@@ -61,7 +61,7 @@ impl Operation {
         }
     }
 
-    /// Asks others beside those that are late now.
+    /// Queries other nodes beside those that are late now.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         match self {
             Operation::Read(read) => read.hedge(now, env, io),

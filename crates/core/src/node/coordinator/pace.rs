@@ -1,26 +1,26 @@
-//! How long each replica takes to answer a read, so that the fastest are asked first and a late one
-//! is noticed by its own measure.
+//! How long each replica takes to answer, so that the fastest are queried first and each is late by
+//! its own measure.
 
 use std::collections::BTreeMap;
 
 use crate::node::interface::LATE_READ;
 use crate::types::{Micros, NodeId, Time};
 
-/// When an answer is late.
+/// When an answer counts as late.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// After this time at least: below it lies what a busy machine does to everyone.
+    /// Never before this time: any answer of a busy machine may take as long.
     least: Micros,
     /// After this time at most.
     most: Micros,
-    /// After this time with a replica that was never asked.
+    /// After this time for a replica that has never answered.
     first: Micros,
 }
 
-/// For a copy.
+/// Bounds for a copy, the answer to a read.
 pub(super) const READS: Bounds =
     Bounds { least: LATE_READ.0, most: LATE_READ.1, first: Micros::from_millis(25) };
-/// For a confirmation that something is synced: a disk takes its time.
+/// Bounds for an acknowledgement, which waits for a sync of the disk.
 pub(super) const WRITES: Bounds = Bounds {
     least: Micros::from_millis(25),
     most: Micros::from_millis(500),
@@ -29,7 +29,7 @@ pub(super) const WRITES: Bounds = Bounds {
 /// A replica that has left a question open is tried again after this time.
 const RETRY: Micros = Micros::from_millis(1_000);
 
-/// What is known of the replicas' speed.
+/// The measured latency of each replica.
 #[derive(Clone, Debug)]
 pub(super) struct Paces {
     bounds: Bounds,
@@ -40,12 +40,12 @@ pub(super) struct Paces {
 struct Pace {
     /// Smoothed latency and its mean deviation, as Jacobson and Karels do it for TCP (1988).
     estimate: Option<(Micros, Micros)>,
-    /// Since when the oldest question is open that nothing was heard after.
+    /// When the oldest question after the last answer was sent; `None` if there is none.
     open_since: Option<Time>,
 }
 
 impl Paces {
-    /// Nothing is known of anybody.
+    /// No replica has answered yet.
     pub(super) fn new(bounds: Bounds) -> Self {
         Paces { bounds, paces: BTreeMap::new() }
     }

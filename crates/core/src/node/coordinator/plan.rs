@@ -1,5 +1,4 @@
-//! From a request to what is to be done for it: everything that can be refused before anything is
-//! sent.
+//! Plans a request: all rejections that are possible before anything is sent.
 
 use super::Origin;
 use super::env::Env;
@@ -8,21 +7,22 @@ use crate::message::{Change, Quorum, QuorumName, Rejection, ReplicaOutcomes, Req
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
-/// So many times N nodes beyond the owners are asked to stand in.
+/// At most this many times N nodes beyond the owners are used as fallbacks.
 const FALLBACKS_PER_REPLICA: usize = 2;
 
 /// A request that has passed all checks.
 pub(super) struct Plan {
     /// The owners, in order of preference.
     pub(super) owners: Vec<NodeId>,
-    /// Who may act as a fallback for them, in order of preference; nobody if only owners count.
+    /// The nodes that may act as a fallback for them, in order of preference; none if only owners
+    /// count.
     pub(super) fallbacks: Vec<NodeId>,
     pub(super) needed: u8,
     pub(super) strict: bool,
     pub(super) work: Work,
 }
 
-/// What is to be done for a request.
+/// The work that a request requires.
 pub(super) enum Work {
     Read { key: Key },
     List { partition: Partition, after: Option<Key>, limit_bytes: u32 },
@@ -145,8 +145,8 @@ impl Env {
         }
     }
 
-    /// Refuses a write that counts on fallbacks which have just refused hints because there is no
-    /// room: it would be done in part, and nobody could say what became of it.
+    /// Refuses a write that depends on fallbacks which have just refused hints because they have no
+    /// room. It would be done in part, and its outcome would be unknown.
     fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Rejection> {
         if !plan.work.is_write() || plan.strict {
             return Ok(());

@@ -87,7 +87,7 @@ impl ReadOp {
         io.out.send(to, self.common.request_id, Body::Read { key: self.key.clone() });
     }
 
-    /// Takes what a node has said, `took` after it was asked.
+    /// Handles a node's answer, which came `took` after the query.
     pub(super) fn answer(
         &mut self,
         from: NodeId,
@@ -115,7 +115,7 @@ impl ReadOp {
         }
     }
 
-    /// Answers when enough have; asks as many more as are missing.
+    /// Answers when enough replicas have; queries as many more as are missing.
     pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.reached() {
             return Some(self.found(env.config.object_limits.merged, io));
@@ -142,7 +142,7 @@ impl ReadOp {
         Response::Found { values, context, answered: self.common.quorum_tracker.counted() }
     }
 
-    /// Asks one replica more for each answer that is late.
+    /// Queries one more replica for each answer that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
         let unasked = self.common.quorum_tracker.unasked().next().is_some();

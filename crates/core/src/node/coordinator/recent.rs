@@ -1,11 +1,11 @@
-//! What the latest round trips took, by replica: for who wants to say what the next ones will take.
+//! The times of the latest round trips, by replica, as input for predictions (PBS).
 
 use std::collections::BTreeMap;
 
 use crate::message::RecentTrips;
 use crate::types::{Micros, NodeId};
 
-/// So many are kept of each kind and replica; a newer one takes the place of the oldest.
+/// Number of round trips kept of each kind and replica; a newer one replaces the oldest.
 const KEPT: usize = 1_024;
 
 /// Round trips as requests met them: one whose answer never came, or came when its request had
@@ -32,17 +32,17 @@ impl Kept {
 }
 
 impl Recent {
-    /// A copy came so long after it was asked for.
+    /// Records that a copy took `took` from query to answer.
     pub(super) fn read(&mut self, node: NodeId, took: Micros) {
         self.0.entry(node).or_default().0.add(took);
     }
 
-    /// A write was confirmed, synced, so long after it was sent.
+    /// Records that a write took `took` until its acknowledgement.
     pub(super) fn wrote(&mut self, node: NodeId, took: Micros) {
         self.0.entry(node).or_default().1.add(took);
     }
 
-    /// All of them.
+    /// The kept round trips of every replica that has answered.
     pub(super) fn reported(&self) -> Vec<RecentTrips> {
         let one = |(node, (reads, writes)): (&NodeId, &(Kept, Kept))| RecentTrips {
             node: *node,

@@ -12,8 +12,8 @@ pub(super) struct View {
     me: NodeId,
     reach: Reach,
     suspect: BTreeSet<NodeId>,
-    /// Those that refused a hint because there is no room, until when that is believed, and their
-    /// limit.
+    /// Nodes that refused a hint because they have no room, with the time until which they are
+    /// avoided, and their limit.
     full: BTreeMap<NodeId, (Time, u64)>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct View {
 const FULL: Micros = Micros::from_millis(1_000);
 
 impl View {
-    /// Nobody is linked at first, and nobody is suspected.
+    /// At first no node is linked, and none is suspected.
     pub(super) fn new(me: NodeId) -> Self {
         View { me, reach: Reach::default(), suspect: BTreeSet::new(), full: BTreeMap::new() }
     }
@@ -57,7 +57,7 @@ impl View {
         node == self.me || self.reach.has(node)
     }
 
-    /// True if an answer of this node is in doubt: another one is asked beside it.
+    /// True if an answer of this node is in doubt: another one is queried beside it.
     pub(super) fn doubts(&self, node: NodeId) -> bool {
         self.suspect.contains(&node)
     }

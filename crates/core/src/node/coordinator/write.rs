@@ -12,9 +12,10 @@ use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Nodes, Time};
 use crate::wire;
 
-/// An owner that is late after the client was answered gets a hint after so many times its timeout,
+/// An owner that is late after the client was answered gets a hint after this many times its
+/// timeout.
 const STRAGGLER: u64 = 4;
-/// and not before this time has passed.
+/// Shortest time after which such an owner gets a hint.
 const MIN_STRAGGLE: Micros = Micros::from_millis(500);
 
 /// A write in progress.
@@ -37,12 +38,12 @@ pub(super) struct Issued {
     dot: Option<Dot>,
     /// The GC epoch of the object.
     gc_epoch: GcEpoch,
-    /// When it was made.
+    /// When the write was issued.
     at: Time,
 }
 
 impl WriteOp {
-    /// Takes what a node has said, `took` after it was asked.
+    /// Handles a node's answer, which came `took` after the query.
     pub(super) fn answer(
         &mut self,
         now: Time,
@@ -74,8 +75,8 @@ impl WriteOp {
         }
     }
 
-    /// The own replica has issued: the object goes to the other owners at once, and to fallbacks
-    /// for those that cannot be reached or may not answer.
+    /// The node's own replica has issued the dot: sends the object to the other owners at once, and
+    /// to fallbacks for those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
         let (key, gc_epoch) = (self.key.clone(), made.gc_epoch);
         let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
@@ -111,8 +112,9 @@ impl WriteOp {
         self.common.expect(now, to, now + env.writes.timeout(to), env);
     }
 
-    /// Has the next fallback keep the object for this owner. When there is none left, this node
-    /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
+    /// Sends the object to the next fallback as a hint for this owner. When there is none left,
+    /// this node keeps the hint, which fills no further slot. No hint is sent before the object
+    /// exists.
     fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, io: &mut Io) {
         let Some(issued) = &self.issued else { return };
         let is_open = self.common.quorum_tracker.uncovered().any(|open| open == owner);
@@ -209,8 +211,8 @@ impl WriteOp {
         self.issued.is_none() || self.common.open.is_empty() || self.common.quorum_tracker.is_full()
     }
 
-    /// Voids its update if that has not been carried out by the deadline: nobody waits for it any
-    /// more.
+    /// Withdraws its update if that has not been carried out by the deadline: no client waits for
+    /// it any more.
     pub(super) fn withdraw(&self, env: &Env, io: &mut Io) {
         if self.issued.is_none() {
             io.out.count(Counter::WritesWithdrawn);
@@ -219,8 +221,8 @@ impl WriteOp {
         }
     }
 
-    /// Ends it: for whoever has not confirmed it this node keeps a hint, whether or not it will
-    /// yet. A fallback could refuse, and nobody would listen any more.
+    /// Ends the write: this node keeps a hint for each owner that has not acknowledged it, even if
+    /// it may do so yet. A fallback could refuse, and the rejection would not be handled any more.
     pub(super) fn leave_hints(mut self, env: &Env, io: &mut Io) {
         for question in &self.common.open {
             self.common.quorum_tracker.pass_over(question.to);
@@ -232,7 +234,7 @@ impl WriteOp {
     }
 }
 
-/// The order to keep what was issued for this owner.
+/// The message to keep the issued object as a hint for this owner.
 fn hint(key: &Key, issued: &Issued, owner: NodeId) -> Body {
     let Issued { object, gc_epoch, .. } = issued.clone();
     Body::StoreHint { key: key.clone(), object, hint_for: vec![owner], gc_epoch }

@@ -12,10 +12,10 @@ const CALM: f64 = 5.0;
 /// The weight of the newest interval in the running mean and variance.
 const WEIGHT: f64 = 0.05;
 
-/// What is known of one peer's signs of life.
+/// The history of one peer's signs of life.
 #[derive(Clone, Debug)]
 pub(super) struct Detector {
-    /// The last sign of life, of any kind; the first look at it counts as one.
+    /// The last sign of life, of any kind; the first check counts as one.
     last: Option<Time>,
     last_heartbeat: Option<Time>,
     mean: f64,
@@ -82,7 +82,7 @@ impl Detector {
         }
     }
 
-    /// What to believe after the present silence; `timeout` must have passed before a peer is down.
+    /// The liveness after the present silence; `timeout` must have passed before a peer is down.
     pub(super) fn liveness(&mut self, now: Time, timeout: Micros) -> Liveness {
         let last = *self.last.get_or_insert(now);
         let silence = now.saturating_since(last);

@@ -1,6 +1,6 @@
-//! Who may change the ring: a node that is ordered to asks all members for a grant first, and
-//! changes it with the grants of more than half of them. A member has one grant to give at a time,
-//! so of two changes at once at most one is made.
+//! Grants to change the ring: a node that is ordered to change it first queries all members, and
+//! needs the grants of more than half of them. A member gives one grant at a time, so of two
+//! changes at once at most one is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
 const TIMEOUT: Micros = Micros::from_millis(3_000);
-/// Who has not granted it is asked again after this time.
+/// A member that has not granted the change is queried again after this time.
 const RETRY_INTERVAL: Micros = Micros::from_millis(200);
 /// A grant that is not given back ends after this time. Longer than a change waits for its grants,
 /// by any two clocks.
@@ -36,7 +36,7 @@ struct Proposal {
     old: NodeId,
     new: Member,
     granted: BTreeSet<NodeId>,
-    /// Who did not grant it, and for whom.
+    /// Members that did not grant it, with the node that they name as changing the ring.
     denied: BTreeMap<NodeId, NodeId>,
     until: Time,
     next: Time,
@@ -50,7 +50,7 @@ struct Grant {
     until: Time,
 }
 
-/// Who grants a change of this ring.
+/// The members that grant a change of this ring.
 #[derive(Clone, Copy)]
 pub(super) struct Voters<'a> {
     /// Its version and digest.
@@ -71,7 +71,7 @@ impl Ballot {
         self.grant.take_if(|grant| grant.until <= now);
     }
 
-    /// Begins to ask for a change. There is none in progress.
+    /// Begins to query grants for a change. There is none in progress.
     pub(super) fn propose(
         &mut self,
         now: Time,
@@ -88,7 +88,7 @@ impl Ballot {
         self.query(now, voters, io);
     }
 
-    /// Asks those that have not granted the change, when that is due.
+    /// Queries the members that have not granted the change, when that is due.
     pub(super) fn query(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
         own.next = now + RETRY_INTERVAL;
@@ -130,7 +130,7 @@ impl Ballot {
         io.out.send(vec![from], request_id, Body::RingGranted);
     }
 
-    /// A member grants a change; gives it when more than half of `members` have.
+    /// A member grants a change; returns the change when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
@@ -155,7 +155,7 @@ impl Ballot {
         self.proposal.take().map(|own| (own.old, own.new))
     }
 
-    /// A member does not grant this node's change, or gives back what this node has granted to it.
+    /// A member does not grant this node's change, or returns the grant of this node.
     pub(super) fn denied(&mut self, from: NodeId, request_id: RequestId, by: NodeId) {
         match &mut self.proposal {
             Some(own) if own.request_id == request_id => {
@@ -170,7 +170,7 @@ impl Ballot {
         }
     }
 
-    /// Gives the own change up when its time is over.
+    /// Gives up this node's own change when its time is over.
     pub(super) fn tick(&mut self, now: Time, members: &[NodeId], io: &mut Io) {
         self.expire(now);
         let Some(own) = self.proposal.as_ref().filter(|own| own.until <= now) else { return };
@@ -183,8 +183,8 @@ impl Ballot {
         self.fail(why, io);
     }
 
-    /// Gives the own change up, if there is one: nothing has happened, and what was granted is
-    /// given back.
+    /// Gives up this node's own change, if there is one: the ring is unchanged, and the grants are
+    /// returned.
     pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
         let by = io.local.me();
@@ -196,12 +196,12 @@ impl Ballot {
         io.out.not_replaced(why);
     }
 
-    /// The own change.
+    /// The change that this node proposes: the member that goes, and the new one.
     pub(super) fn own(&self) -> Option<(NodeId, NodeId)> {
         self.proposal.as_ref().map(|own| (own.old, own.new.id()))
     }
 
-    /// When something is due.
+    /// When the next query or the end of the time is due.
     pub(super) fn next_wake(&self) -> Option<Time> {
         self.proposal.as_ref().map(|own| own.next.min(own.until))
     }

@@ -19,8 +19,8 @@ impl Fence {
         self.confirmed.insert(from, ring);
     }
 
-    /// The link to a member is lost: with which ring it lives, unless it has confirmed `own`, is
-    /// not known any more.
+    /// The link to a member is lost: the ring that it uses is unknown from now on, unless it has
+    /// confirmed `own`.
     pub(super) fn lose(&mut self, peer: NodeId, own: (u64, u64)) {
         if !self.has_confirmed(peer, own) {
             self.confirmed.remove(&peer);

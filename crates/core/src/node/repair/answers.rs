@@ -12,7 +12,7 @@ use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
 
-/// Lists of keys that are read for peers at a time; whoever asks for more is to try again.
+/// Lists of keys that are read for peers at a time; a peer that requests more has to try again.
 const MAX_SCANS: usize = 8;
 /// Bytes of records read for one list.
 const PAGE_BYTES: usize = 1 << 20;
@@ -24,7 +24,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Answers a question about a tree. Gives the partition if the peer's root is the own one.
+    /// Answers a question about a tree. Returns the partition if the peer's root equals this
+    /// node's.
     pub(super) fn query(
         &mut self,
         from: NodeId,

@@ -1,5 +1,5 @@
-//! Partitions in which what this node does not find does not count: how that ends, and what an
-//! operator has to accept where nobody else has what is lost.
+//! Partitions in which this node is read-ineligible: how that ends, and the loss that an operator
+//! has to accept where no other node has the data.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::node::ids::SyncSeq;
 use crate::node::io::Io;
 use crate::types::{NodeId, Partition, Time};
 
-/// What became of partitions read-ineligible of which this node is the only owner: nobody has
-/// what is lost.
+/// The state of read-ineligible partitions that this node owns alone: no other node has the lost
+/// data.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
-    /// True once the operator was notified.
+    /// True once the operator was notified of the loss.
     reported: bool,
-    /// So many were accepted; reported when this mark is durable.
+    /// The number of partitions whose loss was accepted; reported when this mark is durable.
     accepted: Option<(SyncSeq, u32)>,
 }
 
@@ -74,8 +74,7 @@ impl Repair {
         }
     }
 
-    /// The operator accepts that what they lack is gone: what is not found there counts from now
-    /// on.
+    /// The operator accepts the loss: absent keys of these partitions count from now on.
     pub(in crate::node) fn accept_loss(&mut self, io: &mut Io) {
         let lost: BTreeSet<Partition> = self.lost(io).into_iter().collect();
         if lost.is_empty() {

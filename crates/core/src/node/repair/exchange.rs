@@ -20,10 +20,10 @@ use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
-/// An exchange that the peer does not help on for so long is given up.
+/// An exchange without an answer of the peer for this long is given up.
 const TIMEOUT: Micros = Micros::from_millis(10_000);
-/// What differs is looked at again after this time where writes go on: what was only on its way has
-/// arrived.
+/// Differences are checked again after this time where writes go on: objects in transit have
+/// arrived then.
 const RECHECK_INTERVAL: Micros = Micros::from_millis(500);
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
@@ -49,7 +49,7 @@ pub(super) struct Exchange {
     /// Changes that the partition had seen when it began.
     changes: u64,
     stage: Stage,
-    /// What is to be answered next; `None` before anything was asked.
+    /// The answer that is expected next; `None` before the first question.
     pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
@@ -125,7 +125,7 @@ pub(super) enum Direction {
     Both,
 }
 
-/// How an exchange goes on.
+/// The result of a step of an exchange.
 pub(super) type Step = Result<Option<()>, Stop>;
 
 /// Why an exchange ends before it is done.
@@ -147,7 +147,8 @@ const GO_ON: Step = Ok(None);
 const DONE: Step = Ok(Some(()));
 
 impl Exchange {
-    /// Asks the peer to compare. `proof` if the outcome is to prove that nothing is missing here.
+    /// Sends the first question of a comparison. `proof` if the outcome is to prove that nothing is
+    /// missing here.
     pub(super) fn begin(
         now: Time,
         partition: Partition,
@@ -293,7 +294,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// Asks for the next keys of the leaves that differ.
+    /// Requests the next keys of the leaves that differ.
     fn list(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         self.stage = Stage::Theirs;
         self.has_read = true;
@@ -304,7 +305,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// Takes the peer's keys, and reads what is here of the same part.
+    /// Takes the peer's keys, and reads this node's keys of the same part.
     fn compare(&mut self, now: Time, theirs: Vec<Item>, next: Option<Key>, io: &mut Io) -> Step {
         let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
         let keys = self.after.iter().chain(theirs.iter().map(|item| &item.key));
@@ -332,7 +333,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// A part of what is here has been read.
+    /// A part of this node's keys has been read.
     pub(super) fn scanned(
         &mut self,
         now: Time,
@@ -372,7 +373,7 @@ impl Exchange {
         self.go_on(now, in_flight, io)
     }
 
-    /// Time has passed.
+    /// Continues after a pause that has ended; fails if the peer has not answered by the timeout.
     pub(super) fn tick(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         match self.stage {
             Stage::Resting(until) if until <= now => self.list(now, in_flight, io),
@@ -412,7 +413,8 @@ impl Exchange {
         }
     }
 
-    /// An object was read at one end: it goes to the other one. Says whether its flight is over.
+    /// An object was read at one end: sends it to the other one. Returns whether its transfer is
+    /// over.
     pub(super) fn carry(
         &mut self,
         request_id: RequestId,
@@ -442,7 +444,7 @@ impl Exchange {
         false
     }
 
-    /// A flight is over.
+    /// A transfer is over.
     pub(super) fn landed(
         &mut self,
         now: Time,

@@ -32,7 +32,7 @@ struct Fetch {
     key: Key,
     queried: Vec<NodeId>,
     merged: Object,
-    /// True once somebody has reported what it has.
+    /// True once another owner has sent its copy.
     reported: bool,
     due: Time,
 }
@@ -102,8 +102,8 @@ impl Healing {
         }
     }
 
-    /// An owner has reported what it has, or that its copy is damaged too, or nothing; the node
-    /// itself that the record is whole again. False if this was about something else.
+    /// An owner has sent its copy, or that it is damaged too, or nothing; or the node itself that
+    /// the record is whole again. False if the message is about something else.
     pub(super) fn hear(
         &mut self,
         now: Time,

@@ -1,5 +1,5 @@
-//! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to
-//! compare them with it.
+//! Reading the partitions from disk: once after a start, to build the trees, and then slowly again
+//! and again, to check the trees against the disk.
 
 use super::super::merkle_trees::Verdict;
 use crate::message::Counter;
@@ -14,18 +14,18 @@ const PAGE_BYTES: usize = 256 << 10;
 const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
 /// Pause between two pages in a scrub.
 const IN_SCRUB: Micros = Micros::from_millis(50);
-/// While clients wait, a page is followed by a pause of so many times what it took: reading has a
-/// tenth of one core then, whatever a page costs,
+/// While clients wait, each page is followed by a pause of this many times the time that it took,
+/// so that reading takes a tenth of one core.
 const PAUSE_PER_READING: u64 = 9;
-/// within these bounds.
+/// Bounds of such a pause.
 const MIN_PAUSE: Micros = Micros::from_millis(5);
 const MAX_PAUSE: Micros = Micros::from_millis(500);
 
-/// One partition after the other.
+/// Reads one partition after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     partitions: Vec<Partition>,
-    /// How many of them have been read, this time round.
+    /// The number of partitions read in this round.
     next: usize,
     /// True while they are read for the first time.
     is_first: bool,
@@ -34,7 +34,7 @@ pub(super) struct Reader {
     scrub_at: Option<Time>,
     current: Option<Partition>,
     token: Option<ScanToken>,
-    /// When the page that is being read was asked for.
+    /// When the page that is being read was requested.
     queried_at: Time,
     page_at: Time,
 }
@@ -66,7 +66,7 @@ impl Reader {
         (self.token.is_none() && self.current.is_some()).then_some(self.page_at)
     }
 
-    /// Reads on.
+    /// Requests the next page, unless one is being read or a pause has not ended.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if self.token.is_some() || now < self.page_at {
             return;
@@ -107,8 +107,8 @@ impl Reader {
         self.partitions.get(self.next).copied()
     }
 
-    /// A page has been read, if this `token` names one. Gives its partition, and the keys that are
-    /// damaged.
+    /// A page has been read, if this `token` names one. Returns its partition, and the damaged
+    /// keys.
     pub(super) fn scanned(
         &mut self,
         now: Time,

@@ -1,4 +1,4 @@
-//! One turn of a key: what it has, what changes, and who is to be notified when that is synced.
+//! One transaction of a key: its copies, the changes, and the nodes to notify when they are synced.
 
 use std::collections::BTreeMap;
 
@@ -39,21 +39,20 @@ impl Places {
     }
 }
 
-/// Everything that happens to a key at once.
+/// All changes to one key in one step: the copies, and the answers that depend on them.
 pub(super) struct KeyTransaction<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
-    /// True if this node is no owner of the key: what it keeps for others may have filled their
-    /// slots.
+    /// True if this node is no owner of the key: its hints may have filled their targets' slots.
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is purged of the key: whoever reports it, the last owner of collect it or a client's
-    /// context, it is not taken back.
+    /// Events of the key that are purged: they are not accepted again, neither from another owner
+    /// nor in a client's context.
     pub(super) purged: Option<Context>,
-    /// The store's id.
+    /// The store id that dots are issued with, as in [`crate::store::Meta::store`].
     pub(super) store: u64,
-    /// What the own record was before this turn; `None` while it has not changed, or if it was
+    /// The own record before this transaction; `None` while it has not changed, or if it was
     /// damaged.
     pub(super) before: Option<TreeEntry>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
@@ -62,7 +61,7 @@ pub(super) struct KeyTransaction<'a> {
 }
 
 impl Copies {
-    /// The change that brings a place on disk to what it is here.
+    /// The change that brings a place on disk up to date.
     pub(super) fn change(
         &self,
         partition: Partition,
@@ -85,8 +84,8 @@ impl Copies {
         Some(Change::Hint { target, key, record })
     }
 
-    /// All that this store has of the key, its own (of GC epoch `now`) and what it keeps for
-    /// others; `None` if any of it is damaged.
+    /// The store's own record of the key (of GC epoch `now`), merged with its hints for others;
+    /// `None` if any of them is damaged.
     pub(super) fn joined(&self, now: GcEpoch) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
         let own = Record { gc_epoch: now, ..own.clone() };
@@ -107,7 +106,7 @@ impl KeyTransaction<'_> {
         HintPlace { partition: self.partition, pending: self.pending }
     }
 
-    /// Notifies `to` when all of this turn is synced.
+    /// Answers `to` when all changes of this transaction are synced.
     pub(super) fn answer(&mut self, to: NodeId, request_id: RequestId, body: Body) {
         self.answers.push((to, request_id, body));
     }
@@ -333,8 +332,7 @@ impl KeyTransaction<'_> {
         }
     }
 
-    /// What this store knows of the key: an owner reports its record, anybody else of what it
-    /// keeps for owners.
+    /// The store's copy of the key: the record at an owner, the merged hints elsewhere.
     pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
         let mut gc_epoch = io.local.gc_epochs.number(self.partition);
         if owners.contains(&io.local.me()) {

@@ -34,7 +34,7 @@ impl Choosing {
 }
 
 impl TombstoneGc {
-    /// Asks for the next page of each round that has none, unless clients come first.
+    /// Requests the next page of each round that has none, unless clients come first.
     pub(super) fn read_on(&mut self, now: Time, io: &mut Io) {
         for (partition, round) in &mut self.rounds {
             let Round::Choosing(choosing) = round else { continue };

@@ -3,10 +3,10 @@
 use crate::node::io::Io;
 use crate::types::{Micros, Time};
 
-/// While clients wait, a step is followed by a pause of so many times what it took: the steps of
-/// the own rounds have a twentieth of the node's time then,
+/// While clients wait, each step is followed by a pause of this many times the time that it took,
+/// so that the steps of the node's own rounds take a twentieth of its time.
 const PAUSE_PER_STEP: u64 = 19;
-/// within these bounds: it goes on under lasting load, too.
+/// Bounds of such a pause: rounds make progress under lasting load, too.
 const MIN_PAUSE: Micros = Micros::from_millis(20);
 const MAX_PAUSE: Micros = Micros::from_millis(1_000);
 

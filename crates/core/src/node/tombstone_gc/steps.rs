@@ -32,9 +32,9 @@ impl TombstoneGc {
         }
     }
 
-    /// Takes over a later GC epoch that somebody knows, once what it marks purgeable is dead here.
-    /// More than one ahead, this disk is an old one: what others issued and it still has may be
-    /// purged, and is discarded.
+    /// Adopts a later GC epoch of another member, once its purgeable events are dead here. If it is
+    /// more than one ahead, this disk is an old one: events of others that it still has may be
+    /// purged, and are discarded.
     pub(super) fn adopt(&mut self, partition: Partition, gc_epoch: GcState, io: &mut Io) {
         let own = io.local.gc_epochs.number(partition);
         if partition.0 >= self.ring.partitions()
@@ -68,7 +68,7 @@ impl TombstoneGc {
         self.work(partition, io);
     }
 
-    /// Takes what is purged out of the own records.
+    /// Removes purged events from this node's records.
     pub(super) fn clear(&mut self, partition: Partition, io: &mut Io) {
         let purged = io.local.gc_epochs.of(partition).purged.clone();
         if !purged.is_empty() && self.ring.owners(partition).contains(&self.me) {
@@ -84,7 +84,7 @@ impl TombstoneGc {
         }
     }
 
-    /// Goes on with a partition's task; takes the consequences when it is over.
+    /// Continues a partition's task, and acts on its outcome when it is over.
     pub(super) fn work(&mut self, partition: Partition, io: &mut Io) {
         let is_owner = self.ring.owners(partition).contains(&self.me);
         let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, io) else { return };

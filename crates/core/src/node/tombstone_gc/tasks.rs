@@ -1,5 +1,5 @@
-//! What a change of GC epoch asks of the own records: key by key, by the replica, a few at a
-//! time.
+//! The changes to this node's records that a change of GC epoch requires: key by key, by the
+//! replica, a few at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,9 +13,10 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 /// Keys at a time, while no client waits for this node and while some do.
 const MAX_OPEN: usize = 32;
 const MAX_OPEN_BESIDE_CLIENTS: usize = 8;
-/// While clients wait, so many keys are followed by a pause of so many times what they took,
+/// While clients wait, each batch of keys is followed by a pause of this many times the time that
+/// it took.
 const PAUSE_PER_BATCH: u64 = 9;
-/// within these bounds: a proposer waits for all the keys of its round, and gives it up after a
+/// Bounds of such a pause: a proposer waits for all the keys of its round, and gives up after a
 /// while.
 const MIN_PAUSE: Micros = Micros::from_millis(5);
 const MAX_PAUSE: Micros = Micros::from_millis(25);
@@ -25,12 +26,12 @@ const PAGE_BYTES: usize = 256 << 10;
 /// What a task is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    /// What is purgeable is marked dead, to agree to a proposal.
+    /// Marks purgeable events dead, to agree to a proposal.
     Agree { to: NodeId, request_id: RequestId },
-    /// The same, to take over a later GC epoch, or to begin it and tell all; before it, an old
-    /// record is discarded.
+    /// The same, to adopt a later GC epoch, or to begin one and send it to all; before that, old
+    /// records are discarded.
     Adopt { gc_epoch: GcState, discard: bool, report: bool },
-    /// What is purged is taken out.
+    /// Removes purged events.
     Clear,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Tasks {
 struct Task {
     purpose: Purpose,
     purgeable_keys: VecDeque<PurgeableKey>,
-    /// Keys to be discarded, and where to read on for more.
+    /// Keys to be discarded.
     old: VecDeque<Key>,
     reading: Reading,
     open: BTreeSet<RequestId>,
@@ -65,10 +66,10 @@ struct Task {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
-    /// From the beginning, once this write is durable: what was taken before the task began is on
+    /// From the first key, once this write is durable: changes made before the task began are on
     /// the disk then.
     After(SyncSeq),
-    /// Behind this key.
+    /// Behind this key; `None`: from the first key of the partition.
     Next(Option<Key>),
     Under(ScanToken),
     Over,
@@ -136,7 +137,7 @@ impl Tasks {
         }
     }
 
-    /// The replica has done one thing, or could not. Gives the partition.
+    /// The replica has changed one key, or could not. Returns the partition.
     pub(super) fn done(
         &mut self,
         now: Time,
@@ -160,8 +161,8 @@ impl Tasks {
         Some(*partition)
     }
 
-    /// Gives the replica as much as it may have at a time; says how the task has ended, if it has.
-    /// Only an owner has records to see to.
+    /// Passes as many keys to the replica as it may have at a time; returns how the task has ended,
+    /// if it has. Only an owner has records to change.
     pub(super) fn go_on(
         &mut self,
         partition: Partition,

@@ -168,7 +168,7 @@ pub(crate) struct Sample {
     pub(crate) due_us: u64,
     /// The time from then to its end, in microseconds.
     pub(crate) took_us: u64,
-    /// Its outcome.
+    /// How it ended; the times include operations that failed.
     pub(crate) end: End,
 }
 
@@ -199,7 +199,7 @@ struct Shared {
     begun: AtomicU64,
     /// Number of keys that [`Choice::Sweep`] has handed out.
     swept: AtomicU64,
-    /// When the warm-up ends.
+    /// End of the warm-up; operations that are due before it are not counted.
     counted_from: Instant,
     until: Option<Instant>,
 }

@@ -185,7 +185,8 @@ pub struct Batch {
     pub digest: u64,
     /// The failure with the lowest seed among those found.
     pub failure: Option<Failure>,
-    /// The events of [`EXPECTED`] that never occurred; empty for short batches and after a failure.
+    /// Events that a long batch has to show and that never occurred; empty for short batches and
+    /// after a failure.
     pub missing: Vec<&'static str>,
 }
 

@@ -132,7 +132,7 @@ impl Scenario {
         // The faults fall roughly into the time that the load takes.
         let pace = mean_delay * 6 + 2 * MILLI + think / 2;
         let span = u64::from(operations) * pace / clients as u64;
-        // A storm is many short faults: what is unsynced is lost again and again.
+        // A storm is many short faults: unsynced data is lost again and again.
         let storm = rng.chance(0.1);
         let (faults, longest) =
             if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };

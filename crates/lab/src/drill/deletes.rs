@@ -41,7 +41,7 @@ pub(crate) enum Fate {
     Replaced,
 }
 
-/// A drill in progress.
+/// A drill in progress. Dropping it kills the daemons.
 struct Scenario<'a> {
     testbed: Testbed,
     keys: u64,

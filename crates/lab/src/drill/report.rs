@@ -22,7 +22,7 @@ const LEAST: Duration = Duration::from_millis(100);
 pub(crate) struct Stretch {
     /// Its length in seconds.
     pub(crate) seconds: f64,
-    /// Operations that were done.
+    /// Number of operations that were done.
     pub(crate) done: u64,
     /// Operations that were refused, and reads that were not answered.
     pub(crate) refused: u64,

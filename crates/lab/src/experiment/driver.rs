@@ -128,7 +128,7 @@ pub(crate) struct Reading {
     pub(crate) which: usize,
     /// The actual time from the acknowledgement to its beginning.
     pub(crate) after: Micros,
-    /// Its outcome.
+    /// Whether it returned the value of the put.
     pub(crate) seen: Seen,
 }
 

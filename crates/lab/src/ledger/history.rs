@@ -36,7 +36,7 @@ pub(crate) struct Write {
     pub(crate) act: Action,
     /// Writes that its context covers, without those that these cover in turn.
     pub(crate) covers: Box<[WriteId]>,
-    /// Its outcome.
+    /// Its outcome; unknown as long as it is not answered.
     pub(crate) fate: Fate,
     /// True if it was sent to more than one node.
     pub(crate) repeated: bool,

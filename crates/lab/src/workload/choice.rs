@@ -50,7 +50,7 @@ impl Drawer {
 pub(crate) struct Sizes {
     /// Size of all values that are not large.
     pub(crate) usual: usize,
-    /// Size of large values.
+    /// Size of large values; not used if `large_share` is 0.
     pub(crate) large: usize,
     /// Share of large values, 0 to 1.
     pub(crate) large_share: f64,

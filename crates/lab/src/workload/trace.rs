@@ -33,7 +33,7 @@ pub(crate) struct Sample {
     pub(crate) at: Duration,
     /// Duration of the operation in microseconds; `u32::MAX` if it was longer.
     pub(crate) spent_us: u32,
-    /// Its outcome.
+    /// How it ended; `spent_us` includes operations that failed.
     pub(crate) end: End,
     /// True for a read that was done and returned no value.
     pub(crate) is_absent: bool,

@@ -7,7 +7,7 @@ use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
 
-/// Longer than a run.
+/// An interval that is longer than any run.
 const NEVER: Micros = Micros(u64::MAX / 4);
 
 impl World {

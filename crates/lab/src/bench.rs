@@ -1,5 +1,5 @@
-//! What a cluster does, and what the same machine can do at most, measured in the same run; and
-//! what another store does with the same load.
+//! Throughput and latency of a cluster beside the limits of the same machine, measured in the same
+//! run, and beside another store under the same load.
 
 pub(crate) mod compare;
 pub(crate) mod echo;
@@ -17,14 +17,14 @@ use super::workload::target::Target;
 use super::workload::{Kind, Load, Mix, Report, Spec};
 use usage::{Device, Machine, Usage};
 
-/// A load runs this long unmeasured first; puts on keys of their own.
+/// Length of an unmeasured load before each measurement; its puts use other keys.
 const WARM_UP: Duration = Duration::from_millis(500);
 const TIMEOUT_MS: u32 = 10_000;
 
-/// One line of the table: what to measure.
+/// One row of the table: a measurement to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
-    /// [`Kind::Put`] or [`Kind::Get`].
+    /// The operation: [`Kind::Put`] or [`Kind::Get`], no other kind.
     pub(crate) kind: Kind,
     /// Bytes of each value.
     pub(crate) size: usize,
@@ -32,72 +32,73 @@ pub(crate) struct Case {
     pub(crate) clients: usize,
 }
 
-/// What all cases share.
+/// The parameters that all cases share.
 #[derive(Clone, Debug)]
 pub(crate) struct Field {
-    /// Where the cluster is.
+    /// Addresses of the cluster's nodes, `host:port`.
     pub(crate) addresses: Vec<String>,
-    /// How its clients behave.
+    /// Options of the clients of the cluster.
     pub(crate) options: Options,
-    /// Processes of the daemons on this machine, by name.
+    /// Process ids of the daemons on this machine, by name.
     pub(crate) daemons: BTreeMap<String, u32>,
-    /// How many members the cluster has.
+    /// Number of members of the cluster.
     pub(crate) members: usize,
-    /// Number of keys.
+    /// Number of keys of each case; gets choose among them.
     pub(crate) keys: u64,
     /// Length of each measurement.
     pub(crate) duration: Duration,
-    /// Every choice follows from it.
+    /// Seed of all choices.
     pub(crate) seed: u64,
 }
 
-/// Where the counters are read.
+/// Sources of the counters.
 #[derive(Clone, Debug)]
 pub(crate) struct Meters {
-    /// The kernel.
+    /// The kernel's counters of processes on this machine.
     pub(crate) machine: Machine,
-    /// The disk of the servers' data, if it is known.
+    /// The disk of the servers' data; `None` if it is not known.
     pub(crate) device: Option<Device>,
 }
 
-/// What was measured. CPU is in microseconds per operation, from the kernel's account of whole
-/// processes.
+/// The measurements of one case. CPU is in microseconds per operation, from the kernel's accounting
+/// of whole processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    /// What was asked for.
+    /// The case that was measured.
     pub(crate) case: Case,
-    /// How many members the cluster has, or how many processes another store.
+    /// Number of members of the cluster, or of processes of another store.
     pub(crate) members: usize,
     /// Operations done per second.
     pub(crate) rate: f64,
     /// Median latency in microseconds.
     pub(crate) p50_us: u64,
-    /// 99 of 100 were at least as fast, in microseconds.
+    /// 99th percentile of the latency, in microseconds.
     pub(crate) p99_us: u64,
-    /// Operations that were refused or unknown.
+    /// Number of operations that were refused or have an unknown outcome.
     pub(crate) failed: u64,
-    /// CPU of each server on this machine.
+    /// CPU time of each server on this machine, by name.
     pub(crate) servers_us: BTreeMap<String, f64>,
-    /// CPU of the load generator.
+    /// CPU time of the load generator.
     pub(crate) client_us: f64,
-    /// The resident set of the largest server, in bytes.
+    /// Resident set of the largest server, in bytes.
     pub(crate) rss_bytes: u64,
     /// Context switches of all servers, per operation.
     pub(crate) switches: f64,
-    /// Bytes to the disk per operation: of all that uses it, the file system's journal included.
+    /// Bytes written to the disk per operation by all its users, the journal of the file system
+    /// included; `None` if the disk is not known.
     pub(crate) device_bytes: Option<f64>,
-    /// `write_bytes` of all servers, per operation.
+    /// `write_bytes` of all servers per operation; `None` if the kernel does not report it.
     pub(crate) write_bytes: Option<f64>,
 }
 
 impl Line {
-    /// CPU of all servers and the client together.
+    /// CPU time of all servers and the client together, in microseconds per operation.
     pub(crate) fn total_us(&self) -> f64 {
         self.client_us + self.servers_us.values().sum::<f64>()
     }
 }
 
-/// Measures one case. Keys to be read are written first.
+/// Measures one case. The keys that gets read are written first.
 pub(crate) async fn measure(field: &Field, case: Case, meters: &Meters) -> Result<Line, String> {
     let in_flight = case.clients.max(FILL_CLIENTS);
     let options = Options { in_flight, ..field.options.clone() };
@@ -110,8 +111,7 @@ pub(crate) async fn measure(field: &Field, case: Case, meters: &Meters) -> Resul
     Ok(Line { members: field.members, ..line })
 }
 
-/// Measures a load, after a short one that is not measured. `servers` are the processes of the
-/// store.
+/// Measures a load, after a short unmeasured one. `servers` are the processes of the store.
 async fn run(
     target: &Target,
     spec: Spec,
@@ -194,7 +194,7 @@ fn difference(from: Option<u64>, to: Option<u64>) -> Option<u64> {
     Some(to?.saturating_sub(from?))
 }
 
-/// The kernel's account of all processes, and of the disk, at one moment.
+/// The kernel's counters of all processes, and of the disk, at one moment.
 struct Counters {
     servers: BTreeMap<String, Usage>,
     client: Usage,

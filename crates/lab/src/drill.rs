@@ -1,4 +1,4 @@
-//! Drills: real daemons, real faults, and the ledger to say what was lost.
+//! Drills: real daemons, real faults, and the ledger that shows whether anything was lost.
 
 pub(crate) mod catalog;
 pub(crate) mod clock_skew;
@@ -34,71 +34,72 @@ use serde_json::{Value, json};
 use self::timeline::Timeline;
 use super::ledger::{Counts, Finding, Verdict, Violation};
 
-/// Most findings that are reported one by one.
+/// Maximum number of findings that are reported one by one.
 const MAX_REPORTED: usize = 20;
 
-/// What every drill is reported.
+/// The parameters that every drill is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The path of `pixii`.
+    /// The path of the program `pixii` that the daemons run.
     pub(crate) program: PathBuf,
-    /// An empty directory, or one that an earlier drill left; the drill makes everything in it.
+    /// An empty directory, or the one of an earlier drill; the drill creates everything in it.
     pub(crate) dir: PathBuf,
-    /// How many rounds.
+    /// Number of rounds, in the drills that repeat their fault; the others ignore it.
     pub(crate) rounds: u64,
-    /// How many keys.
+    /// Number of keys that the drill reads and writes.
     pub(crate) keys: u64,
-    /// Victims, moments and load follow from it (as far as the machine's own timing lets them).
+    /// Seed of the choice of victims, of moments and of the load, as far as the timing of the
+    /// machine allows.
     pub(crate) seed: u64,
-    /// How long clients work, in the drills that go by time.
+    /// How long clients work, in the drills that have a fixed length.
     pub(crate) length: Duration,
-    /// Where it is noted what happens.
+    /// Records the events of the drill.
     pub(crate) timeline: Timeline,
 }
 
-/// Where a drill reports what it does, a line at a time.
+/// Prints the progress of a drill, a line at a time.
 pub(crate) type Print<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
 
-/// How a drill went.
+/// The result of a drill that counts rounds and kills.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Score {
-    /// Rounds that were finished.
+    /// Number of rounds that were finished.
     pub(crate) rounds: u64,
-    /// Daemons ended with SIGKILL.
+    /// Number of daemons ended with SIGKILL.
     pub(crate) kills: u64,
-    /// Those that were killed between exec and ready.
+    /// Number of these that were killed between exec and ready.
     pub(crate) before_ready: u64,
-    /// Starts that failed and went well when tried again.
+    /// Number of starts that failed and succeeded when repeated.
     pub(crate) failed_starts: u64,
-    /// Stores that would not open.
+    /// Number of stores that would not open.
     pub(crate) shut: u64,
-    /// The whole ledger.
+    /// The writes of the whole ledger by outcome, as of the last verification.
     pub(crate) counts: Counts,
-    /// Keys read by the verifications, all together.
+    /// Number of keys that all verifications together have read.
     pub(crate) verified: u64,
-    /// Keys that could not be read.
+    /// Number of keys that could not be read.
     pub(crate) unread: u64,
-    /// Acknowledged writes that were lost.
+    /// Number of acknowledged writes that were lost.
     pub(crate) lost: u64,
-    /// All faults, lost writes included.
+    /// Number of all faults, lost writes included.
     pub(crate) faults: u64,
-    /// The first of them.
+    /// The first faults, one by one; at most [`MAX_REPORTED`].
     pub(crate) findings: Vec<Finding>,
-    /// Values that the last verification of all keys found beside what replaced them: their writes
-    /// had been sent to two nodes.
+    /// Values that the last verification found beside the ones that replaced them: their writes had
+    /// been sent to two nodes.
     pub(crate) repeated: u64,
-    /// What else went wrong, a sentence each.
+    /// Other problems, one sentence each.
     pub(crate) notes: Vec<String>,
 }
 
-/// How any drill went, as it is reported.
+/// The result of any drill, as it is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
-    /// The last lines: how it went.
+    /// The last lines of the report: the result in short.
     pub(crate) summary: String,
-    /// What was not as it should be, a sentence each; none: the drill was passed.
+    /// The broken promises, one sentence each; empty if the drill was passed.
     pub(crate) complaints: Vec<String>,
-    /// All that was measured and counted.
+    /// All measurements and counts, as JSON.
     pub(crate) figures: Value,
 }
 
@@ -136,12 +137,13 @@ impl From<Score> for Ending {
 }
 
 impl Score {
-    /// True when nothing acknowledged was lost, nothing wrong was shown and every store opens.
+    /// True if no promise was broken: no fault was found, every key could be read and every store
+    /// opens.
     pub(crate) fn is_clean(&self) -> bool {
         self.faults == 0 && self.shut == 0 && self.unread == 0 && self.notes.is_empty()
     }
 
-    /// The line that says it all.
+    /// The result in one line.
     pub(crate) fn summary(&self) -> String {
         format!(
             "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores \
@@ -155,7 +157,7 @@ impl Score {
         )
     }
 
-    /// Every fault that is to be reported, a line each.
+    /// The faults to report, one line each.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.findings.iter().take(MAX_REPORTED).map(sentence).collect();

@@ -1,5 +1,5 @@
 //! Experiments: measurements on clusters in virtual time or of real daemons, with an emulated
-//! network, beside what theory gives.
+//! network, and the values of theory beside them.
 
 mod driver;
 pub(crate) mod failures;
@@ -14,5 +14,5 @@ pub(crate) mod staleness;
 mod theory;
 pub(crate) mod visibility;
 
-/// Called after each point; the error says that the run is to end.
+/// Called after each point; an error ends the run.
 pub(crate) type Step<'a> = &'a mut dyn FnMut() -> Result<(), String>;

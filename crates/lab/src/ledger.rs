@@ -1,4 +1,4 @@
-//! The ledger: what was asked of a cluster and what it answered, kept outside of it.
+//! The ledger: the requests to a cluster and their outcomes, kept outside of the cluster.
 //!
 //! A write is noted and synced before it is sent, and its outcome is noted after the answer, so
 //! that the ledger never knows less than the cluster owes. One append-only file of checksummed
@@ -27,16 +27,16 @@ pub(crate) use history::{Counts, History};
 pub(crate) use judge::{Finding, Violation};
 pub(crate) use verify::{Verdict, verify, verify_recent};
 
-/// Most entries waiting for the disk; clients wait beyond that.
+/// Maximum number of entries that wait for the disk; further clients wait.
 const MAX_QUEUED: usize = 4_096;
 
-/// What a write does.
+/// The operation of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub(crate) enum Action {
-    /// Writes a value of this many bytes, made by `value_of`.
+    /// Writes the value that `value_of` makes for this write id and this size.
     Put {
-        /// Its size.
+        /// Size of the value in bytes, at least [`value::MIN_VALUE_BYTES`].
         bytes: u32,
     },
     /// Deletes what its context covers.
@@ -47,31 +47,31 @@ pub(crate) enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub(crate) struct Issued {
-    /// Its id; a delete has one in the ledger only.
+    /// The id of the write; a delete has one in the ledger only.
     pub(crate) write: WriteId,
-    /// The key.
+    /// The key that is written or deleted.
     pub(crate) key: Key,
-    /// What it does.
+    /// The operation, a put or a delete.
     pub(crate) act: Action,
-    /// Writes that its context covers; what those cover themselves need not be listed.
+    /// Writes that its context covers; what these cover in turn need not be listed.
     pub(crate) covers: Vec<WriteId>,
 }
 
-/// What the cluster answered.
+/// The answer of the cluster to a write.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub(crate) enum Outcome {
-    /// Done; a put has a dot.
+    /// The write was done; a put has a dot.
     Acknowledged(Option<Dot>),
-    /// Not done, and why.
+    /// The write was not done, with the reason.
     Refused(String),
-    /// Perhaps done, and why that is not known.
+    /// The write may have been done, with the reason why that is not known.
     Unknown(String),
-    /// Done, and sent to another node, too, which may take it for a write of its own later.
+    /// The write was done, and also sent to a second node, which may later take it for a new write.
     Repeated(Option<Dot>),
 }
 
-/// An entry of the file.
+/// One entry of the file, in its own frame.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 enum Entry {
@@ -79,13 +79,14 @@ enum Entry {
     Settled { write: WriteId, outcome: Outcome, at_ms: u64 },
 }
 
-/// What the thread that owns the file is asked to do; whoever waits is reported when it is synced.
+/// Orders to the thread that owns the file. A sender that waits is notified once the entry is
+/// synced.
 enum Order {
     Append(Bytes),
     AppendAndSync(Bytes, oneshot::Sender<Result<(), String>>),
 }
 
-/// An open ledger; clones are the same one. The file is synced when the last clone goes.
+/// An open ledger; clones share the same file. It is synced when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Ledger(Arc<Inner>);
 
@@ -95,7 +96,7 @@ struct Inner {
 }
 
 impl Ledger {
-    /// Opens the ledger at `path`, or makes it. The error is one sentence.
+    /// Opens the ledger at `path`, or creates it. The error is one sentence.
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
         let fault = |error: std::io::Error| format!("the ledger {}: {error}", path.display());
         let file =
@@ -115,20 +116,20 @@ impl Ledger {
         Ok(Ledger(Arc::new(Inner { orders, history: Mutex::new(history) })))
     }
 
-    /// Notes a write; returns when the note is synced, and only then may the write be sent.
+    /// Notes a write. Returns once the note is synced; only then may the write be sent.
     pub(crate) async fn issue(&self, issued: Issued) -> Result<(), String> {
         let entry = wire::frame(&Entry::Issued { issued, at_ms: now_ms() });
         self.synced(entry).await
     }
 
-    /// Notes what became of a write. It counts once it is synced, with the next note that is waited
-    /// for or with [`Ledger::sync`]; lost before that, the outcome is unknown.
+    /// Notes the outcome of a write. It is synced with the next note that is waited for, or with
+    /// [`Ledger::sync`]. If it is lost before that, the outcome is unknown.
     pub(crate) async fn settle(&self, write: WriteId, outcome: Outcome) -> Result<(), String> {
         let entry = wire::frame(&Entry::Settled { write, outcome, at_ms: now_ms() });
         self.0.orders.send(Order::Append(entry)).await.map_err(|_| ended())
     }
 
-    /// Returns when all that was noted is synced.
+    /// Returns once all notes so far are synced.
     pub(crate) async fn sync(&self) -> Result<(), String> {
         self.synced(Bytes::new()).await
     }
@@ -140,7 +141,7 @@ impl Ledger {
         reported.await.map_err(|_| ended())?
     }
 
-    /// Syncs the ledger, reads what is new in the file, and shows `look` all of it.
+    /// Syncs the ledger, reads what the file has gained, and passes the whole history to `look`.
     pub(crate) async fn read<T>(&self, look: impl FnOnce(&mut History) -> T) -> Result<T, String> {
         self.sync().await?;
         let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +149,7 @@ impl Ledger {
         Ok(look(&mut history))
     }
 
-    /// Shows `look` what was read last.
+    /// Passes the history that was read last to `look`.
     fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.0.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -159,12 +160,12 @@ fn ended() -> String {
 }
 
 fn now_ms() -> u64 {
-    // A clock before 1970 is reported as 1970.
+    // A clock before 1970 counts as 1970.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Owns the file: everything queued is one write, and one sync if anyone waits for it. The first
-/// error is the last thing that happens.
+/// Owns the file: everything queued is one write, with one sync if any sender waits for it. It ends
+/// at the first error.
 fn write(mut file: File, path: &Path, mut queue: mpsc::Receiver<Order>) {
     while let Some(first) = queue.blocking_recv() {
         let mut bytes = BytesMut::new();
@@ -186,14 +187,14 @@ fn write(mut file: File, path: &Path, mut queue: mpsc::Receiver<Order>) {
         }
         let reported = written.map_err(|error| format!("the ledger {}: {error}", path.display()));
         for done in waiting {
-            // Whoever gave up waiting does not send its write.
+            // A sender that gave up waiting does not send its write.
             let _ = done.send(reported.clone());
         }
         if reported.is_err() {
             return;
         }
     }
-    // Nobody is left to be reported; what was waited for is synced.
+    // No sender is left that could be notified; all entries that were waited for are synced.
     let _ = file.sync_data();
 }
 

@@ -3,16 +3,16 @@
 /// A sample's mean and the half width of its 95 % confidence interval, by Student's t.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mean {
-    /// How many.
+    /// Number of samples.
     pub(crate) count: usize,
-    /// Their mean.
+    /// Their arithmetic mean; 0 without samples.
     pub(crate) mean: f64,
-    /// Half the width of the interval; 0 of fewer than two.
+    /// Half the width of the interval; 0 with fewer than two samples.
     pub(crate) half: f64,
 }
 
 impl Mean {
-    /// Of these numbers.
+    /// The mean of these samples.
     pub(crate) fn of(samples: &[f64]) -> Self {
         let count = samples.len();
         let n = count.max(1) as f64;

@@ -1,5 +1,5 @@
-//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write
-//! that was acknowledged t before, for all (R, W), by Monte Carlo over the WARS model; and
+//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): the probability that a read sees
+//! a write that was acknowledged t before, for all (R, W), by Monte Carlo over the WARS model; and
 //! k-staleness, which has a closed form.
 
 pub(crate) mod live;
@@ -13,16 +13,17 @@ use pixii_core::rng::Rng;
 use live::Links;
 use trial::Trial;
 
-/// Microseconds in a millisecond. All times of the model are plain numbers of microseconds, as its
-/// histograms have them.
+/// Microseconds in a millisecond. All times of the model are plain numbers of microseconds, as in
+/// its histograms.
 pub(crate) const MILLI: u64 = 1_000;
-/// Significant digits of all quantiles.
+/// Significant digits of all histograms.
 const DIGITS: u8 = 3;
-/// No sum of two delays is longer, in microseconds.
+/// Upper bound of all sums of delays, in microseconds.
 const LONGEST: u64 = 1_200_000 * MILLI;
 
-/// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and
-/// exponential parts are in microseconds, rounded: the printed rates have three digits.
+/// The fits of the paper: the name, the delay of the write, and the delay of the three other
+/// messages. Times of Pareto and exponential parts are in microseconds, rounded: the printed rates
+/// have three digits.
 pub(crate) const FITS: [(&str, &str, &str); 3] = [
     (
         "LNKD-SSD",
@@ -41,12 +42,12 @@ pub(crate) const FITS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// How long a message takes.
+/// The delay of a message, in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) enum Leg {
     /// Drawn from a distribution.
     Drawn(Delay),
-    /// Drawn from what was measured, in microseconds.
+    /// Drawn from measured samples, in microseconds.
     Measured(Vec<u64>),
 }
 
@@ -59,24 +60,24 @@ impl Leg {
     }
 }
 
-/// The four ways of a write and a read.
+/// The four messages of a write and a read, from the coordinator's view.
 #[derive(Clone, Debug)]
 pub(crate) struct Wars {
-    /// The write to a replica.
+    /// The write, sent to a replica.
     pub(crate) w: Leg,
-    /// Its acknowledgement.
+    /// The acknowledgement, sent back by the replica.
     pub(crate) a: Leg,
-    /// The question of a read.
+    /// The request of a read, sent to a replica.
     pub(crate) r: Leg,
-    /// Its answer.
+    /// The response, sent back by the replica.
     pub(crate) s: Leg,
-    /// What every way takes besides, except those to one replica, which is near: the coordinator's
-    /// own, or one drawn for the write and one for the read. `None`: all are near.
+    /// A further delay of every message, except those to one near replica: the coordinator's own,
+    /// or one drawn for the write and one for the read. `None`: all replicas are near.
     pub(crate) wan: Option<Leg>,
 }
 
 impl Wars {
-    /// The fit with this name.
+    /// The fit with this name; the error lists the names.
     pub(crate) fn fit(name: &str) -> Result<Self, String> {
         let found = FITS.iter().find(|(fit, _, _)| fit.eq_ignore_ascii_case(name));
         let Some((_, w, others)) = found else {
@@ -105,38 +106,39 @@ pub(crate) enum Reads {
     All,
 }
 
-/// What one (R, W) comes to.
+/// The prediction for one (R, W).
 pub(crate) struct Cell {
-    /// R.
+    /// Replicas that answer a read, 1 to N.
     pub(crate) r: u8,
-    /// W.
+    /// Replicas that acknowledge a write, 1 to N.
     pub(crate) w: u8,
-    /// After how long a read shows the write, in microseconds; 0 if it does at once.
+    /// Time after the acknowledgement from which a read shows the write, in microseconds; 0 if at
+    /// once.
     thresholds: Histogram<u64>,
 }
 
 impl Cell {
-    /// The share of reads that show a write acknowledged `t_us` microseconds before.
+    /// The share of reads that show a write that was acknowledged `t_us` microseconds before.
     pub(crate) fn fresh_at(&self, t_us: u64) -> f64 {
         let seen = self.thresholds.count_between(0, t_us);
         seen as f64 / self.thresholds.len().max(1) as f64
     }
 
-    /// After how many microseconds this share of reads shows the write.
+    /// The time after which this share of reads (0 to 1) shows the write, in microseconds.
     pub(crate) fn time_to(&self, share: f64) -> u64 {
         self.thresholds.value_at_quantile(share)
     }
 }
 
-/// What the model says for all (R, W).
+/// The predictions of the model for all (R, W).
 pub(crate) struct Prediction {
-    /// N.
+    /// Replicas of each key.
     pub(crate) n: u8,
-    /// Every (R, W), R first.
+    /// One cell for each (R, W), ordered by R, then by W.
     pub(crate) cells: Vec<Cell>,
-    /// Latency of reads in microseconds, for R from 1.
+    /// Latency of reads in microseconds, for R = 1, 2, ... N.
     pub(crate) reads: Vec<Histogram<u64>>,
-    /// Latency of writes in microseconds, for W from 1.
+    /// Latency of writes in microseconds, for W = 1, 2, ... N.
     pub(crate) writes: Vec<Histogram<u64>>,
 }
 
@@ -145,14 +147,14 @@ fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|_| unreachable!("a constant that is allowed"))
 }
 
-/// Runs the model `trials` times over replicas that are all alike; everything random follows from
+/// Runs the model `trials` times over replicas that are all alike; all random numbers follow from
 /// `seed`.
 pub(crate) fn predict(wars: &Wars, n: u8, reads: Reads, trials: u64, seed: u64) -> Prediction {
     let timeout = trial::timeout_of(wars, reads);
     run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, timeout, rng))
 }
 
-/// The same over the links of a cluster, each as it was measured.
+/// The same over the measured links of a cluster.
 pub(crate) fn predict_links(links: &Links, reads: Reads, trials: u64, seed: u64) -> Prediction {
     run(links.n() as u8, trials, seed, |trial, rng| links.draw(trial, reads, rng))
 }
@@ -192,7 +194,7 @@ pub(crate) fn misses_last(k: u32, n: u8, r: u8, w: u8) -> f64 {
     one.powi(k as i32)
 }
 
-/// Milliseconds of microseconds.
+/// Converts microseconds to milliseconds.
 pub(crate) fn ms(micros: u64) -> f64 {
     micros as f64 / MILLI as f64
 }

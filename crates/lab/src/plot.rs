@@ -1,4 +1,4 @@
-//! Figures: lines over a labelled grid, as SVG, readable by themselves.
+//! Figures: lines over a labelled grid, as SVG that needs no other file.
 
 use std::path::Path;
 
@@ -7,37 +7,37 @@ use self::svg::{Drawing, GRID, Scale, short};
 pub(crate) mod svg;
 
 const SIZE: (f64, f64) = (900.0, 560.0);
-/// The legend is right of the plot, so that it hides no line.
+/// Right end of the plot, in pixels; the legend is beyond it, so that it hides no line.
 const RIGHT: f64 = 720.0;
 const LEFT: f64 = 80.0;
 const TOP: f64 = 44.0;
-/// Below the plot, for the labels and the name of the x axis.
+/// Height below the plot for the labels and the name of the x axis, in pixels.
 const AXIS: f64 = 56.0;
 const LEGEND_LINE: f64 = 18.0;
-/// Height of a line of the caption, in pixels, and its font's.
+/// Height of a line of the caption, and its font size, in pixels.
 const CAPTION_LINE: f64 = 16.0;
 const CAPTION_FONT: f64 = 10.0;
-/// Most characters in a line of the caption.
+/// Maximum number of characters in a line of the caption.
 const CAPTION_CHARS: usize = 165;
-/// Room above the largest value.
+/// Factor by which the y axis exceeds the largest value.
 const HEADROOM: f64 = 1.08;
-/// Reported apart also by those who see no red or green; again from the first for the ninth line.
+/// Colours that can be distinguished without red and green; the ninth line has the first one again.
 const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#8c564b"];
 
-/// What a line is.
+/// The origin of a line, which decides how it is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// What was measured.
+    /// Values measured in this run; drawn as a solid line.
     Measured,
-    /// What theory or a model gives, beside it.
+    /// Values of a theory or a model; drawn dashed.
     Theory,
-    /// What the study read.
+    /// Values read off the study; drawn dotted.
     Study,
 }
 
 impl Style {
-    /// How SVG draws it.
+    /// The attributes of its stroke in SVG.
     fn stroke(self, colour: &str) -> String {
         let rest = match self {
             Style::Measured => "stroke-width=\"2\"",
@@ -48,15 +48,14 @@ impl Style {
     }
 }
 
-/// What stands at the x axis.
+/// The labels of the x axis.
 #[derive(Clone, Debug)]
 pub(crate) enum Axis {
-    /// Numbers.
+    /// The x values themselves, as numbers.
     Numbers,
-    /// Names for 0, 1, 2 and so on, of sizes that grow.
+    /// Names for 0, 1, 2 and so on, of sizes that increase.
     Sizes(Vec<String>),
-    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not
-    /// joined.
+    /// Names for 0, 1, 2 and so on, of kinds without an order: the points are not joined.
     Kinds(Vec<String>),
 }
 
@@ -65,9 +64,9 @@ pub(crate) enum Axis {
 pub(crate) struct Line {
     /// Its name in the legend.
     pub(crate) name: String,
-    /// x, y, and how far y may be off.
+    /// x, y, and half the width of the confidence interval of y.
     pub(crate) points: Vec<(f64, f64, f64)>,
-    /// What it is.
+    /// Whether it is measured or theoretical.
     pub(crate) style: Style,
     /// Lines with the same number have the same colour.
     pub(crate) colour: usize,
@@ -79,42 +78,42 @@ impl Line {
     }
 }
 
-/// A figure.
+/// A figure with its caption, to be written as one file.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
-    /// The file's name, without its ending.
+    /// The name of the file, without its extension.
     pub(crate) name: String,
-    /// What it shows.
+    /// Title, above the plot.
     pub(crate) title: String,
     /// Sample counts, seed, commit, and what else is needed to repeat it.
     pub(crate) caption: String,
-    /// What x is, with its unit.
+    /// Name of the x axis, with its unit.
     pub(crate) x: String,
-    /// What y is, with its unit.
+    /// Name of the y axis, with its unit.
     pub(crate) y: String,
-    /// What stands there.
+    /// The labels of the x axis.
     pub(crate) axis: Axis,
-    /// True: y grows by factors.
+    /// If true, the y axis is logarithmic.
     pub(crate) is_log: bool,
-    /// The lines.
+    /// The lines, in the order of the legend.
     pub(crate) lines: Vec<Line>,
 }
 
 impl Figure {
-    /// Writes `NAME.svg` to a folder. The error names the file.
+    /// Writes `NAME.svg` to a directory. The error names the file.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), String> {
         let path = dir.join(format!("{}.svg", self.name));
         std::fs::write(&path, self.draw()).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// The lowest and highest x, and y.
+    /// The lowest and highest x, and the same of y.
     fn bounds(&self) -> ((f64, f64), (f64, f64)) {
         let points = || self.lines.iter().flat_map(|line| line.points.iter());
         let low = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MAX, f64::min);
         let high = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MIN, f64::max);
         let (left, right) = (low(&|point| point.0), high(&|point| point.0));
         let top = high(&|point| point.1 + point.2) * HEADROOM;
-        // A power of ten has a label.
+        // The axis begins at a power of ten, which has a label.
         let least = low(&|point| point.1).max(f64::MIN_POSITIVE);
         let bottom = if self.is_log { 10f64.powf(least.log10().floor()) } else { 0.0 };
         let (left, right) = match self.axis {
@@ -125,7 +124,7 @@ impl Figure {
         ((left, right), (bottom, top.max(bottom + 1e-9)))
     }
 
-    /// Values of the x axis to label: one for each place of a point, if these are few.
+    /// The x values to label: one for each point, if these are few and evenly spaced.
     fn ticks(&self, x: &Scale) -> Vec<f64> {
         if let Axis::Sizes(names) | Axis::Kinds(names) = &self.axis {
             return (0..names.len()).map(|nth| nth as f64).collect();
@@ -135,7 +134,7 @@ impl Figure {
         x.ticks(if is_whole { places.saturating_sub(1) } else { 10 })
     }
 
-    /// What stands at a labelled place of the x axis.
+    /// The label of a value on the x axis.
     fn label(&self, value: f64) -> String {
         match &self.axis {
             Axis::Numbers => short(value),
@@ -165,7 +164,7 @@ impl Figure {
         drawing.finish()
     }
 
-    /// The grid, and what the axes are.
+    /// Draws the grid and the names of the axes.
     fn frame(&self, drawing: &mut Drawing, x: &Scale, y: &Scale) {
         let bottom = y.pixels.0;
         drawing.rows(y, x.pixels, 10);
@@ -191,7 +190,7 @@ impl Figure {
         let line = &self.lines[nth];
         let colour = line.colour();
         let is_joined = !matches!(self.axis, Axis::Kinds(_));
-        // Side by side where they are not joined.
+        // Points that are not joined are drawn side by side.
         let aside = (nth as f64 + 0.5) / self.lines.len() as f64 - 0.5;
         let aside = if is_joined { 0.0 } else { 0.7 * aside };
         let place = |(at, value, _): &(f64, f64, f64)| (x.at(at + aside), y.at(*value));
@@ -213,7 +212,7 @@ impl Figure {
         }
     }
 
-    /// Names the lines, right of the plot.
+    /// Draws the names of the lines, right of the plot.
     fn legend(&self, drawing: &mut Drawing) {
         let (left, mut top) = (RIGHT + 12.0, TOP + 10.0);
         for line in &self.lines {
@@ -225,12 +224,12 @@ impl Figure {
     }
 }
 
-/// True if the points are one apart.
+/// True if the points are 1 apart in x.
 fn evenly(points: &[(f64, f64, f64)]) -> bool {
     points.windows(2).all(|pair| (pair[1].0 - pair[0].0 - 1.0).abs() < 1e-9)
 }
 
-/// A text in lines of at most [`CAPTION_CHARS`], broken between words.
+/// The text in lines of at most [`CAPTION_CHARS`] characters, broken between words.
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

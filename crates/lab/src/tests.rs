@@ -18,7 +18,7 @@ use super::workload::{Kind, Load, Mix, Report, Spec};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A daemon with an empty store. Dropping it ends it.
+/// A daemon with an empty store. Dropping it stops the daemon.
 fn start(port: u16) -> Daemon {
     Daemon::start(&[port], 0, Arc::new(MemoryStore::default()))
 }

@@ -1,6 +1,7 @@
-//! Load: clients in closed loops, each a task that makes its next request when the last one is
-//! answered, or requests that begin when they are due, whatever has become of those before. With a
-//! [`Ledger`], every write is noted before it is sent and after it is answered.
+//! Load on a cluster, in one of two forms. In a closed loop, each client sends its next request
+//! when the last one is answered. In an open loop, requests begin when they are due, whatever the
+//! state of the earlier ones. With a [`Ledger`], every write is noted before it is sent and after
+//! it is answered.
 
 pub(crate) mod arrivals;
 pub(crate) mod choice;
@@ -30,16 +31,16 @@ use target::Target;
 use trace::Trace;
 use worker::Worker;
 
-/// Most different reasons that are counted apart; the others are counted together.
+/// Maximum number of reasons that are counted separately; all others are counted together.
 const MAX_REASONS: usize = 32;
 /// Latencies are reported with this many significant digits, up to this many microseconds.
 const DIGITS: u8 = 3;
 const MAX_LATENCY_US: u64 = 600_000_000;
 
-/// The kinds of operation that are measured apart.
+/// The kinds of operation that are measured separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// A read.
+    /// A read of one key.
     Get,
     /// A put that replaces what its client last read or wrote of the key.
     Put,
@@ -56,7 +57,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// In a word.
+    /// Its name in tables and reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Get => "get",
@@ -73,117 +74,118 @@ impl Kind {
 /// Shares of the kinds of operation; only their proportions count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Mix {
-    /// Of [`Kind::Get`].
+    /// Share of [`Kind::Get`].
     pub(crate) get: f64,
-    /// Of [`Kind::Put`].
+    /// Share of [`Kind::Put`].
     pub(crate) put: f64,
-    /// Of [`Kind::Blind`].
+    /// Share of [`Kind::Blind`].
     pub(crate) blind: f64,
-    /// Of [`Kind::Delete`].
+    /// Share of [`Kind::Delete`].
     pub(crate) delete: f64,
-    /// Of [`Kind::Insert`].
+    /// Share of [`Kind::Insert`].
     pub(crate) insert: f64,
-    /// Of [`Kind::Modify`].
+    /// Share of [`Kind::Modify`].
     pub(crate) modify: f64,
-    /// Of [`Kind::List`].
+    /// Share of [`Kind::List`].
     pub(crate) list: f64,
 }
 
-/// What a load is like.
+/// The parameters of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// How many clients: operations in progress at a time; with `arrivals`, at most.
+    /// Number of clients, which is the number of operations in flight; with `arrivals`, their
+    /// maximum.
     pub(crate) clients: usize,
-    /// When operations begin; none: each client's next one when its last one has ended.
+    /// When operations begin; `None`: each client begins the next one when its last one has ended.
     pub(crate) arrivals: Option<Arrivals>,
-    /// What they do. A put or delete of a key whose context its client does not remember reads it
-    /// first; that read counts as a get.
+    /// Shares of the kinds of operation. A put or delete of a key whose context its client does not
+    /// remember reads the key first; that read counts as a get.
     pub(crate) mix: Mix,
-    /// The beginning of every key; a number follows.
+    /// The beginning of every key; the number of the key follows.
     pub(crate) prefix: String,
-    /// How many keys there are.
+    /// Number of keys at the beginning.
     pub(crate) keys: u64,
-    /// Which of them is next.
+    /// How the key of the next operation is chosen.
     pub(crate) choice: Choice,
-    /// Sizes of the values.
+    /// Sizes of the values, in bytes.
     pub(crate) sizes: Sizes,
-    /// Replicas asked by a read; the cluster's default if none.
+    /// R of reads; `None` for the default of the cluster.
     pub(crate) r: Option<u8>,
-    /// Replicas that must hold a write; the cluster's default if none.
+    /// W of writes; `None` for the default of the cluster.
     pub(crate) w: Option<u8>,
     /// Deadline of each request, in milliseconds.
     pub(crate) timeout_ms: u32,
-    /// Ends by itself after this many operations, all clients together.
+    /// The load ends after this many operations of all clients together; `None` for no limit.
     pub(crate) operations: Option<u64>,
-    /// Ends by itself after this time, behind the warm-up.
+    /// The load ends this long after the warm-up; `None` for no limit.
     pub(crate) duration: Option<Duration>,
-    /// What begins in this time is carried out and not counted.
+    /// Operations that are due in this time are carried out and not counted.
     pub(crate) warm_up: Duration,
-    /// So many operations are reported one by one, too.
+    /// Maximum number of operations that are also reported one by one.
     pub(crate) samples: usize,
-    /// Every choice of keys, kinds and sizes follows from it and the client's number.
+    /// Seed of all choices of keys, kinds and sizes, together with the number of the client.
     pub(crate) seed: u64,
 }
 
-/// What became of the operations of one kind.
+/// The outcomes of the operations of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
-    /// Microseconds from request to answer, of those that were done.
+    /// Microseconds from request to answer, of the operations that were done.
     pub(crate) latency: Histogram<u64>,
-    /// Refused, or (a read) not answered: nothing was done.
+    /// Operations that were refused, and reads that were not answered: nothing was done.
     pub(crate) refused: u64,
-    /// Those of them because there was no quorum.
+    /// The part of `refused` that had no quorum.
     pub(crate) no_quorum: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
-    /// Reads that were done and showed no value.
+    /// Reads that were done and returned no value.
     pub(crate) absent: u64,
-    /// Why, and how often.
+    /// The reasons of failures, with their number.
     pub(crate) reasons: BTreeMap<String, u64>,
 }
 
-/// What a load did.
+/// The result of a load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
-    /// From its start, or the end of the warm-up, to the end of its last client.
+    /// From its start, or from the end of the warm-up, to the end of its last client.
     pub(crate) spent: Duration,
-    /// By kind; a kind that never occurred is missing.
+    /// The outcomes by kind; a kind that never occurred is missing.
     pub(crate) kinds: BTreeMap<Kind, Totals>,
-    /// Operations that were due while as many as may be were in progress, and were not begun.
+    /// Operations that were due while the maximum was in flight, and so were not begun.
     pub(crate) overdue: u64,
-    /// Keys that there are in the end.
+    /// Number of keys at the end.
     pub(crate) keys: u64,
-    /// Operations one by one, as they ended, as many as were to be reported.
+    /// The first operations in the order of their ends, at most as many as were to be reported.
     pub(crate) samples: Vec<Sample>,
 }
 
-/// One operation.
+/// One operation that was counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// What it was.
+    /// The kind of the operation.
     pub(crate) kind: Kind,
-    /// When it was to begin, in microseconds since the end of the warm-up.
+    /// When it was due, in microseconds since the end of the warm-up.
     pub(crate) due_us: u64,
-    /// How long it took from then, in microseconds.
+    /// The time from then to its end, in microseconds.
     pub(crate) took_us: u64,
-    /// How it ended.
+    /// How it ended; the times include operations that failed.
     pub(crate) end: End,
 }
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Done.
+    /// Carried out and acknowledged, or, for a read, answered.
     Done,
-    /// Refused, or a read that nobody could answer.
+    /// Refused, or a read that no node answered.
     Refused,
-    /// The same, because there was no quorum.
+    /// Refused because there was no quorum.
     NoQuorum,
     /// A write with an unknown outcome.
     Unknown,
 }
 
-/// What the clients of one load share.
+/// State that the clients of one load share.
 struct Shared {
     target: Target,
     spec: Spec,
@@ -191,31 +193,31 @@ struct Shared {
     population: Population,
     report: Mutex<Report>,
     trace: Option<Trace>,
-    /// Raised to end the load.
+    /// Set to end the load.
     stop: AtomicBool,
-    /// Operations begun.
+    /// Operations begun, those of the warm-up included.
     begun: AtomicU64,
-    /// Keys handed out by [`Choice::Sweep`].
+    /// Number of keys that [`Choice::Sweep`] has handed out.
     swept: AtomicU64,
-    /// When the warm-up ends.
+    /// End of the warm-up; operations that are due before it are not counted.
     counted_from: Instant,
     until: Option<Instant>,
 }
 
-/// A load in progress. Dropping it ends its clients at once; the outcome of their requests stays
-/// unknown.
+/// A load in progress. Dropping it stops its clients at once, so that the outcome of their requests
+/// stays unknown.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: JoinSet<Result<(), String>>,
 }
 
 impl Load {
-    /// Starts the clients, on the runtime of the caller.
+    /// Starts the clients on the runtime of the caller.
     pub(crate) fn start(target: impl Into<Target>, spec: Spec, ledger: Option<&Ledger>) -> Self {
         Load::traced(target, spec, ledger, None)
     }
 
-    /// The same; each operation is also noted in `trace` when it ends.
+    /// Starts the clients; each operation is also noted in `trace` when it ends.
     pub(crate) fn traced(
         target: impl Into<Target>,
         spec: Spec,
@@ -247,20 +249,20 @@ impl Load {
         Load { shared, workers }
     }
 
-    /// Operations begun so far.
+    /// Number of operations begun so far.
     pub(crate) fn begun(&self) -> u64 {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
-    /// Ends the load: each client finishes the request that it has in progress (an open loop: once
-    /// the next one is due). The error is the ledger's.
+    /// Ends the load. In a closed loop, each client finishes the request that it has in flight; an
+    /// open loop ends when the next request is due. The error is the one of the ledger.
     pub(crate) async fn stop(self) -> Result<Report, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish().await
     }
 
-    /// Waits until the load ends by itself. The error is the ledger's, or why the connection to
-    /// another store broke.
+    /// Waits until the load ends by itself. The error is the one of the ledger, or says why the
+    /// connection to another store broke.
     pub(crate) async fn finish(mut self) -> Result<Report, String> {
         let mut fault = None;
         while let Some(ended) = self.workers.join_next().await {
@@ -285,7 +287,7 @@ impl Shared {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next operation, which is due at `at`, unless the load is at its end.
+    /// Takes the next operation, due at `at`; false if the load has ended.
     fn begin(&self, at: Instant) -> bool {
         if self.stop.load(Ordering::Relaxed) || self.until.is_some_and(|end| at >= end) {
             return false;
@@ -298,7 +300,7 @@ impl Shared {
         more
     }
 
-    /// Notes how an operation ended that was due at `due`, unless that was in the warm-up.
+    /// Notes the outcome of an operation that was due at `due`, unless that was in the warm-up.
     fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &ClientError>) {
         let Some(since) = due.checked_duration_since(self.counted_from) else { return };
         let mut report = self.report();
@@ -318,7 +320,7 @@ impl Totals {
         Totals { latency, refused: 0, no_quorum: 0, unknown: 0, absent: 0, reasons }
     }
 
-    /// How many were done.
+    /// Number of operations that were done.
     pub(crate) fn done(&self) -> u64 {
         self.latency.len()
     }
@@ -345,9 +347,9 @@ impl Totals {
         End::Refused
     }
 
-    /// Takes over what another quorum tracker counted.
+    /// Adds the outcomes of another load.
     fn add(&mut self, other: Totals) {
-        // All have the same bounds.
+        // All histograms have the same bounds.
         let _ = self.latency.add(&other.latency);
         self.refused += other.refused;
         self.no_quorum += other.no_quorum;
@@ -366,21 +368,21 @@ impl Totals {
 }
 
 impl Report {
-    /// What became of one kind.
+    /// The outcomes of one kind; `None` if it never occurred.
     pub(crate) fn kind(&self, kind: Kind) -> Option<&Totals> {
         self.kinds.get(&kind)
     }
 
-    /// Reads that showed no value.
+    /// Number of reads that returned no value.
     pub(crate) fn absent(&self) -> u64 {
         self.kind(Kind::Get).map_or(0, |totals| totals.absent)
     }
 
-    /// The time in which this share of the operations of all kinds was done, in microseconds.
+    /// The latency below which this share (0 to 1) of all operations was done, in microseconds.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
         let mut all = Totals::new().latency;
         for totals in self.kinds.values() {
-            // All have the same bounds.
+            // All histograms have the same bounds.
             let _ = all.add(&totals.latency);
         }
         all.value_at_quantile(share)
@@ -390,7 +392,7 @@ impl Report {
         self.kinds.entry(kind).or_insert_with(Totals::new)
     }
 
-    /// Takes over what another load did beside this one.
+    /// Adds the result of another load that ran at the same time.
     pub(crate) fn add(&mut self, other: Report) {
         self.spent = self.spent.max(other.spent);
         self.overdue += other.overdue;

@@ -12,16 +12,16 @@ use pixii_core::wire;
 use super::judge::{Write, value_of};
 use super::scenario::Scenario;
 
-/// Tries of one write, the first included.
+/// Maximum number of attempts of one write, the first included.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// One client.
+/// A client that has at most one request in flight, `current`.
 #[derive(Debug)]
 pub(super) struct Client {
     rng: Rng,
     contexts: BTreeMap<Key, Blob>,
     pub(super) current: Option<Current>,
-    /// True when it has nothing more to ask.
+    /// True once it has no more requests to send.
     pub(super) is_done: bool,
     next_call: u64,
 }
@@ -34,13 +34,13 @@ pub(super) struct Current {
     pub(super) host: usize,
     pub(super) request: Request,
     pub(super) key: Key,
-    /// The write, if it is one.
+    /// The id of the write; `None` for a read.
     pub(super) write: Option<WriteId>,
     pub(super) quorum: u8,
     pub(super) strict: bool,
     pub(super) since: Time,
     pub(super) attempts: u32,
-    /// True if an earlier attempt may have happened.
+    /// True if an earlier attempt may have been carried out.
     pub(super) uncertain: bool,
     /// True if the context was altered on purpose.
     pub(super) altered: bool,
@@ -52,7 +52,7 @@ impl Client {
         Client { rng: Rng::new(seed), contexts, current: None, is_done: false, next_call: 0 }
     }
 
-    /// Draws the next request; for a write also what the judge is to know of it.
+    /// Draws the next request. For a write, also returns its description for the judge.
     pub(super) fn next(&mut self, plan: &Scenario, now: Time) -> (CallBody, Option<Write>) {
         let rng = &mut self.rng;
         let name = format!("key{}", rng.below(plan.keys));
@@ -89,7 +89,7 @@ impl Client {
         (self.attempt(plan), described)
     }
 
-    /// Makes a request the current one.
+    /// Makes a request the current one; its first attempt is not sent yet.
     pub(super) fn begin(
         &mut self,
         request: Request,
@@ -119,7 +119,8 @@ impl Client {
         current.call = self.next_call;
         current.attempts += 1;
         current.host = self.rng.below(plan.hosts as u64) as usize;
-        // Only the first attempt may have been carried out by a node that knows of no other.
+        // Later attempts are marked as repetitions: another node may have carried out an earlier
+        // one.
         let request = current.request.clone();
         let request = if current.attempts == 1 { request } else { request.again() };
         CallBody::Data { request, timeout_ms: plan.timeout_ms }
@@ -131,14 +132,14 @@ impl Client {
         current.write.is_some() && current.attempts < MAX_ATTEMPTS && self.rng.chance(0.7)
     }
 
-    /// Remembers the context that an answer gave, usually.
+    /// Usually remembers the context that an answer gave.
     pub(super) fn learn(&mut self, key: &Key, context: Blob) {
         if self.rng.chance(0.9) {
             self.contexts.insert(key.clone(), context);
         }
     }
 
-    /// The context that was given with the last read or write of a key that it remembers.
+    /// The context of the last read or write of a key, if the client remembers it.
     pub(super) fn context(&self, key: &Key) -> Option<Blob> {
         self.contexts.get(key).cloned()
     }
@@ -149,8 +150,8 @@ impl Client {
     }
 }
 
-/// What the judge is to know of a request, if it is a write. An altered context is refused, so what
-/// it covers is nothing.
+/// Describes a write for the judge; `None` for a read. A request with an altered context is
+/// refused, so its context counts as empty.
 pub(super) fn describe(request: &Request) -> Option<Write> {
     let (key, sealed, is_delete) = match request {
         Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {
@@ -178,7 +179,7 @@ fn sends_context(request: &Request) -> bool {
     }
 }
 
-/// The same bytes with one bit changed.
+/// A copy of a sealed context with one bit flipped.
 fn alter(sealed: &Blob, rng: &mut Rng) -> Blob {
     let mut bytes = sealed.0.to_vec();
     let at = rng.below(bytes.len() as u64) as usize;

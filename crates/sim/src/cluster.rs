@@ -1,6 +1,6 @@
-//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an
-//! emulated network, and clients that ask when they are ordered to. The same seed gives the same,
-//! to the microsecond.
+//! A cluster in virtual time for measurements: real nodes, in-memory stores that answer at once, an
+//! emulated network, and clients that send requests on order. The same seed gives the same run, to
+//! the microsecond.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,27 +21,27 @@ use pixii_core::wire;
 use super::looked_up;
 use super::timeline::Timeline;
 
-/// All nodes serve after this time, or never will.
+/// All nodes have to serve within this time, or founding has failed.
 const FOUNDING: Micros = Micros::from_millis(60_000);
-/// How often it is looked whether they do.
+/// Interval at which founding is checked.
 const POLL_INTERVAL: Micros = Micros::from_millis(100);
 
-/// What a cluster is like.
+/// The shape of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// How many nodes.
+    /// Number of nodes, at least `n`.
     pub nodes: usize,
     /// Replicas of each key.
     pub n: u8,
     /// Partitions of the ring.
     pub partitions: u16,
-    /// Most bytes of hints; none are kept at 0.
+    /// Limit of the hints that a node keeps, in bytes; 0 keeps none.
     pub hint_limit_bytes: u64,
     /// How often replicas compare a partition.
     pub repair_interval: Micros,
-    /// What nodes do otherwise for the measurement.
+    /// Switches of the nodes for the measurement.
     pub experiment: Experiment,
-    /// Everything random follows from it.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
@@ -60,23 +60,23 @@ impl Setup {
         }
     }
 
-    /// The same without anything that heals: no hints, no comparisons, no read repair.
+    /// The same cluster without anything that heals: no hints, no comparisons, no read repair.
     pub fn without_healing(self) -> Self {
         let experiment = Experiment { no_read_repair: true, ..self.experiment };
         Setup { hint_limit_bytes: 0, repair_interval: Micros::MAX / 4, experiment, ..self }
     }
 }
 
-/// What a request came to.
+/// The outcome of a request.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The call, as [`Cluster::query`] named it.
+    /// The id of the call, as [`Cluster::query`] returned it.
     pub call: u64,
-    /// When it was asked and when the answer was there, in virtual time.
+    /// When the request was sent, in virtual time.
     pub begun: Time,
-    /// See `begun`.
+    /// When the answer reached the client, in virtual time; not before `begun`.
     pub ended: Time,
-    /// The answer.
+    /// What the node answered, a rejection included.
     pub response: Response,
 }
 
@@ -87,12 +87,12 @@ enum Event {
     Reply { call: u64, response: Response },
 }
 
-/// Nodes that serve, their stores and their network.
+/// Nodes that serve, with their stores and their network.
 pub struct Cluster {
     setup: Setup,
     nodes: Vec<Node>,
     stores: Vec<MemoryStore>,
-    /// False for those that are dead.
+    /// False for nodes that were killed and not restarted.
     alive: Vec<bool>,
     ids: Vec<NodeId>,
     members: Members,
@@ -109,8 +109,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose nodes serve, on a network that carries everything at once. The error says
-    /// why there is none.
+    /// Founds a cluster and waits until all nodes serve, on a network without delays. The error
+    /// says why they do not.
     pub fn found(setup: &Setup) -> Result<Self, String> {
         let name = |at: usize| format!("n{}", at + 1);
         let members = (0..setup.nodes).map(|at| Member::configured(name(at), "sim:1"));
@@ -156,7 +156,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The next incarnation of a node, on what its store has.
+    /// Begins the next incarnation of a node on its store.
     fn incarnation(&mut self, at: usize) -> Result<Node, String> {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
@@ -182,12 +182,12 @@ impl Cluster {
         Ok(Node::new(config, meta, self.rng.next_u64()).with_experiment(experiment))
     }
 
-    /// Where the keys are.
+    /// The ring, which does not change after founding.
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    /// What the latest round trips of each node took.
+    /// The durations of the latest round trips of each node.
     pub fn samples(&self) -> Vec<SampleReport> {
         let name = |id: NodeId| self.members.name(id);
         let nodes = self.ids.iter().zip(&self.nodes);
@@ -196,27 +196,27 @@ impl Cluster {
             .collect()
     }
 
-    /// A node's place by its id: what [`Cluster::query`] takes.
+    /// The index of a node, as [`Cluster::query`] takes it; `None` for an unknown id.
     pub fn place(&self, node: NodeId) -> Option<usize> {
         self.places.get(&node).copied()
     }
 
-    /// The virtual time.
+    /// The virtual time; only [`Cluster::next`] and [`Cluster::run_to`] advance it.
     pub fn now(&self) -> Time {
         self.time.now()
     }
 
-    /// Bytes of messages between nodes so far, framed, by what they are about.
+    /// Framed bytes of the messages that nodes have sent each other so far, by kind.
     pub fn sent(&self) -> &BTreeMap<Kind, u64> {
         &self.sent
     }
 
-    /// False for a node that is dead.
+    /// False for a node that was killed and not restarted.
     pub fn is_alive(&self, at: usize) -> bool {
         self.alive[at]
     }
 
-    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The
+    /// Applies these rules to the network from now on, in the language of `pixii emulate`. The
     /// error is a sentence about the first mistake.
     pub fn emulate(&mut self, rules: &str) -> Result<(), String> {
         let rules: Vec<Rule> = parse(rules, &self.members)?;
@@ -224,7 +224,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// A node dies; links to it break.
+    /// Kills a node and breaks the links to it.
     pub fn kill(&mut self, at: usize) {
         self.alive[at] = false;
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
@@ -232,8 +232,8 @@ impl Cluster {
         }
     }
 
-    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live
-    /// come up. The error says why it does not start.
+    /// Restarts a killed node, with an empty disk if `lost`; links to the live nodes come up. The
+    /// error says why it does not start.
     pub fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
         if lost {
             self.stores[at] = MemoryStore::default();
@@ -249,7 +249,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// True if all owners of a key hold the same of it.
+    /// True if all owners of a key hold the same object.
     pub fn is_same(&self, key: &Key) -> bool {
         let partition = self.ring.partition(key);
         let owners = self.ring.owners(partition).iter().filter_map(|owner| self.place(*owner));
@@ -261,7 +261,7 @@ impl Cluster {
         held.all(|other| other == first)
     }
 
-    /// A client sends a request to a node. Gives the call's name.
+    /// Sends a request of a client to a node; returns the id of the call.
     pub fn query(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
         self.next_call += 1;
         let call = self.next_call;
@@ -269,7 +269,7 @@ impl Cluster {
         let (now, kind) = (self.time.now(), request.kind());
         let verdict = self.net.verdict(now, Place::Client(client), self.ids[to], kind);
         if let Verdict::Deliver(delays) = verdict {
-            // A connection carries a call once or breaks.
+            // A connection delivers a call exactly once or breaks.
             let after = delays.first().copied().unwrap_or(Micros::ZERO);
             let event = Event::Call { client, call, to, request, timeout_ms };
             self.time.schedule(now + after, event);
@@ -277,7 +277,7 @@ impl Cluster {
         call
     }
 
-    /// The next answer that a client gets; `None` when the time is `until` before there is one.
+    /// The next answer that reaches a client; `None` if there is none before `until`.
     pub fn next(&mut self, until: Time) -> Option<Answer> {
         while self.answers.is_empty() {
             let event = self.time.next(until)?;
@@ -286,7 +286,7 @@ impl Cluster {
         self.answers.pop_front()
     }
 
-    /// Lets time pass; answers stay for [`Cluster::next`].
+    /// Advances the virtual time to `end`; answers are kept for [`Cluster::next`].
     pub fn run_to(&mut self, end: Time) {
         while let Some(event) = self.time.next(end) {
             self.step(event);
@@ -295,7 +295,7 @@ impl Cluster {
 
     fn step(&mut self, event: Event) {
         match event {
-            // An earlier one may have taken its place.
+            // An earlier wake-up may have replaced this one.
             Event::Wake(node) if self.wakes[node] == Some(self.time.now()) => {
                 self.wakes[node] = None;
                 self.input(node, Input::Tick);
@@ -354,7 +354,7 @@ impl Cluster {
     fn carry(&mut self, at: usize, work: Work) -> Done {
         let store = &self.stores[at];
         if let Work::Write { seq, changes } = work {
-            // A store in memory does not fail.
+            // Writes to a store in memory do not fail.
             let _ = store.apply(&changes);
             let _ = store.sync();
             return Done::Synced { seq };

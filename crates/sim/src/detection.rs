@@ -1,6 +1,6 @@
 //! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time.
-//! How long until a node that died, froze or was cut off is down in every view; how often a live
-//! one is suspected; what it costs.
+//! Measures how long it takes until a killed, frozen or cut-off node is marked down in every view,
+//! how often a live node is suspected, and how many bytes of gossip that costs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,63 +17,64 @@ use pixii_core::wire;
 
 use super::timeline::Timeline;
 
-/// Links come up within this time after the start, and break so soon after a death.
+/// Links come up within this time after the start, and break within it after a kill.
 const LINKING: Micros = Micros::from_millis(200);
-/// Nodes have learned each other's pace after this time; until then nothing is measured.
+/// Nodes have learned the heartbeat intervals of each other after this time; nothing is measured
+/// before.
 const WARM_UP: Micros = Micros::from_millis(60_000);
-/// Every view has noticed a fault in this time, or never will.
+/// Every node has marked the victim down within this time, or never does.
 const TIMEOUT: Micros = Micros::from_millis(120_000);
-/// Partitions: more than nodes is of no use to gossip.
+/// Partitions of the ring; gossip does not use them.
 const PARTITIONS: u16 = 1_024;
 
-/// What is tried.
+/// The parameters of one trial.
 #[derive(Clone, Copy, Debug)]
 pub struct Trial {
-    /// How many nodes.
+    /// Number of nodes, the victim of the faults included.
     pub nodes: usize,
-    /// For how long nothing happens, after a minute of warming up, in milliseconds of virtual time.
+    /// Length of the quiet phase after a minute of warm-up, in milliseconds of virtual time.
     pub quiet_ms: u64,
-    /// The share of messages that is lost, 0 to 1.
+    /// Share of messages that are lost, 0 to 1.
     pub loss: f64,
-    /// Time between two rounds of gossip, in milliseconds.
+    /// Interval between two rounds of gossip, in milliseconds.
     pub interval_ms: u64,
-    /// A silence of this length may be death, in milliseconds.
+    /// A node that is silent for this long may be dead, in milliseconds.
     pub timeout_ms: u64,
-    /// Everything random follows from it.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// What befalls one node at the end.
+/// The fault that one node has at the end of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its process ends: links to it break.
+    /// The process ends: links to it break.
     Killed,
-    /// It does nothing any more; links to it stay up.
+    /// The process stops working; links to it stay up.
     Frozen,
-    /// Nothing passes between it and the others; links stay up.
+    /// No message passes between the node and the others; links stay up.
     CutOff,
 }
 
-/// What a trial showed.
+/// What a trial measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detected {
-    /// Times that a live node was suspected by another one in the quiet time, and marked down.
+    /// Number of times that a node suspected a live node in the quiet phase.
     pub suspected: u64,
-    /// See `suspected`.
+    /// Number of times that a node marked a live node down in the quiet phase.
     pub marked_down: u64,
-    /// Bytes of gossip that a node sent per second of the quiet time, framed.
+    /// Framed bytes of gossip that a node sent per second of the quiet phase, on average.
     pub bytes_per_second: f64,
-    /// Each end, and how it was noticed.
+    /// Each fault, and when the other nodes noticed it.
     pub ends: Vec<(End, Noticed)>,
 }
 
-/// How the end of a node was noticed.
+/// When the other nodes marked the victim down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Noticed {
-    /// From the fault until the first and until the last of the others believed the node to be
-    /// down, in milliseconds; `None` if some never did.
+    /// Time from the fault until the first node marked the victim down, in milliseconds; `None` if
+    /// some node never did.
     pub first_ms: Option<u64>,
-    /// See `first_ms`.
+    /// The same until the last node did; `None` exactly when `first_ms` is.
     pub last_ms: Option<u64>,
 }
 
@@ -89,7 +90,7 @@ struct Field {
     nodes: Vec<Node>,
     ids: Vec<NodeId>,
     places: HashMap<NodeId, usize>,
-    /// The one that something has befallen, and what.
+    /// The node with the fault, and the fault; `None` before the end.
     victim: Option<(usize, End)>,
     wakes: Vec<Option<Time>>,
     time: Timeline<Event>,
@@ -99,8 +100,8 @@ struct Field {
     bytes: u64,
 }
 
-/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were
-/// the only one.
+/// Runs one trial: all nodes gossip, and then each fault occurs at one node, each in a copy of the
+/// same state.
 pub fn detect(trial: &Trial) -> Detected {
     let mut field = Field::new(trial);
     field.run_to(Time::START + WARM_UP);
@@ -177,7 +178,7 @@ impl Field {
         field
     }
 
-    /// Something befalls the last node, and the others are to notice.
+    /// The last node has the fault; returns when the others noticed.
     fn notice(mut self, end: End) -> Noticed {
         let begun = self.time.now();
         let victim = self.nodes.len() - 1;
@@ -206,7 +207,7 @@ impl Field {
     fn run_to(&mut self, end: Time) {
         while let Some(event) = self.time.next(end) {
             match event {
-                // An earlier one may have taken its place.
+                // An earlier wake-up may have replaced this one.
                 Event::Wake(node) if self.wakes[node] == Some(self.time.now()) => {
                     self.wakes[node] = None;
                     self.input(node, Input::Tick);
@@ -224,7 +225,7 @@ impl Field {
     }
 
     fn input(&mut self, at: usize, input: Input) {
-        // Cut off, it goes on by itself.
+        // A node that is cut off keeps running.
         if self.victim.is_some_and(|(victim, end)| victim == at && end != End::CutOff) {
             return;
         }
@@ -261,7 +262,7 @@ impl Field {
         let message = Arc::new(message);
         for id in to {
             let Some(to) = self.places.get(id).copied() else { continue };
-            // Nothing passes to or from the victim, whatever has befallen it.
+            // No message passes to or from the victim, whatever its fault.
             if self.victim.is_some_and(|(victim, _)| victim == from || victim == to) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The judge: remembers what every client was notified and holds the store to it.
+//! The judge: remembers every answer that a client received and holds the store to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,31 +19,31 @@ pub(super) struct Write {
     pub(super) key: Key,
     pub(super) context: Context,
     pub(super) is_delete: bool,
-    /// False once it is certain that it was never carried out.
+    /// False once it is certain that no node carried it out.
     pub(super) possible: bool,
     pub(super) acknowledged: Option<Acknowledged>,
 }
 
-/// What a host would have of a key after a power cut now.
+/// What a host would have of a key after a power cut at this moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    /// Its place among the owners, if it is one.
+    /// Its place among the owners of the key; `None` if it owns no replica.
     pub(super) owner: Option<usize>,
-    /// Its own record.
+    /// Its own replica; an empty object if it has none.
     pub(super) own: Object,
-    /// What it keeps for owners, by their place.
+    /// The hints that it keeps, with the place of the owner that each is for.
     pub(super) hints: Vec<(usize, Object)>,
 }
 
 impl Image {
-    /// All of it.
+    /// The merge of the replica and all hints.
     pub(super) fn joined(&self) -> Object {
         self.hints.iter().fold(self.own.clone(), |all, (_, hint)| all.sync(hint))
     }
 }
 
-/// The slots that hold something: owners by themselves, and others by what they keep for an owner,
-/// each host for one slot.
+/// Counts the slots that hold something. An owner fills its own slot, any other host the slot of
+/// one owner that it keeps a hint for.
 fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
     let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     for image in images {
@@ -84,7 +84,7 @@ fn place(
     false
 }
 
-/// What is known of a write since it was acknowledged.
+/// What is known of a write that was acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Acknowledged {
     since: Time,
@@ -92,17 +92,18 @@ pub(super) struct Acknowledged {
     w: u8,
     strict: bool,
     dot: Option<Dot>,
-    /// The hosts whose disks held it then, or may have before they forgot it.
+    /// The hosts whose disks held the write when it was acknowledged, or that may have held it
+    /// before they lost data.
     holders: Vec<usize>,
 }
 
-/// A disk that forgot something: all of it, or one key.
+/// A disk that lost data: all keys, or one.
 #[derive(Debug)]
 struct Loss {
     at: Time,
     host: usize,
     key: Option<Key>,
-    /// True if nobody could notice: it is read-eligible although it forgot.
+    /// True if no node could notice the loss: the host stays read-eligible all the same.
     silent: bool,
 }
 
@@ -112,9 +113,9 @@ impl Loss {
     }
 }
 
-/// What a client is notified of a write.
+/// The acknowledgement of a write, as its client receives it.
 pub(super) struct Acknowledgement {
-    /// When the client asked, and when it is reported.
+    /// When the client sent the request, and when it receives the acknowledgement.
     pub(super) since: Time,
     pub(super) now: Time,
     pub(super) w: u8,
@@ -123,20 +124,20 @@ pub(super) struct Acknowledgement {
     pub(super) context: Context,
 }
 
-/// Everything that was written and read.
+/// The writes and the losses of a run, against which answers are checked.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     writes: BTreeMap<WriteId, Write>,
     by_key: BTreeMap<Key, Vec<WriteId>>,
     dots: BTreeMap<(Key, Dot), WriteId>,
-    /// Every dot that a write was seen to have: more than one if it was repeated at another
+    /// Every dot that a write was seen with: more than one if a retry was carried out by another
     /// replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
-    /// A read that shows at least so many values may leave out others; its context does not cover
-    /// them.
+    /// A read with at least this many values may omit others; its context does not cover the
+    /// omitted ones.
     cut_from: Option<usize>,
-    /// Events of each key that no clock need tell of any more.
+    /// Events of each key that were purged: no clock has to contain them any more.
     purged: BTreeMap<Key, BTreeMap<Actor, u64>>,
 }
 
@@ -150,7 +151,7 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
-    /// A host begins a GC epoch: what is collected in it need not be notified of any more.
+    /// A host begins a GC epoch: clocks need not contain the events that it purges any more.
     pub(super) fn begin_gc_epoch(&mut self, gc_epoch: &GcState) {
         for purgeable_key in &gc_epoch.purged {
             let known = self.purged.entry(purgeable_key.key.clone()).or_default();
@@ -161,7 +162,7 @@ impl Judge {
         }
     }
 
-    /// From so many values on, a read need not show all.
+    /// Reads with this many values or more may omit others.
     pub(super) fn cut_reads_from(&mut self, values: usize) {
         self.cut_from = Some(values);
     }
@@ -182,15 +183,15 @@ impl Judge {
         self.writes.insert(id, write);
     }
 
-    /// The client was notified that its write was refused, at every attempt.
+    /// The client learned that its write was refused, at every attempt.
     pub(super) fn refuse(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.possible = false;
         }
     }
 
-    /// The client has given up an attempt: an acknowledgement of it that is on its way is not
-    /// heard. Whether the write counts is decided by the attempts that follow.
+    /// The client has given up an attempt and ignores a late acknowledgement of it. The following
+    /// attempts decide whether the write counts.
     pub(super) fn unheard(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.acknowledged = None;
@@ -220,7 +221,7 @@ impl Judge {
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
         let held = slots(durable, strict, &holds);
-        // What a fallback holds will be its owner's alone.
+        // A hint of a fallback ends up at its owner only.
         let kept =
             durable.iter().filter(|image| image.owner.is_none()).flat_map(|image| &image.hints);
         let heirs: BTreeSet<usize> =
@@ -258,33 +259,31 @@ impl Judge {
         durable.iter().try_for_each(|image| self.check_object(&key, &image.joined()))
     }
 
-    /// A host's disk forgot everything, or one key.
+    /// A host's disk lost all data, or one key.
     pub(super) fn lose(&mut self, at: Time, host: usize, key: Option<Key>) {
         self.losses.push(Loss { at, host, key, silent: false });
     }
 
-    /// The host's last loss was not noticed, and could not be.
+    /// The last loss of this host could not be noticed, so it is excused.
     pub(super) fn excuse(&mut self, host: usize) {
         if let Some(loss) = self.losses.iter_mut().rev().find(|loss| loss.host == host) {
             loss.silent = true;
         }
     }
 
-    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it
+    /// True if a disk that held the write may have lost it unnoticed: a read may miss the write
     /// there.
     fn is_excused(&self, Acknowledged { since, holders, .. }: &Acknowledged) -> bool {
         let mut silent = self.losses.iter().filter(|loss| loss.silent && loss.at >= *since);
         silent.any(|loss| holders.contains(&loss.host))
     }
 
-    /// True if some disk has forgotten the key since then: what it had confirmed before may be
-    /// gone.
+    /// True if some disk has lost the key since then: it may have lost what it had acknowledged.
     fn lost_since(&self, since: Time, key: &Key) -> bool {
         self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
     }
 
-    /// True if W or more of the disks that held the write have forgotten it: nothing is promised
-    /// any more.
+    /// True if W or more of the disks that held the write have lost it: no promise holds any more.
     fn is_void(&self, key: &Key, Acknowledged { since, w, holders, .. }: &Acknowledged) -> bool {
         let forgot = |host: &&usize| {
             let mut losses = self.losses.iter().filter(|loss| loss.host == **host);
@@ -293,7 +292,7 @@ impl Judge {
         holders.iter().filter(forgot).count() >= usize::from(*w)
     }
 
-    /// A dot names one write for ever.
+    /// A dot names the same write for ever.
     fn claim(&mut self, key: &Key, dot: Dot, id: WriteId) -> Result<(), Broken> {
         let owner = *self.dots.entry((key.clone(), dot)).or_insert_with(|| {
             self.dots_of.entry(id).or_default().push(dot);
@@ -306,7 +305,7 @@ impl Judge {
         Ok(())
     }
 
-    /// A host writes this object: what it shows of dots holds for ever.
+    /// A host writes this object: each dot in it names the same write for ever.
     pub(super) fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
         let mut issued = BTreeSet::new();
         for (dot, version) in object.values() {
@@ -319,8 +318,7 @@ impl Judge {
         Ok(())
     }
 
-    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of
-    /// `id`.
+    /// True if another write that may have happened had seen `dot` or any other dot of `id`.
     fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
         let dots = self.dots_of.get(&id).into_iter().flatten().copied();
         let dots: Vec<Dot> = dots.chain([dot]).collect();
@@ -363,9 +361,9 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(reported) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *reported;
-            // What fallbacks took counts for a read once their hints have arrived. But a fallback
-            // counts only with what it keeps: where a read shows nothing, not even a tombstone, R
-            // owners have said so.
+            // Writes that fallbacks took count for a read once their hints have arrived. But a
+            // fallback counts only with the hints that it keeps: if a read shows nothing, not even
+            // a tombstone, R owners have answered so.
             let stood_in = !strict && !context.is_empty();
             let sloppy = stood_in || !reported.strict;
             let void = sloppy || self.is_void(key, reported) || self.is_excused(reported);
@@ -398,10 +396,11 @@ impl Judge {
         Ok(())
     }
 
-    /// True if `write` had seen all of the other one, so that no value of that may be shown any
-    /// more. One that was sent to several nodes is known by the dot of its own actor: whoever has
-    /// seen only the copy that the first node issued has not seen the others. (A read that does not
-    /// miss the put once it is acknowledged sees that dot.)
+    /// True if `write` had seen all of `other`, so that no value of `other` may be shown any more.
+    /// A write that was sent to several nodes also has a dot of its own actor, and that dot
+    /// decides: a client that has seen only the dot of the first node has not seen the other
+    /// copies. (A read that does not miss the put once it is acknowledged sees the dot of its own
+    /// actor.)
     fn has_replaced(&self, write: &Write, other: WriteId) -> bool {
         let Some(dots) = self.dots_of.get(&other) else { return false };
         let own = Dot { actor: Actor::of_write(other), counter: 1 };
@@ -441,7 +440,8 @@ impl Judge {
         Ok(())
     }
 
-    /// An acknowledged write of which this copy does not know, though it is not purged.
+    /// An acknowledged write that this copy lacks although it is not purged; `None` if there is
+    /// none.
     pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
         let reported = |dot: Dot| copy.covers(dot) || self.is_purged(key, dot);
         let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
@@ -454,8 +454,8 @@ impl Judge {
 
     /// The end: the copies of a key's owners that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        // Owners take out what is purged one after the other: they differ by that and by nothing
-        // else.
+        // Owners purge events one after the other: their copies may differ by these events, and by
+        // nothing else.
         let known = self.purged.get(key).into_iter().flatten();
         let purged = Context::new(
             known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),

@@ -1,6 +1,6 @@
 //! The simulator: the production machine on a simulated network and simulated disks, in virtual
-//! time, from one seed. Faults first, then healing, then the final judgement; every acknowledgement
-//! is judged at its moment.
+//! time, from one seed. A run has a phase of load and faults, then healing, then a final judgement.
+//! Every acknowledgement is judged at the moment it is given.
 
 mod clients;
 pub mod cluster;
@@ -22,7 +22,8 @@ use judge::Broken;
 use scenario::Scenario;
 use world::World;
 
-/// What has to happen at least once in a long enough batch of runs, or the batch proves little.
+/// Events that have to occur at least once in a long enough batch; without them the batch proves
+/// little.
 const EXPECTED: &[&str] = &[
     "clean stops",
     "clusters restored from copies",
@@ -94,45 +95,45 @@ const EXPECTED: &[&str] = &[
     "writes_withdrawn",
 ];
 
-/// Runs that are spent on making a failure shorter.
+/// Maximum number of runs that are spent on shortening a failure.
 const MAX_SHRINKS: usize = 400;
-/// A batch this long has to meet everything in [`EXPECTED`].
+/// A batch with at least this many runs has to show every event in [`EXPECTED`].
 const LONG_BATCH: u64 = 500;
 
 /// The counts of one run or of a batch, by name.
 pub type Counts = BTreeMap<&'static str, u64>;
 
-/// One run that broke a promise.
+/// A run that broke a promise.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Run this seed again to see it again.
+    /// The seed of the run; the same seed breaks the same promise again.
     pub seed: u64,
-    /// What was promised and what happened.
+    /// The promise, and how it was broken.
     pub what: String,
-    /// The faults of the shortest run that still breaks a promise, and all that happened to the key
-    /// concerned, a line each.
+    /// The faults of the shortest run that still breaks a promise, and all events of the key
+    /// concerned, one line each.
     pub trace: Vec<String>,
-    /// That run as JSON, for [`replay`].
+    /// The shortest run as JSON, for [`replay`].
     pub schedule: String,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// How often each thing happened.
+    /// How often each event occurred, by name.
     pub counts: Counts,
-    /// A digest of every delivery and its time: equal for equal seeds.
+    /// Digest of all deliveries and their times; the same seed gives the same digest.
     pub digest: u64,
-    /// The promise that was broken, if one was.
+    /// The promise that was broken; `None` if all were kept.
     pub failure: Option<Failure>,
 }
 
-/// Runs one seed with `operations` client requests.
+/// Runs one seed with `operations` requests of clients.
 pub fn run(seed: u64, operations: u32) -> Outcome {
     run_scenario(&Scenario::draw(seed, operations))
 }
 
-/// Runs a schedule that a [`Failure`] kept. The error says why it is none.
+/// Runs the schedule of a [`Failure`] again. The error says why the text is not a schedule.
 pub fn replay(schedule: &str) -> Result<Outcome, String> {
     let scenario: Scenario = serde_json::from_str(schedule).map_err(|error| error.to_string())?;
     scenario.check()?;
@@ -145,10 +146,10 @@ fn run_scenario(scenario: &Scenario) -> Outcome {
     Outcome { counts: world.counts().clone(), digest: world.digest(), failure }
 }
 
-/// The failure of a run, made as short as it gets and reported.
+/// Shortens a failed run and describes it.
 fn report(scenario: &Scenario, broken: Broken) -> Failure {
     let (shortest, broken) = shrink(scenario.clone(), broken);
-    // The same scenario runs the same way: the trace is reported only when there is one.
+    // The same scenario gives the same run, so the trace is recorded only now.
     let mut world = World::new(shortest.clone(), Some(broken.key));
     world.run();
     let mut trace = shortest.describe();
@@ -157,7 +158,7 @@ fn report(scenario: &Scenario, broken: Broken) -> Failure {
     Failure { seed: scenario.seed, what: broken.what, trace, schedule }
 }
 
-/// Leaves out faults and operations for as long as some promise is still broken.
+/// Leaves out faults and operations as long as some promise is still broken.
 fn shrink(mut scenario: Scenario, mut broken: Broken) -> (Scenario, Broken) {
     let mut tries = MAX_SHRINKS;
     loop {
@@ -173,18 +174,19 @@ fn shrink(mut scenario: Scenario, mut broken: Broken) -> (Scenario, Broken) {
     }
 }
 
-/// What a batch of runs came to.
+/// The result of a batch of runs.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Runs that ended.
+    /// Number of runs that ended; fewer than requested if the batch stopped at a failure.
     pub runs: u64,
-    /// How often each thing happened, over all runs.
+    /// How often each event occurred, over all runs.
     pub counts: Counts,
-    /// The sum of the runs' digests: equal for equal batches.
+    /// The wrapping sum of the digests of all runs; equal batches have equal sums.
     pub digest: u64,
     /// The failure with the lowest seed among those found.
     pub failure: Option<Failure>,
-    /// What should have happened in a batch of this length, and never did.
+    /// Events that a long batch has to show and that never occurred; empty for short batches and
+    /// after a failure.
     pub missing: Vec<&'static str>,
 }
 
@@ -225,7 +227,7 @@ pub fn run_batch(
     batch
 }
 
-/// What a store in memory answers to a question; `None` where it is asked to write.
+/// The answer of a store in memory to a read; `None` if `work` is a write.
 fn looked_up(store: &MemoryStore, work: Work) -> Option<Done> {
     Some(match work {
         Work::Read { token, partition, key, hints_for } => {

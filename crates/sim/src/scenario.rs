@@ -1,62 +1,63 @@
-//! What one seed decides before a run begins: the cluster, the network, the load, the faults.
+//! What a seed determines before a run begins: the cluster, the network, the load, the faults.
 
 use pixii_core::rng::Rng;
 use pixii_core::types::{MILLI, Micros, ObjectLimits};
 use serde::{Deserialize, Serialize};
 
-/// A disk that hangs is noticed after this time: sooner than by a daemon, as all times of a run are
-/// shorter.
+/// A hanging disk is noticed after this time. Daemons take longer; all times of a run are shorter.
 pub(super) const NOTICED_AFTER: Micros = Micros::from_millis(300);
 
-/// A fault and its effect.
+/// A fault and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fault {
-    /// kill -9: what was not synced may be gone. Up again after this long.
+    /// `kill -9`: unsynced data may be lost. The host starts again after `down`.
     Crash { host: usize, down: Micros },
-    /// A stop as an operator does it. Up again after this long.
+    /// A clean stop, as by an operator. The host starts again after `down`.
     CleanStop { host: usize, down: Micros },
-    /// The node does nothing for a while; its links stay up.
+    /// The node does nothing for `length`; its links stay up.
     Pause { host: usize, length: Micros },
-    /// The disk is nearly full for a while.
+    /// The disk is nearly full for `length`.
     Full { host: usize, length: Micros },
-    /// The disk takes a hundred times as long for a while.
+    /// The disk takes a hundred times as long for `length`.
     Slow { host: usize, length: Micros },
-    /// The disk answers nothing for a while, and fails nothing.
+    /// The disk neither answers nor fails any request for `length`.
     Hang { host: usize, length: Micros },
-    /// Nothing passes from one host to another for a while, or between the two.
+    /// No message passes from one host to another for `length`; with `both`, in neither direction.
     Cut { from: usize, to: usize, both: bool, length: Micros },
-    /// The link between two hosts breaks and comes up again, so many times.
+    /// The link between two hosts breaks and comes up again, `times` times.
     Flap { host: usize, other: usize, times: u64, length: Micros },
-    /// Nothing passes between the hosts whose bit is set and the others for a while.
+    /// No message passes between the hosts whose bit in `side` is set and the others for `length`.
     Partition { side: u64, length: Micros },
     /// A crash after which the disk is empty.
     LoseDisk { host: usize, down: Micros },
     /// A backup of the disk is made.
     BackUp { host: usize },
-    /// A crash after which the disk is as it was at the last backup.
+    /// A crash after which the disk has the content of the last backup.
     RollBack { host: usize, down: Micros },
-    /// A crash after which another host's disk is tried here, and then the own one again.
+    /// A crash after which the host starts with the disk of another host, and then with its own
+    /// again.
     CopyDisk { host: usize, from: usize, down: Micros },
     /// A bit flips in some record.
     Damage { host: usize },
-    /// A crash after which a new store has the place of a damaged one, with what that still shows.
+    /// A crash after which the damaged store is replaced by a new one with the records that are
+    /// still readable.
     LosePages { host: usize, down: Micros },
-    /// A host dies for good, and a new one gets its places; after this long it starts again with
-    /// what it had.
+    /// A host dies for good and a new one takes its places in the ring. After `back`, the old host
+    /// starts again with its old data.
     Replace { host: usize, back: Micros },
-    /// Every host loses its power at the same instant.
+    /// All hosts lose power at the same instant.
     PowerCut { down: Micros },
-    /// Every host is stopped cleanly at the same instant, and started again.
+    /// All hosts are stopped cleanly at the same instant and start again.
     StopAll { down: Micros },
     /// A copy is made of every disk, as after a clean stop at this instant.
     CopyAll,
-    /// Every host crashes, and every disk is as it was when the copies were made.
+    /// All hosts crash, and each disk is set back to the copy of `CopyAll`.
     RestoreAll { down: Micros },
 }
 
 impl Fault {
-    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A
-    /// start compares all.)
+    /// True if the fault makes no disk lose data, and no node lose track of the hints that are
+    /// pending. (A node that starts compares all partitions.)
     fn passes(&self) -> bool {
         matches!(
             self,
@@ -69,7 +70,7 @@ impl Fault {
     }
 }
 
-/// One run's circumstances.
+/// The parameters of one run; as JSON, the schedule that a failure keeps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Scenario {
     pub(super) seed: u64,
@@ -86,21 +87,20 @@ pub(super) struct Scenario {
     pub(super) duplicate: f64,
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
-    /// How long a client thinks between two requests, at most.
+    /// Maximum time that a client waits between two requests.
     #[serde(default = "brisk")]
     pub(super) think: Micros,
-    /// Most bytes of hints that a host keeps.
+    /// Limit of the hints that a host keeps, in bytes.
     pub(super) hint_limit: u64,
     /// The age after which hints are offered to other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
-    /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
+    /// The clock of each host: its initial value, and its speed in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
     /// True if nothing is compared: failures pass, and hints alone bring every owner what was
     /// acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
-    /// True if clients send a write to a second node soon, while the first one may yet carry it
-    /// out.
+    /// True if clients send a write to a second node soon, while the first may still carry it out.
     #[serde(default)]
     pub(super) hedges: bool,
     /// How many encoded bytes a client's write may make of an object, where that is scaled down so
@@ -111,7 +111,7 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
-/// How long a client thinks between two requests where it has no time to lose.
+/// The waiting time of clients in runs that have no time to lose.
 fn brisk() -> Micros {
     4 * MILLI
 }
@@ -126,13 +126,13 @@ impl Scenario {
         let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
         let mean_delay = Micros(100) + rng.within(8 * MILLI);
         let clients = 3 + rng.below(6) as usize;
-        // At leisure there is time for GC epochs to end, and for backups of the disk to grow old.
+        // With long waiting times, GC epochs can end and backups can become old.
         let leisure = rng.chance(0.3);
         let think = if leisure { 100 * MILLI + rng.within(400 * MILLI) } else { brisk() };
-        // The faults fall into the time that the load takes, more or less.
+        // The faults fall roughly into the time that the load takes.
         let pace = mean_delay * 6 + 2 * MILLI + think / 2;
         let span = u64::from(operations) * pace / clients as u64;
-        // A storm is many short faults: what is unsynced is lost again and again.
+        // A storm is many short faults: unsynced data is lost again and again.
         let storm = rng.chance(0.1);
         let (faults, longest) =
             if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };
@@ -144,7 +144,8 @@ impl Scenario {
             let down = rng.within(longest) + MILLI;
             faults.push((span / 2 + rng.within(span / 2), Fault::RollBack { host, down }));
         }
-        // Drawn apart, so that all else is the same with and without it.
+        // Drawn from a separate generator, so that all other choices are the same with and without
+        // it.
         let others = &mut Rng::new(seed ^ 0x4e90);
         if others.chance(0.1) {
             let host = others.below(hosts as u64) as usize;
@@ -196,14 +197,14 @@ impl Scenario {
         scenario
     }
 
-    /// The limits of the run's nodes.
+    /// The object limits of the nodes of this run.
     pub(super) fn object_limits(&self) -> ObjectLimits {
         let scaled =
             |accepted| ObjectLimits { accepted, merged: accepted * usize::from(self.n.max(2)) };
         self.object_limit.map_or(ObjectLimits::of(self.n), scaled)
     }
 
-    /// Says what is wrong with a scenario that was not drawn.
+    /// Checks a scenario that was not drawn. The error says what is wrong with it.
     pub(super) fn check(&self) -> Result<(), String> {
         let hosts = |fault: &Fault| match *fault {
             Fault::PowerCut { .. }
@@ -257,7 +258,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// The scenario with something left out: operations first, then one fault after the other.
+    /// Shorter variants of the scenario: fewer operations first, then one fault left out at a time.
     pub(super) fn shorter(&self) -> Vec<Scenario> {
         let halves = [2, 4].map(|part| self.operations - self.operations / part);
         let fewer = halves.into_iter().filter(|operations| *operations < self.operations);
@@ -278,7 +279,7 @@ impl Scenario {
         shorter
     }
 
-    /// The scenario in words, a line each.
+    /// The scenario as text, one line per fact.
     pub(super) fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "seed {}: {} nodes, N={}, {} keys, {} clients, {} operations, delay {} us, drop {:.3}, \
@@ -362,7 +363,7 @@ fn second_replacement(seed: u64, hosts: usize, first: usize, back: Micros) -> Op
     Some(Fault::Replace { host, back })
 }
 
-/// A clock that may be days off and run fast or slow.
+/// Draws a clock that may be days off and may run fast or slow.
 fn draw_clock(rng: &mut Rng) -> (Micros, u64) {
     if rng.chance(0.5) {
         (Micros::ZERO, 1_000)

@@ -1,4 +1,4 @@
-//! Virtual time, and what is to come in it.
+//! Virtual time and the events scheduled in it.
 
 use std::collections::BTreeMap;
 
@@ -19,30 +19,31 @@ impl<E> Default for Timeline<E> {
 }
 
 impl<E> Timeline<E> {
-    /// The virtual time.
+    /// The virtual time, the time of the event that was taken last; it never goes back.
     pub(super) fn now(&self) -> Time {
         self.now
     }
 
-    /// Puts an event at a time; one that has passed is now.
+    /// Schedules an event at a time, or now if that time has passed.
     pub(super) fn schedule(&mut self, at: Time, event: E) {
         self.sequence += 1;
         self.events.insert((at.max(self.now), self.sequence), event);
     }
 
-    /// How many events have been scheduled so far.
+    /// Number of events scheduled so far.
     pub(super) fn scheduled(&self) -> u64 {
         self.sequence
     }
 
-    /// The next event, at whose time it is then.
+    /// Takes the next event and advances the time to it; `None` if no event is left.
     pub(super) fn pop(&mut self) -> Option<E> {
         let ((at, _), event) = self.events.pop_first()?;
         self.now = at;
         Some(event)
     }
 
-    /// The next event that is due by `end`, at whose time it is then; with none it is `end`.
+    /// Takes the next event that is due by `end`, and advances the time to it, or to `end` if there
+    /// is none.
     pub(super) fn next(&mut self, end: Time) -> Option<E> {
         if self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
             return self.pop();

@@ -1,5 +1,5 @@
-//! The simulated world: hosts with disks, links between them, time that passes when nothing else
-//! can.
+//! The simulated world: hosts with disks, and links between them. Time passes when no event is left
+//! at the present instant.
 
 mod disks;
 mod faults;
@@ -33,38 +33,38 @@ use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use super::timeline::Timeline;
 
-/// A machine: its disk outlives its node.
+/// A machine. Its disk outlives its node.
 struct Host {
     id: NodeId,
     identity: StoreIdentity,
-    /// What its configuration makes of the ring and the members.
+    /// The ring and the members that follow from its configuration.
     ring: Arc<Ring>,
     members: Members,
     store: MemoryStore,
     node: Option<Node>,
-    /// Counts the node's lives: what was meant for an earlier one is not for this one.
+    /// Counts the incarnations of the node: events that were meant for an earlier one are dropped.
     incarnation: u64,
     writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
     paused_until: Time,
-    /// Its disk is slow until then.
+    /// Until this time the disk is slow.
     slow_until: Time,
-    /// Its disk hangs until then,
+    /// Until this time the disk hangs.
     hung_until: Time,
-    /// and its node has known that since then.
+    /// Since when the node has treated its store as stalled; `None` if it does not.
     stalled: Option<Time>,
     backup: Option<MemoryStore>,
-    /// What its disk had when all were copied.
+    /// The content of its disk when all disks were copied.
     copy: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
-    /// Since when this incarnation's node serves.
+    /// Since when the node of this incarnation serves; `None` before that.
     settled: Option<Time>,
-    /// True once it is to be replaced: it comes back only to be refused.
+    /// True once it is to be replaced: it may start again, and is then rejected.
     is_removed: bool,
-    /// It founds a cluster by itself if it is in none.
+    /// True if it founds a cluster by itself when it belongs to none.
     bootstraps: bool,
-    /// The incarnation in which it was to do so.
+    /// The incarnation in which it was ordered to found a cluster.
     bootstrapped: Option<u64>,
     wake: Option<Time>,
 }
@@ -94,7 +94,7 @@ enum Event {
 }
 
 impl Event {
-    /// True for what the load phase must not end before.
+    /// True for events that have to occur before the load phase may end.
     fn is_fault(&self) -> bool {
         matches!(
             self,
@@ -112,7 +112,7 @@ impl Event {
     }
 }
 
-/// What the nodes count and a batch is notified of.
+/// Counters of the nodes whose sums are part of the counts of a batch.
 const WATCHED: &[Counter] = &[
     Counter::AgedHintsOffered,
     Counter::ReadEligibilityRegained,
@@ -156,37 +156,38 @@ const WATCHED: &[Counter] = &[
     Counter::WritesWithdrawn,
 ];
 
-/// How often it is looked whether all is well again after healing.
+/// Interval at which convergence is checked after healing.
 const POLL_INTERVAL: Micros = Micros::from_millis(250);
-/// Load, faults and an operator's commands are over in this time.
+/// Load, faults and commands of operators have to end within this time.
 const LOAD: Micros = Micros::from_millis(600_000);
-/// All must be well again in this time: hints delivered, liveness up, members agreed on.
+/// After healing, hints have to be delivered, liveness to be up and members to be agreed on within
+/// this time.
 const HEALING: Micros = Micros::from_millis(60_000);
-/// The same where keys that have outgrown their limits have to be settled by a client, one after
-/// the other, and hints that were declined wait before they are offered again.
+/// The same limit for runs in which a client has to settle keys that have outgrown their limits,
+/// one after the other, and in which declined hints wait before they are offered again.
 const SETTLING: Micros = Micros::from_millis(240_000);
-/// Time for links after healing, and for repairs after the last answer.
+/// Time that links get after healing, and repairs after the last answer.
 const LINGER: Micros = Micros::from_millis(3_000);
 
-/// One run.
+/// One simulated run, from the drawn scenario to the verdict.
 pub(super) struct World {
     plan: Scenario,
-    /// The newest ring that somebody uses.
+    /// The newest ring that any node uses.
     ring: Arc<Ring>,
-    /// Who is replaced in this run, and by whom.
+    /// The replacements of this run: which host, and by which newcomer.
     replacing: Vec<Replacing>,
     time: Timeline<Event>,
     hosts: Vec<Host>,
     clients: Vec<Client>,
     issued: u32,
-    /// What is asked after healing, and must be answered.
+    /// Requests after healing, which all have to be answered.
     last_requests: VecDeque<(Key, Request)>,
-    /// What a client settles after the faults, and whether it has read it.
+    /// The key that a client settles after the faults, and whether it has read it already.
     settling: Option<(Key, bool)>,
     healed: bool,
-    /// True from the end of the faults on: no client begins anything by itself.
+    /// True once the faults have ended: clients send no requests of their own any more.
     healing: bool,
-    /// Faults and ends of faults that are still to come.
+    /// Number of faults and ends of faults that are still scheduled.
     faults_ahead: usize,
     net: Emulation,
     rng: Rng,
@@ -201,7 +202,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// The world of a scenario; with `watched`, what happens to that key is written down.
+    /// Creates the world of a scenario. If `watched` is a key, the events of that key are recorded.
     pub(super) fn new(plan: Scenario, watched: Option<Key>) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
         let (n, q) = (plan.n, plan.partitions);
@@ -251,17 +252,17 @@ impl World {
         world
     }
 
-    /// How often each thing happened.
+    /// How often each event occurred.
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// A digest of all deliveries.
+    /// Digest of all deliveries and their times.
     pub(super) fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// What happened to the watched key.
+    /// Takes the recorded events of the watched key.
     pub(super) fn take_trace(&mut self) -> Vec<String> {
         std::mem::take(&mut self.trace)
     }
@@ -278,12 +279,12 @@ impl World {
             let what = format!("load, faults and commands are not over after {seconds} s");
             self.broken = Some(Broken { key, what });
         }
-        // What came for a paused host meets it when it goes on.
+        // Messages to a paused host are delivered when it continues.
         let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(Time::START);
         self.run_until(|world| world.now() > awake);
         self.heal();
         let healed = self.now();
-        // Links that are about to come up or go down do so by then.
+        // By then, links that are about to come up or break have done so.
         let mut look = self.now() + LINGER;
         self.run_until(|world| world.now() >= look);
         while self.broken.is_none() && !self.has_converged() {
@@ -296,7 +297,7 @@ impl World {
                 self.broken = Some(self.unconverged());
             }
         }
-        // Those that others kept hints for are notified that there are none left.
+        // By then, nodes for which others kept hints have learned that none are left.
         look += LINGER;
         self.run_until(|world| world.now() >= look);
         if self.broken.is_none() {
@@ -354,7 +355,7 @@ impl World {
         }
     }
 
-    /// Writes down what concerns every key.
+    /// Records an event that concerns every key.
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(key) = self.watched.clone() {
             self.report(&key, line);
@@ -362,7 +363,7 @@ impl World {
     }
 
     fn step(&mut self, event: Event) {
-        // A paused host takes no event; its disk goes on.
+        // A paused host handles no event; its disk continues.
         if let Event::Peer { to: at, .. }
         | Event::ToHost { to: at, .. }
         | Event::Link { at, .. }
@@ -377,8 +378,7 @@ impl World {
             return self.schedule(until, event);
         }
         match event {
-            // A connection ends with the process: what was on its way to an earlier incarnation is
-            // lost.
+            // A connection ends with the process, so messages to an earlier incarnation are lost.
             Event::Peer { from, to, incarnation, sent, frame } => {
                 if self.hosts[to].incarnation == incarnation {
                     self.deliver(from, to, sent, &frame);
@@ -396,7 +396,7 @@ impl World {
                 self.input(at, Input::Link { peer: self.hosts[peer].id, up });
             }
             Event::Wake { at, incarnation } => {
-                // An earlier one may have taken its place.
+                // An earlier wake-up may have replaced this one.
                 let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now());
                 if self.hosts[at].incarnation == incarnation && due {
                     self.hosts[at].wake = None;
@@ -433,7 +433,7 @@ impl World {
         }
     }
 
-    /// Takes over what a node has counted.
+    /// Adds the counters of a node to the counts of the run.
     fn gather(&mut self, at: usize) {
         let Some(node) = &self.hosts[at].node else { return };
         for (counter, count) in node.counters() {
@@ -443,8 +443,8 @@ impl World {
         }
     }
 
-    /// A rollback that nobody can notice (to a backup of the same incarnation, or with the witness
-    /// away) is excused when the node serves.
+    /// A rollback that no node can notice is excused when the node serves: the backup is of the
+    /// same incarnation, or the witness is away.
     fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());
@@ -459,25 +459,25 @@ impl World {
         }
     }
 
-    /// What the host's clock shows at the beginning, and how fast it runs in thousandths.
+    /// The initial value of the host's clock, and its speed in thousandths.
     fn pace(&self, at: usize) -> (Micros, u64) {
         self.plan.clocks.get(at).copied().unwrap_or((Micros::ZERO, 1_000))
     }
 
-    /// What the host's own clock shows.
+    /// The present reading of the host's own clock.
     fn clock(&self, at: usize) -> Time {
         let (offset, rate) = self.pace(at);
         Time::START + offset + (self.now() - Time::START) * rate / 1_000
     }
 
-    /// Gives a node one input and carries out what it wants.
+    /// Passes an input to a node and carries out its outputs.
     fn input(&mut self, at: usize, input: Input) {
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };
         let (mut out, mut begins_incarnation) = (Vec::new(), false);
         node.handle(now, input, &mut out);
-        // Rounded up, so that the host's clock has come that far.
+        // Rounded up, so that the host's clock has reached the time of the wake-up.
         let wake = node.next_wake();
         let passed = |wake: Time| wake.saturating_sub(offset) - Time::START;
         let wake = wake.map(|wake| Time((passed(wake) * 1_000).0.div_ceil(rate)));
@@ -519,7 +519,7 @@ impl World {
     }
 }
 
-/// A client's place in the emulated network.
+/// The id of a client in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
 }

@@ -1,4 +1,4 @@
-//! Clusters and commands that end with their test, however it ends.
+//! Clusters and commands that end with their test, whether it passes or fails.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,40 +18,40 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{DEADLINE, until};
 
-/// The command with these arguments.
+/// The command `pixii` of this build with these arguments.
 pub fn pixii(arguments: &[&str]) -> Command {
     let mut command = Command::new(crate::pixii_path());
     command.args(arguments).env_remove("PIXII_CONNECT").env_remove("PIXII_SECRET_FILE");
     command
 }
 
-/// Sends a signal, by name, to a process that this test has started.
+/// Sends a signal, given by its name, to a process that this test has started.
 pub fn signal(name: &str, pid: u32) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
     assert!(sent.success(), "kill -{name} {pid}");
 }
 
-/// How a command ended, and what it said.
+/// The result of a command that has ended.
 #[derive(Debug)]
 pub struct Finished {
     /// Its exit code; -1 if a signal ended it.
     pub code: i32,
-    /// Standard output.
+    /// Standard output as bytes.
     pub bytes: Vec<u8>,
     /// Standard output as text.
     pub out: String,
-    /// Standard error.
+    /// Standard error as text.
     pub err: String,
 }
 
 impl Finished {
-    /// Exit code and standard error: for those that say nothing else.
+    /// Exit code and standard error; panics if there is anything on standard output.
     pub fn stated(&self) -> (i32, &str) {
         assert_eq!(self.out, "", "nothing on standard output: {self:?}");
         (self.code, &self.err)
     }
 
-    /// Standard output of a command that went well, silently.
+    /// Standard output of a command that succeeded and wrote nothing to standard error.
     pub fn done(&self) -> &str {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
         &self.out
@@ -63,7 +63,7 @@ impl Finished {
     }
 }
 
-/// A command in progress. Dropped, it is killed.
+/// A command in progress. Dropping it kills the process.
 pub struct Run {
     child: Child,
     out: Option<JoinHandle<Vec<u8>>>,
@@ -79,7 +79,7 @@ fn collect(mut from: impl Read + Send + 'static) -> Option<JoinHandle<Vec<u8>>> 
 }
 
 impl Run {
-    /// Starts it with this standard input.
+    /// Starts the command with this standard input.
     pub fn start(mut command: Command, input: &[u8]) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -90,12 +90,12 @@ impl Run {
         Run { child, out: collect(out), err: collect(err) }
     }
 
-    /// Its process.
+    /// The id of its process, for [`signal`].
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends.
     pub fn end(mut self) -> Finished {
         let status = until("the command ends", || self.child.try_wait().unwrap());
         let bytes = self.out.take().unwrap().join().unwrap();
@@ -113,7 +113,7 @@ impl Drop for Run {
     }
 }
 
-/// A cluster of daemons n1, n2 and so on, and its directory; both go when this is dropped.
+/// A cluster of daemons n1, n2 and so on, with its directory; dropping it removes both.
 pub struct TestCluster {
     /// The daemons. Before the directory, so that they are gone first.
     pub cluster: Cluster,
@@ -123,7 +123,8 @@ pub struct TestCluster {
 }
 
 impl Drop for TestCluster {
-    /// What failed may be recognised by the daemons' last words, which go with the directory.
+    /// If the test fails, prints the last log lines of the daemons: they are removed with the
+    /// directory.
     fn drop(&mut self) {
         if thread::panicking() {
             for daemon in self.cluster.daemons() {
@@ -139,14 +140,14 @@ impl Drop for TestCluster {
 }
 
 impl TestCluster {
-    /// A running cluster with N = 3 (or as many as there are nodes), R = W = majority.
+    /// Starts a cluster with N = 3 (or fewer, if there are fewer nodes) and R = W = majority.
     pub fn start(nodes: usize) -> Self {
         let mut cluster = TestCluster::create(nodes);
         cluster.start_all();
         cluster
     }
 
-    /// The same, before any daemon is started.
+    /// Configures such a cluster without starting a daemon.
     pub fn create(nodes: usize) -> Self {
         TestCluster::found(tempfile::tempdir().unwrap(), nodes)
     }
@@ -161,7 +162,7 @@ impl TestCluster {
         TestCluster { cluster, dir, runtime }
     }
 
-    /// A copy of its directory, configured at other addresses; nothing of it is started.
+    /// A copy of the directory, configured at other addresses; no daemon of it is started.
     pub fn copied(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let all = format!("{}/.", self.dir.path().display());
@@ -170,13 +171,14 @@ impl TestCluster {
         TestCluster::found(dir, self.cluster.daemons().len())
     }
 
-    /// Starts what does not run, and waits until all are linked.
+    /// Starts the daemons that do not run, and waits until all are linked.
     pub fn start_all(&mut self) {
         self.cluster.start_all().unwrap();
         self.runtime.block_on(self.cluster.ready(DEADLINE)).unwrap();
     }
 
-    /// Starts what does not run, this one apart, and waits until all are linked.
+    /// Starts the daemons that do not run, except for this one, and waits until all others are
+    /// linked.
     pub fn start_all_but(&mut self, dead: &str) {
         let daemons = self.cluster.daemons().iter();
         let idle = daemons.filter(|daemon| !daemon.is_running() && daemon.name != dead);
@@ -185,7 +187,7 @@ impl TestCluster {
         self.runtime.block_on(self.cluster.ready(DEADLINE)).unwrap();
     }
 
-    /// Stops all cleanly, or with kill -9, and starts them again.
+    /// Stops all daemons, cleanly or with `kill -9`, and starts them again.
     pub fn restart(&mut self, cleanly: bool) {
         if cleanly {
             self.cluster.stop_all().unwrap();
@@ -202,24 +204,25 @@ impl TestCluster {
         self.dir.path().join(name)
     }
 
-    /// What a daemon has logged.
+    /// The whole log of a daemon so far.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("{name}.log"))).unwrap()
     }
 
-    /// A daemon's address.
+    /// The address (`host:port`) of a daemon; panics if there is no daemon of this name.
     pub fn address(&self, name: &str) -> &str {
         let mut daemons = self.cluster.daemons().iter();
         &daemons.find(|daemon| daemon.name == name).unwrap().address
     }
 
-    /// A daemon's process.
+    /// The process id of a daemon; panics if it does not run.
     pub fn pid(&self, name: &str) -> u32 {
         let mut daemons = self.cluster.daemons().iter();
         daemons.find(|daemon| daemon.name == name).and_then(|daemon| daemon.pid()).unwrap()
     }
 
-    /// The command, reported where all daemons are.
+    /// The command with the addresses of all daemons in `PIXII_CONNECT`, in the cluster's
+    /// directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let daemons = self.cluster.daemons().iter();
         let all: Vec<&str> = daemons.map(|daemon| daemon.address.as_str()).collect();
@@ -228,17 +231,17 @@ impl TestCluster {
         command
     }
 
-    /// Runs the command to its end with this standard input.
+    /// Runs the command with this standard input until it ends.
     pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Finished {
         Run::start(self.command(arguments), input).end()
     }
 
-    /// Runs the command to its end.
+    /// Runs the command until it ends.
     pub fn run(&self, arguments: &[&str]) -> Finished {
         self.fed(arguments, b"")
     }
 
-    /// A daemon's account of itself.
+    /// The status report of a daemon.
     pub fn status(&self, name: &str) -> StatusReport {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {
@@ -254,7 +257,7 @@ impl TestCluster {
         })
     }
 
-    /// How far a daemon's drain is, and what is left to do.
+    /// The progress of a daemon's drain, and what is left to do.
     pub fn drain_report(&self, name: &str) -> DrainReport {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {
@@ -263,14 +266,14 @@ impl TestCluster {
         })
     }
 
-    /// Waits until a daemon has acknowledged so many puts since its start.
+    /// Waits until a daemon has acknowledged this many puts since its start.
     pub fn wait_for_puts(&self, name: &str, count: u64) {
         let acknowledged =
             || (self.status(name).count(Counter::PutsAcknowledged) >= count).then_some(());
         until("puts are acknowledged", acknowledged);
     }
 
-    /// Waits until nobody keeps anything for anybody.
+    /// Waits until no running daemon keeps hints.
     pub fn wait_for_no_hints(&self) {
         until("all hints are delivered", || {
             let mut daemons = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
@@ -279,8 +282,8 @@ impl TestCluster {
         });
     }
 
-    /// The owners of keys in their order, as `pixii ring --stdin` reports them. No key needs an
-    /// escape.
+    /// The owners of these keys, each in the order of its preference list, as `pixii ring --stdin`
+    /// reports them. No key may need an escape.
     pub fn owners(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();
         let reported = self.fed(&["ring", "--stdin"], input.as_bytes());
@@ -292,7 +295,7 @@ impl TestCluster {
         keys.iter().zip(reported.done().lines()).map(owners).collect()
     }
 
-    /// A key whose owners are these, in this order; for clusters of three.
+    /// A key with exactly these owners in this order; for clusters of three.
     pub fn key_of(&self, owners: [&str; 3]) -> String {
         self.runtime.block_on(async {
             let address = [self.address(owners[0]).to_string()];
@@ -308,18 +311,18 @@ impl TestCluster {
     }
 }
 
-/// The lines of a text.
+/// The distinct lines of a text.
 pub fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
-/// The state of a process as the kernel reports it: T if it is frozen, X if it is gone.
+/// The state of a process as the kernel reports it: `T` if it is stopped, `X` if it is gone.
 pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
 }
 
-/// Waits until a process is gone. A zombie has ended; nobody has asked for its exit code yet.
+/// Waits until a process is gone, or is a zombie: it has ended, and its exit code was not read yet.
 pub fn wait_for_end(pid: u32) {
     until("the process ends", || ['X', 'Z'].contains(&state(pid)).then_some(()));
 }

@@ -1,4 +1,4 @@
-//! Daemons in this process, and connections whose bytes the test writes itself.
+//! Daemons on threads of the test's process, and connections whose bytes the test writes itself.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -43,55 +43,55 @@ pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
     text
 }
 
-/// The same, parsed.
+/// The parsed configuration of node n`own` of such a cluster.
 pub fn config(ports: &[u16], own: usize) -> Config {
     Config::parse(&config_text(&format!("n{own}"), ports, own), Path::new("test.toml")).unwrap()
 }
 
-/// A daemon on a thread of this process. Dropped, it is asked to stop, and waited for.
+/// A daemon on a thread of this process. Dropping it stops it and waits for its end.
 pub struct Daemon {
-    /// Where it listens on loopback.
+    /// The port on loopback at which it listens.
     pub port: u16,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
 impl Daemon {
-    /// Starts node `own` of such a cluster on `store`.
+    /// Starts node `own` of the cluster with these ports, on `store`.
     pub fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
         Daemon::with(config(ports, own), ports[own], store)
     }
 
-    /// A daemon with a configuration of its own, which listens on `port`.
+    /// Starts a daemon with this configuration, which listens on `port`.
     pub fn with(config: Config, port: u16, store: Arc<dyn Store>) -> Self {
         let (orders, ordered) = mpsc::channel(1);
         let thread = thread::spawn(move || engine::run(&config, store, ordered));
         Daemon { port, orders, thread: Some(thread) }
     }
 
-    /// A cluster of one node that serves.
+    /// Starts a cluster of one node and waits until it serves.
     pub fn alone(store: Arc<dyn Store>) -> Self {
         let daemon = Daemon::start(&[free_port()], 0, store);
         until("a node that serves", || daemon.status().serving.then_some(()));
         daemon
     }
 
-    /// Orders it to stop, and does not wait.
+    /// Orders the daemon to stop, without waiting for it.
     pub fn query_to_stop(&self) {
         let _ = self.orders.try_send("the test".into());
     }
 
-    /// Waits for its end; gives what it ended with.
+    /// Waits until the daemon has ended, and returns its result.
     pub fn ended(mut self) -> Result<(), ServeError> {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// A new connection to it.
+    /// Opens a new connection to the daemon.
     pub fn client(&self) -> Client {
         Client::connect(self.port)
     }
 
-    /// Its status, over a new connection.
+    /// Its status report, fetched over a new connection.
     pub fn status(&self) -> StatusReport {
         self.client().status()
     }
@@ -100,38 +100,39 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.query_to_stop();
-        // A test that fails may hold its store for ever: what it says must be seen.
+        // If the test fails, it may hold its store for ever: do not wait, so that its message is
+        // seen.
         if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
             let _ = thread.join();
         }
     }
 }
 
-// --- the wire, spoken by hand ---
+// --- the wire protocol, written by hand ---
 
 /// A connection whose bytes this test writes itself.
 #[derive(Debug)]
 pub struct Raw {
-    /// The socket; it blocks, with a deadline.
+    /// The socket: blocking, with the read timeout [`DEADLINE`].
     pub stream: TcpStream,
     buffer: BytesMut,
 }
 
 impl Raw {
-    /// Connects to a daemon, as soon as it listens.
+    /// Connects to a daemon, waiting until it listens.
     pub fn connect(port: u16) -> Self {
         let stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
         Raw::on(stream)
     }
 
-    /// Takes over a socket.
+    /// Takes over a connected socket.
     pub fn on(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Raw { stream, buffer: BytesMut::new() }
     }
 
-    /// Writes these bytes.
+    /// Writes these bytes as they are; panics if the connection is broken.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
@@ -141,19 +142,19 @@ impl Raw {
         self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
     }
 
-    /// Reads the preamble of the other side.
+    /// Reads the preamble of the other side without checking it.
     pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
         let mut bytes = [0; wire::PREAMBLE_BYTES];
         self.stream.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    /// The same; panics if there is no version that both speak.
+    /// Reads the preamble; panics if no protocol version is supported by both sides.
     pub fn preamble(&mut self) {
         wire::check_preamble(&self.first_bytes()).unwrap();
     }
 
-    /// The next frame's message; `None` when the connection is closed or cut.
+    /// The next message; `None` once the connection is closed or cut.
     pub fn receive<T>(&mut self) -> Option<T>
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
@@ -161,7 +162,7 @@ impl Raw {
         self.receive_sealed(None)
     }
 
-    /// The same, with the next of these seals.
+    /// The next message, opened with the next of these seals.
     pub fn receive_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
@@ -189,15 +190,15 @@ impl Raw {
     }
 }
 
-/// A client that writes its calls by hand, one after the other.
+/// A client that sends its calls by hand over one connection, one after the other.
 pub struct Client {
     raw: Raw,
-    /// The id of the latest call.
+    /// The id of the latest call; 0 before the first.
     pub last: u64,
 }
 
 impl Client {
-    /// Connects and shakes hands without a secret.
+    /// Connects and completes the handshake without a secret.
     pub fn connect(port: u16) -> Self {
         let mut raw = Raw::connect(port);
         raw.greet(&Hello::Client);
@@ -206,19 +207,19 @@ impl Client {
         Client { raw, last: 0 }
     }
 
-    /// Sends a call; gives its id.
+    /// Sends a call and returns its id.
     pub fn send(&mut self, body: CallBody) -> u64 {
         self.last += 1;
         self.raw.send(&wire::frame(&Call { id: self.last, body }));
         self.last
     }
 
-    /// Sends a request for data; gives the id of its call.
+    /// Sends a request for data and returns the id of its call.
     pub fn data(&mut self, request: Request) -> u64 {
         self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
     }
 
-    /// Says that no more calls follow, as `shutdown(SHUT_WR)` does.
+    /// Signals that no more calls follow, as `shutdown(SHUT_WR)` does.
     pub fn close_sending(&self) {
         self.raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
@@ -228,7 +229,7 @@ impl Client {
         self.raw.receive()
     }
 
-    /// Makes a call and waits for its reply.
+    /// Sends a call and waits for its reply.
     pub fn call(&mut self, body: CallBody) -> ReplyBody {
         let id = self.send(body);
         let reply = self.reply().expect("a reply");
@@ -236,7 +237,7 @@ impl Client {
         reply.body
     }
 
-    /// Makes a request for data and waits for its answer.
+    /// Sends a request for data and waits for its answer.
     pub fn query(&mut self, request: Request) -> Response {
         match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
             ReplyBody::Data(response) => response,
@@ -244,7 +245,7 @@ impl Client {
         }
     }
 
-    /// Asks for the status.
+    /// Fetches the status report.
     pub fn status(&mut self) -> StatusReport {
         match self.call(CallBody::Status) {
             ReplyBody::Status(status) => *status,
@@ -253,7 +254,7 @@ impl Client {
     }
 }
 
-/// A key of this text.
+/// The key with this text; panics if it is not a valid key.
 pub fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec()).unwrap()
 }
@@ -269,7 +270,7 @@ pub fn put(name: &str, value: &[u8]) -> Request {
     Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None.into() }
 }
 
-/// The values that a get found; panics if it found out something else.
+/// The values that a get found; panics at any other response.
 pub fn values(response: Response) -> Vec<Blob> {
     match response {
         Response::Found { values, .. } => values,
@@ -279,12 +280,12 @@ pub fn values(response: Response) -> Vec<Blob> {
 
 // --- a store with faults ---
 
-/// A store in memory that can be ordered to fail its syncs, to hold its reads, and how much room it
-/// has.
+/// A store in memory that can be ordered to fail its syncs, hold its reads, hang its writes, and
+/// report how much room it has.
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,
-    /// True if syncs fail.
+    /// If true, syncs fail.
     pub fail: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
@@ -294,13 +295,13 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// Whether reads are held from now on, until they are let go.
+    /// Holds all reads from now on if `held`, else lets them go.
     pub fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
     }
 
-    /// Whether everything that writes hangs from now on, as on a frozen file system.
+    /// Hangs all writes from now on if `hung`, as a frozen file system does, else lets them go.
     pub fn hang(&self, hung: bool) {
         *self.hung.lock().unwrap() = hung;
         self.thawed.notify_all();
@@ -311,7 +312,7 @@ impl Faulty {
         drop(self.thawed.wait_while(hung, |hung| *hung).unwrap());
     }
 
-    /// Says how many bytes the disk has free.
+    /// Sets the number of bytes that the disk reports as free.
     pub fn has_free(&self, bytes: u64) {
         *self.free_bytes.lock().unwrap() = Some(bytes);
     }

@@ -1,4 +1,5 @@
-//! A cluster of fake nodes in this process: the real wire, the real clocks, one map for all nodes.
+//! A cluster of fake nodes in this process: the real wire protocol, real clocks, one map for all
+//! nodes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -21,23 +22,24 @@ use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId, Partition, WriteId};
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 
-/// What a node does with a request for data.
+/// How a node treats requests for data.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
-    /// What it is asked.
+    /// Carries out every request.
     Serve,
-    /// The same, with a program that speaks protocol 4 only.
+    /// The same as `Serve`, by a program that speaks only the oldest supported protocol.
     Old,
-    /// Refuses.
+    /// Rejects every request with this reason.
     Refuse(Rejection),
-    /// Closes the connection at the next request, which it carries out if true; then it serves.
-    CutOnce(bool),
-    /// Says nothing.
-    Silent,
-    /// Says that the outcome is unknown.
-    Unknown,
-    /// Answers nobody for so long from the request with this number on, counted from 1; then it
+    /// Closes the connection at the next request, which it carries out first if true; then it
     /// serves.
+    CutOnce(bool),
+    /// Sends no answer, and leaves the connection open.
+    Silent,
+    /// Answers that the outcome is unknown.
+    Unknown,
+    /// Answers the request with this number, counted from 1, and those behind it on its connection
+    /// only after this time; serves all others at once.
     StallAt(u64, Duration),
 }
 
@@ -60,14 +62,14 @@ struct World {
     actor_epoch: AtomicU64,
 }
 
-/// The cluster; it ends when dropped.
+/// The cluster of fake nodes; dropping it ends all of them.
 pub struct Fake {
     world: Arc<World>,
     limiter: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
 impl Fake {
-    /// `count` nodes n1, n2, ... with `n` replicas and 16 partitions.
+    /// Starts `count` nodes n1, n2, ... with `n` replicas and 16 partitions.
     pub fn start(count: usize, n: u8) -> Self {
         let listeners: Vec<TcpListener> =
             (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -107,28 +109,28 @@ impl Fake {
         Fake { world, limiter: Mutex::new(limiter) }
     }
 
-    /// Where node `at` (from 0) listens.
+    /// The address of node `at`, counted from 0.
     pub fn address(&self, at: usize) -> String {
         self.world.report.members.iter().nth(at).unwrap().address.clone()
     }
 
-    /// How node `at` behaves from now on.
+    /// Sets how node `at` behaves from now on.
     pub fn behave(&self, at: usize, behaviour: Behaviour) {
         *self.world.nodes[at].behaviour.lock().unwrap() = behaviour;
     }
 
-    /// How all nodes behave from now on.
+    /// Sets how all nodes behave from now on.
     pub fn all_behave(&self, behaviour: &Behaviour) {
         (0..self.world.nodes.len()).for_each(|at| self.behave(at, behaviour.clone()));
     }
 
-    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many
+    /// Makes node `at` report hints for a member: their number, their bytes, and their age in
     /// milliseconds.
     pub fn keeps(&self, at: usize, target: &str, amounts: [u64; 3]) {
         self.world.nodes[at].kept.lock().unwrap().insert(target.into(), amounts);
     }
 
-    /// Node `at` closes its port and its connections.
+    /// Closes the port and the connections of node `at`.
     pub fn kill(&self, at: usize) {
         let node = &self.world.nodes[at];
         node.stopped.store(true, Ordering::SeqCst);
@@ -142,7 +144,7 @@ impl Fake {
         }
     }
 
-    /// A killed node `at` listens again where it did.
+    /// Makes a killed node `at` listen again at the same address.
     pub fn revive(&self, at: usize) {
         self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
         let listener = TcpListener::bind(self.address(at)).unwrap();
@@ -156,19 +158,19 @@ impl Fake {
         self.world.nodes[at].stopped.load(Ordering::SeqCst)
     }
 
-    /// How many requests for data node `at` has had.
+    /// Number of requests for data that node `at` has received.
     pub fn queried(&self, at: usize) -> u64 {
         self.world.nodes[at].queried.load(Ordering::SeqCst)
     }
 
-    /// The places in the list of nodes of a key's owners, in their order.
+    /// The indices of the owners of a key, in their order.
     pub fn owners(&self, key: &Key) -> Vec<usize> {
         let ids = self.world.report.members.ids();
         let place = |owner: &NodeId| ids.iter().position(|id| id == owner).unwrap();
         self.world.ring.owners(self.world.ring.partition(key)).iter().map(place).collect()
     }
 
-    /// How often each put was carried out, over all write ids.
+    /// How often each put was carried out, one number per write id.
     pub fn repeats(&self) -> Vec<u64> {
         self.world.writes.lock().unwrap().values().copied().collect()
     }
@@ -194,7 +196,7 @@ fn accept(world: &Arc<World>, at: usize, listener: &TcpListener) {
     }
 }
 
-/// Ends when either side closes the connection.
+/// Serves one connection until either side closes it.
 fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).ok()?;
@@ -322,7 +324,7 @@ fn serve(world: &World, request: Request) -> Response {
             Response::Written { dot: None, context, siblings }
         }
         Request::Keys { partition, after, .. } => {
-            // Two keys a page, so that every listing needs many.
+            // Two keys per page, so that every listing needs many pages.
             let wanted = |key: &&Key| {
                 world.ring.partition(key) == partition && after.as_ref().is_none_or(|a| *key > a)
             };
@@ -334,8 +336,8 @@ fn serve(world: &World, request: Request) -> Response {
     }
 }
 
-/// Two more partitions are equal at each look, and each brought an object; a member that is stopped
-/// is out of reach.
+/// Reports two more pairs as equal at each call, with one object pulled for each; a stopped member
+/// is unreachable.
 fn repair(
     world: &World,
     at: usize,

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use pixii_kit::cluster::free_addresses;
 
-/// How long anything is waited for.
+/// How long [`until`] and reads from sockets wait.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Tries again until `attempt` gives something; panics with `what` after [`DEADLINE`].
+/// Calls `attempt` until it returns something; panics with `what` after [`DEADLINE`].
 pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -30,27 +30,27 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// An address on loopback, of the kernel's choice, that it gives to nobody else for a while.
+/// A free address on loopback, chosen by the kernel, which does not choose it again for a while.
 pub fn free_address() -> String {
     free_addresses(1, None).unwrap().remove(0)
 }
 
-/// The port of a [`free_address`].
+/// The port of a new [`free_address`].
 pub fn free_port() -> u16 {
     free_address().rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
-/// The command `pixii` of this build.
+/// The path of `pixii` in this build.
 pub fn pixii_path() -> PathBuf {
     program("pixii")
 }
 
-/// The command `pixii-lab` of this build.
+/// The path of `pixii-lab` in this build.
 pub fn pixii_lab_path() -> PathBuf {
     program("pixii-lab")
 }
 
-/// A test lies in a directory within that of the programs.
+/// The path of a program of this build. A test is in a directory within that of the programs.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join(name);

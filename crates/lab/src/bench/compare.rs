@@ -1,5 +1,5 @@
-//! Pixii beside another store: the same generator, keys, sizes and number of connections, in
-//! interleaved rounds, so that a machine that is slow for a minute is slow for both.
+//! Pixii beside another store: the same load generator, keys, sizes and number of connections, in
+//! interleaved rounds, so that a slow minute of the machine affects both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
@@ -14,7 +14,7 @@ use crate::workload::repeated::{FILL_CLIENTS, fill};
 use crate::workload::target::Target;
 use crate::workload::{Kind, Spec};
 
-/// What is measured in each round.
+/// The configurations that are measured in each round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// Pixii; all clients share one connection to each node.
@@ -26,20 +26,20 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// In the order of the first round.
+    /// All sides, in the order of the first round.
     pub(crate) const ALL: [Side; 3] = [Side::Multiplexed, Side::PerClient, Side::Peer];
 }
 
-/// The other store.
+/// The other store, with its processes on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Opponent {
-    /// Where it is.
+    /// Its address, and the protocol by which it is driven.
     pub(crate) peer: Peer,
-    /// What it is called in tables.
+    /// Its name in tables.
     pub(crate) name: String,
-    /// What it says of itself.
+    /// Its own report of its settings and replicas.
     pub(crate) stated: Information,
-    /// Its processes on this machine, by name.
+    /// Process ids of its servers on this machine, by name.
     pub(crate) servers: BTreeMap<String, u32>,
 }
 
@@ -71,29 +71,29 @@ impl Opponent {
     }
 }
 
-/// What all rounds of one case came to.
+/// The results of all rounds of one case.
 #[derive(Clone, Debug)]
 pub(crate) struct Comparison {
-    /// What was measured.
+    /// The case that was measured.
     pub(crate) case: Case,
-    /// A line for each round.
+    /// One line of results for each round.
     pub(crate) rounds: BTreeMap<Side, Vec<Line>>,
 }
 
-/// Pixii's figure in parts of the other's: the geometric mean over the rounds, and its 95 %
-/// confidence interval.
+/// A figure of Pixii divided by that of the other store: the geometric mean over the rounds, and
+/// its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ratio {
-    /// The mean.
+    /// Geometric mean of the ratios of the rounds.
     pub(crate) mean: f64,
-    /// From,
+    /// Lower end of the confidence interval; the mean itself if there was one round.
     pub(crate) low: f64,
-    /// to; both are the mean if there was one round.
+    /// Upper end of the confidence interval; the mean itself if there was one round.
     pub(crate) high: f64,
 }
 
 impl Comparison {
-    /// The median, least and most of a figure of one side.
+    /// The median, minimum and maximum of a figure of one side; `None` if it was not measured.
     pub(crate) fn span(&self, side: Side, of: impl Fn(&Line) -> f64) -> Option<[f64; 3]> {
         let mut all: Vec<f64> = self.rounds.get(&side)?.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
@@ -103,7 +103,7 @@ impl Comparison {
         Some([median, all[0], all[last]])
     }
 
-    /// A figure of `side` in parts of the other store's; none where one is 0.
+    /// A figure of `side` divided by that of the other store; `None` where one of them is 0.
     pub(crate) fn ratio(&self, side: Side, of: impl Fn(&Line) -> f64) -> Option<Ratio> {
         let (ours, theirs) = (self.rounds.get(&side)?, self.rounds.get(&Side::Peer)?);
         let logs: Vec<f64> =
@@ -114,19 +114,19 @@ impl Comparison {
     }
 }
 
-/// A run of comparisons.
+/// A comparison of two stores, case by case.
 pub(crate) struct Match<'a> {
     field: &'a Field,
     opponent: &'a Opponent,
     meters: &'a Meters,
-    /// How many rounds each case has.
+    /// Number of rounds of each case.
     rounds: u64,
-    /// Sizes of which the keys to be read are there.
+    /// Value sizes for which the keys that gets read were written.
     filled: BTreeSet<usize>,
 }
 
 impl<'a> Match<'a> {
-    /// Of these two; nothing is measured yet.
+    /// A comparison of these two; nothing is measured yet.
     pub(crate) fn new(
         field: &'a Field,
         opponent: &'a Opponent,
@@ -136,7 +136,7 @@ impl<'a> Match<'a> {
         Match { field, opponent, meters, rounds, filled: BTreeSet::new() }
     }
 
-    /// Measures one case. Keys to be read are written first.
+    /// Measures one case. The keys that gets read are written first.
     pub(crate) async fn compare(&mut self, case: Case) -> Result<Comparison, String> {
         if case.kind == Kind::Get && self.filled.insert(case.size) {
             let spec = self.spec(case, 0);
@@ -150,7 +150,7 @@ impl<'a> Match<'a> {
         ];
         let mut rounds: BTreeMap<Side, Vec<Line>> = BTreeMap::new();
         for round in 0..self.rounds {
-            // Each side is the first one in its turn.
+            // Each side is the first in some rounds.
             for nth in 0..targets.len() {
                 let (side, target) = &targets[(nth + round as usize) % targets.len()];
                 let (field, meters) = (self.field, self.meters);
@@ -160,7 +160,7 @@ impl<'a> Match<'a> {
                 };
                 let mut spec = self.spec(case, round);
                 if case.kind == Kind::Put {
-                    // Keys that nobody has written: a put without a context replaces nothing.
+                    // New keys, so that a put without a context replaces nothing.
                     spec.prefix = format!("{}{side:?}/", spec.prefix);
                 }
                 let line = run(target, spec, case, servers, meters).await;
@@ -178,7 +178,8 @@ impl<'a> Match<'a> {
         format!("{}: {why}", self.opponent.peer.url())
     }
 
-    /// The same for all sides. Reads of all rounds and numbers of clients are of the same keys.
+    /// The load, which is the same for all sides. Reads use the same keys in all rounds and with
+    /// any number of clients.
     fn spec(&self, case: Case, round: u64) -> Spec {
         let spec = spec(self.field, case);
         let seed = spec.seed.wrapping_add(round.wrapping_mul(0xd134_2543_de82_ef95));
@@ -245,7 +246,8 @@ mod tests {
         ]);
         let all = Comparison { case: line(0.0).case, rounds };
         assert_eq!(all.span(Side::Peer, |line| line.rate), Some([200.0, 100.0, 400.0]));
-        // The machine was 4 times as fast in the last round as in the first: no matter.
+        // The machine was 4 times as fast in the last round as in the first; the ratio is not
+        // affected.
         let ratio = all.ratio(Side::Multiplexed, |line| line.rate).unwrap();
         for figure in [ratio.mean, ratio.low, ratio.high] {
             assert!((figure - 0.5).abs() < 1e-9, "{ratio:?}");
@@ -256,7 +258,8 @@ mod tests {
         ]);
         let all = Comparison { rounds, ..all };
         let Ratio { mean, low, high } = all.ratio(Side::Multiplexed, |line| line.rate).unwrap();
-        // Logarithms of mean -0.0034 and deviation 0.1005, 4.303 times that over the root of 3.
+        // The logarithms have the mean -0.0034 and the deviation 0.1005; the half width is 4.303
+        // times that over the root of 3.
         assert!((mean - 0.9967).abs() < 1e-3 && (low - 0.776).abs() < 2e-3, "{mean} {low}");
         assert!((high - 1.279).abs() < 3e-3, "{high}");
         assert_eq!(all.ratio(Side::Multiplexed, |line| line.client_us), None);

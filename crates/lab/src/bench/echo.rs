@@ -1,4 +1,4 @@
-//! The least that a round trip between two processes costs: bytes over TCP, sent back as they are.
+//! The minimal cost of a round trip between two processes: bytes over TCP, sent back unchanged.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::usage::Machine;
 
-/// The verb of the command that runs the other side; not for people.
+/// The verb of the hidden command that runs the echo server.
 pub(crate) const VERB: &str = "echo-server";
 /// Bytes of each message.
 pub(crate) const BYTES: usize = 100;
 
-/// Serves echoes until standard input ends; the first line of standard output is the port.
+/// Serves echoes until standard input ends; prints the port as the first line of standard output.
 pub(crate) fn serve() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?.port());
@@ -37,18 +37,18 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// What echoes cost.
+/// The cost of echoes over a number of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Echo {
-    /// Connections, each with one message in progress.
+    /// Number of connections, each with one message in flight.
     pub(crate) connections: usize,
     /// Round trips per second.
     pub(crate) rate: f64,
-    /// CPU of both processes for one, in microseconds.
+    /// CPU time of both processes for one round trip, in microseconds.
     pub(crate) cpu_us: f64,
 }
 
-/// The other process. Dropping it ends it.
+/// The process of the echo server. Dropping it ends the process.
 struct Server(Child);
 
 impl Drop for Server {

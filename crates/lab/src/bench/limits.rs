@@ -1,4 +1,4 @@
-//! The least that durability costs: raw appends with fdatasync, and the store alone, without a
+//! The minimal cost of durability: plain appends with fdatasync, and the store by itself, without a
 //! cluster.
 
 use std::fs::File;
@@ -15,22 +15,22 @@ use pixii_core::types::{Blob, Key, Partition, WriteId};
 
 use super::usage::Machine;
 
-/// Partitions that the records are spread over.
+/// Number of partitions over which the records are spread.
 const PARTITIONS: u64 = 64;
 const CACHE_BYTES: u64 = 32 << 20;
-/// The reader looks at the clock once in so many reads.
+/// Number of reads between two readings of the clock.
 const READS: u64 = 256;
 
-/// What records of one size cost when so many share a sync (or, read from the cache, one by one).
+/// The cost of records of one size if `batch` of them share a sync, or of reads from the cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// Bytes of each value.
     pub(crate) size: usize,
-    /// Records for each sync.
+    /// Number of records for each sync; 1 for reads.
     pub(crate) batch: usize,
-    /// Records per second.
+    /// Records written or read per second.
     pub(crate) rate: f64,
-    /// CPU for one, in microseconds.
+    /// CPU time of one record, in microseconds.
     pub(crate) cpu_us: f64,
 }
 
@@ -73,8 +73,8 @@ pub(crate) fn appends(
     Ok(cost)
 }
 
-/// The store alone, in an empty directory: batches of each of `batches` records with a sync each,
-/// over `keys` keys, and then reads of them from its cache.
+/// The store by itself, in an empty directory: batches of each of these sizes with a sync each,
+/// over `keys` keys, and then reads from its cache.
 pub(crate) fn store(
     machine: &Machine,
     dir: &Path,

@@ -1,5 +1,5 @@
-//! The kernel's account of processes on this machine: CPU, memory, context switches, bytes written,
-//! and who listens on a port; and of the disk below a file system.
+//! The kernel's counters of processes on this machine: CPU, memory, context switches, bytes
+//! written, and which process listens on a port; and those of the disk below a file system.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,27 +12,29 @@ const AT_PAGESZ: u64 = 6;
 const AT_CLKTCK: u64 = 17;
 /// State of a listening socket in the kernel's tables.
 const LISTEN: &str = "0A";
-/// The kernel counts disks in sectors of this size, whatever the disk has.
+/// The kernel counts in sectors of this size, whatever the sector size of the disk.
 const SECTOR_BYTES: u64 = 512;
 
-/// In what units this kernel counts.
+/// The units in which this kernel counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
     ticks_per_second: u64,
     page_bytes: u64,
 }
 
-/// What a process has used since it started.
+/// The resources that a process has used since it started.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// User and system time of all its threads; as exact as a clock tick, 10 ms mostly.
+    /// User and system time of all its threads, in clock ticks, usually of 10 ms.
     pub(crate) cpu: Duration,
     /// Its resident set, in bytes.
     pub(crate) rss_bytes: u64,
-    /// Context switches of its threads, wanted or not. Those of a thread that ends are lost.
+    /// Voluntary and involuntary context switches of its present threads. Those of ended threads
+    /// are lost.
     pub(crate) switches: u64,
-    /// Bytes that it made the kernel write to disks, if we may know. It overstates: a small write
-    /// counts the whole of a large folio, and what is overwritten before it leaves counts.
+    /// Bytes that it made the kernel write to disks; `None` without the right to read it. It
+    /// overstates: a small write counts as a whole large folio, and bytes that are overwritten
+    /// before they are written count.
     pub(crate) write_bytes: Option<u64>,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct Usage {
 pub(crate) struct Device(PathBuf);
 
 impl Device {
-    /// The one below `path`; none if it is not a single block device.
+    /// The disk below `path`; `None` if that is not a single block device.
     pub(crate) fn below(path: &Path) -> Option<Self> {
         let id = fs::metadata(path).ok()?.st_dev();
         let (major, minor) = (rustix::fs::major(id), rustix::fs::minor(id));
@@ -49,7 +51,8 @@ impl Device {
         device.written().map(|_| device)
     }
 
-    /// Bytes that have been written to it, by everybody, the file system's journal included.
+    /// Bytes that all users have written to it, the journal of the file system included; `None` if
+    /// the kernel does not report it.
     pub(crate) fn written(&self) -> Option<u64> {
         let text = fs::read_to_string(&self.0).ok()?;
         let sectors: u64 = text.split_whitespace().nth(6)?.parse().ok()?;
@@ -58,7 +61,7 @@ impl Device {
 }
 
 impl Machine {
-    /// Asks the kernel for its units.
+    /// Reads the units from the kernel.
     pub(crate) fn new() -> Result<Self, String> {
         let bytes = fs::read("/proc/self/auxv").map_err(|error| format!("auxv: {error}"))?;
         let (words, _) = bytes.as_chunks::<8>();
@@ -76,11 +79,11 @@ impl Machine {
         Ok(machine)
     }
 
-    /// What a process has used so far.
+    /// The resources that a process has used so far.
     pub(crate) fn usage(&self, pid: u32) -> Result<Usage, String> {
         let path = format!("/proc/{pid}/stat");
         let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        // The name in parentheses may have spaces; what is counted stands behind it.
+        // The name in parentheses may contain spaces; the numbers are behind it.
         let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
         let fields: Vec<u64> =
             rest.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
@@ -99,7 +102,7 @@ impl Machine {
     }
 }
 
-/// Of all threads that a process has now.
+/// Context switches of the present threads of a process.
 fn switches(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of_thread = |thread: fs::DirEntry| {
@@ -111,24 +114,24 @@ fn switches(pid: u32) -> u64 {
     threads.map(of_thread).sum()
 }
 
-/// The number behind `name` at the beginning of a line.
+/// The number behind `name` at the beginning of a line of a file.
 fn number(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// The name of a process, as the kernel has it.
+/// The kernel's name of a process; `None` if there is none.
 pub(crate) fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
 }
 
-/// Processes that can run, on average over the last minute.
+/// Number of runnable processes, on average over the last minute.
 pub(crate) fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// The process that listens at an address of this machine, as far as we may know; `None` if the
-/// address is another machine's.
+/// The process that listens at an address of this machine; `None` if there is none, or without the
+/// right to see it.
 pub(crate) fn listener(address: SocketAddr) -> Option<u32> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let inode = tables.iter().flatten().find_map(|table| {
@@ -191,7 +194,7 @@ mod tests {
         let before = switches(me);
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let (done, ended) = std::sync::mpsc::channel();
-        // Counted while the thread is there.
+        // Counted as long as the thread exists.
         let thread = std::thread::spawn(move || {
             (0..50).for_each(|_| std::thread::sleep(Duration::from_millis(1)));
             let _ = done.send(());
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn bytes_to_a_disk_are_counted_where_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
-        // Memory and stacked file systems have none.
+        // File systems in memory and stacked ones have none.
         let Some(device) = Device::below(dir.path()) else { return };
         let before = device.written().unwrap();
         let path = dir.path().join("file");

@@ -1,31 +1,31 @@
-//! Which drills there are, what each proves, and what it needs of the machine.
+//! The list of drills: what each verifies and what it requires of the machine.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// A drill as it is listed. What it does is in the module of its name.
+/// A drill as it is listed. The module of its name carries it out.
 #[derive(Debug)]
 pub(crate) struct Drill {
     /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// What has been shown when it is passed.
+    /// What is verified when the drill is passed.
     pub(crate) proves: &'static str,
-    /// What its time to recover is.
+    /// From when until when its time to recover is measured.
     pub(crate) recovery: &'static str,
-    /// What it needs.
+    /// What it requires of the machine; empty if nothing.
     pub(crate) needs: &'static [Need],
 }
 
-/// Something that a machine may lack.
+/// A requirement that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// File systems on loop devices of its own.
+    /// The right to make file systems on loop devices, and the tools for it.
     LoopDevices,
-    /// libfaketime.
+    /// The library libfaketime, which shows a process another time.
     Faketime,
-    /// An older program.
+    /// An older program `pixii`, given on the command line.
     OlderProgram,
 }
 
@@ -156,19 +156,19 @@ pub(crate) static DRILLS: [Drill; 17] = [
     },
 ];
 
-/// The drill of this name.
+/// The drill with this name.
 pub(crate) fn drill(name: &str) -> Option<&'static Drill> {
     DRILLS.iter().find(|drill| drill.name == name)
 }
 
 impl Drill {
-    /// What it needs, for people.
+    /// Its requirements as text.
     pub(crate) fn needed(&self) -> String {
         let needs: Vec<&str> = self.needs.iter().map(|need| need.reported()).collect();
         if needs.is_empty() { "nothing".into() } else { needs.join(", ") }
     }
 
-    /// Whether this machine has all that it needs; else one sentence.
+    /// Checks that this machine meets the requirements; the error is one sentence.
     pub(crate) fn check(&self) -> Result<(), String> {
         let missing = self.needs.iter().find_map(|need| need.missing());
         missing.map_or(Ok(()), |why| Err(format!("the drill {} needs {why}", self.name)))
@@ -184,14 +184,14 @@ impl Need {
         }
     }
 
-    /// What is missing and what to do about it.
+    /// What is missing on this machine, and how to get it; `None` if nothing is missing.
     fn missing(self) -> Option<String> {
         match self {
             Need::LoopDevices => missing_for_disks(),
             Need::Faketime => faketime()
                 .is_none()
                 .then(|| "libfaketime, which is not installed: install faketime".to_string()),
-            // The command line asks for it.
+            // The command line requires it.
             Need::OlderProgram => None,
         }
     }
@@ -211,7 +211,7 @@ fn missing_for_disks() -> Option<String> {
     Some(format!("{tool}, which is not installed: install {package}"))
 }
 
-/// The library that shows a process another time.
+/// The path of libfaketime; `None` if it is not installed.
 pub(super) fn faketime() -> Option<PathBuf> {
     let mut roots = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/local/lib")];
     let multiarch = fs::read_dir("/usr/lib").into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! The wall clock of one daemon is a day ahead, and that of another one a day behind.
+//! The wall clock of one daemon is a day ahead, and the clock of another is a day behind.
 
 use std::fs;
 
@@ -8,9 +8,9 @@ use super::scenario::Scenario;
 use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
-/// How wrong the clocks are.
+/// The offsets of the two clocks.
 const SKEWS: [&str; 2] = ["+1d", "-1d"];
-/// How long a day of a log line is: `2026-01-31`.
+/// Length of the date of a log line, as in `2026-01-31`.
 const DAY_CHARS: usize = 10;
 
 /// The error says why the drill could not go on.
@@ -54,7 +54,7 @@ async fn restart(scenario: &mut Scenario<'_>, name: &str) -> Result<(), String> 
     scenario.start(name).await
 }
 
-/// The day on which a daemon believes to have logged last.
+/// The date of the last log line of a daemon, by its own clock.
 fn day(scenario: &Scenario<'_>, name: &str) -> String {
     let log = fs::read_to_string(scenario.testbed.logs.join(format!("{name}.log")));
     let log = log.unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing
-//! returns, in the end no disk holds them, and what is put under the same keys is not hidden
-//! by what was known of the old ones.
+//! Keys are deleted while a daemon is away, which then comes back or is replaced. No deleted value
+//! returns, in the end no disk holds the keys, and new values of the same keys are not hidden by
+//! knowledge of the old ones.
 
 mod replaced;
 
@@ -20,15 +20,15 @@ use super::testbed::{N, PARTITIONS, Testbed};
 use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
-/// Requests at a time.
+/// Number of requests in flight.
 const LANES: usize = 64;
 const TIMEOUT_MS: u32 = 10_000;
-/// Tombstones are gone in this time after the daemon is started.
+/// Maximum time from the start of the daemon until all tombstones are gone.
 const WAIT: Duration = Duration::from_secs(120);
-/// The collection has had time to begin if nothing holds it back.
+/// Time within which tombstone GC would begin if nothing held it back.
 const BLOCKED_WAIT: Duration = Duration::from_secs(8);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// What the values of a round consist of.
+/// The byte that the values of each phase consist of.
 const OLD: u8 = 1;
 const NEW: u8 = 2;
 
@@ -41,7 +41,7 @@ pub(crate) enum Fate {
     Replaced,
 }
 
-/// A drill in progress.
+/// A drill in progress. Dropping it kills the daemons.
 struct Scenario<'a> {
     testbed: Testbed,
     keys: u64,
@@ -51,21 +51,21 @@ struct Scenario<'a> {
     figures: Map<String, Value>,
 }
 
-/// What one daemon reports about its tombstones.
+/// The report of one daemon about its tombstones.
 struct NodeKeys {
     name: String,
-    /// Keys that tell of what is gone.
+    /// Number of keys with pending tombstones.
     keys: u64,
-    /// Partitions whose collection is held back, and by what.
+    /// Number of partitions whose tombstone GC is held back, and the reason of one of them.
     blocked: u32,
     why: Option<String>,
     hints: u64,
-    /// Partitions that it has yet to read after its start.
+    /// Number of partitions that it has yet to read after its start.
     unread: u64,
 }
 
-/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says
-/// why the drill could not go on.
+/// Fills the cluster, deletes all keys with a daemon away, brings it back, waits, checks, and puts
+/// the keys again. The error says why the drill could not go on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
@@ -116,7 +116,7 @@ impl Scenario<'_> {
         self.figures.insert(name.into(), value.into());
     }
 
-    /// Notes what should be zero.
+    /// Notes a figure that has to be 0.
     fn expect_none(&mut self, name: &str, count: u64, what: &str) {
         self.note(name, count);
         if count > 0 {
@@ -134,7 +134,7 @@ impl Scenario<'_> {
         ))
     }
 
-    /// Kills a daemon, reads all keys and deletes them. Gives the contexts of the reads.
+    /// Kills a daemon, reads all keys and deletes them. Returns the contexts of the reads.
     async fn delete_without(&mut self, victim: &str) -> Result<Vec<Option<Bytes>>, String> {
         self.testbed.kill(victim)?;
         let (client, begun) = (self.testbed.client().await?, Instant::now());
@@ -156,7 +156,8 @@ impl Scenario<'_> {
         Ok(contexts.into_iter().map(Some).collect())
     }
 
-    /// Nothing is purged while a daemon is away, and the others name it.
+    /// Checks that nothing is purged while a daemon is away, and that the others name it as the
+    /// reason.
     async fn expect_blocked(&mut self, victim: &str) -> Result<(), String> {
         sleep(BLOCKED_WAIT).await;
         let reported = look(&self.testbed).await?;
@@ -177,7 +178,7 @@ impl Scenario<'_> {
         }
         self.note("held", keys);
         self.note("naming", naming);
-        // At least all owners but one of each key.
+        // At least every owner of each key but one has a tombstone.
         if keys < u64::from(N - 1) * self.keys {
             self.complaints.push(format!("only {keys} copies show it although {victim} is away"));
         }
@@ -187,12 +188,12 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    /// Starts the daemon, and waits until nobody reports of what was deleted.
+    /// Starts the daemon, and waits until no daemon has tombstones of the deleted keys.
     async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
         self.testbed.open(&[victim.to_string()]).await?;
         let client = self.testbed.client().await?;
-        // It may still be pending hints.
+        // Hints for it may still be pending.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
         self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
@@ -206,8 +207,8 @@ impl Scenario<'_> {
         ))
     }
 
-    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was
-    /// from `begun`. It is noted if it takes too long.
+    /// Waits until no daemon has tombstones, hints or partitions to read. Returns the seconds since
+    /// `begun`, and notes a complaint if they are too many.
     async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -233,13 +234,13 @@ impl Scenario<'_> {
         }
     }
 
-    /// How many of the keys have a value at any owner.
+    /// Number of keys that have a value at any owner.
     async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
         let found = read_all(client, self.keys, yielding).await?;
         Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
     }
 
-    /// Nothing is on the stopped disks.
+    /// Checks that the stopped disks hold none of the keys.
     fn check_disks(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         let stores = self.testbed.check_all()?;
@@ -263,9 +264,9 @@ impl Scenario<'_> {
         ))
     }
 
-    /// Puts the same keys under new values, every other one with the context of the old value; then
-    /// deletes all with these contexts, which cover nothing new. What they bring back is purged
-    /// again.
+    /// Puts the same keys with new values, every other one with the context of the old value. Then
+    /// deletes all keys with these contexts, which cover nothing new. Tombstones that this causes
+    /// are purged again.
     async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
         let (client, begun) = (self.testbed.client().await?, Instant::now());
         let every_other = contexts.iter().enumerate();
@@ -286,7 +287,7 @@ impl Scenario<'_> {
         ))
     }
 
-    /// How many keys show anything but the new value.
+    /// Number of keys that show anything but the new value.
     async fn hidden(&self, client: &Client) -> Result<u64, String> {
         let new = Bytes::from(vec![NEW; self.value_bytes]);
         let found = read_all(client, self.keys, false).await?;
@@ -298,8 +299,8 @@ fn seconds(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
-/// Does something with each key, several at a time, and what is given for it; gives what came of
-/// them, in order.
+/// Carries out an operation on each key with its argument, several at a time. Returns the results
+/// in the order of the keys.
 async fn all<I, O, F>(
     client: &Client,
     given: Vec<I>,
@@ -347,8 +348,8 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
     .map(drop)
 }
 
-/// The values of all keys, from all owners; from as many as usual where `yielding` and one of them
-/// has no say yet.
+/// The values of all keys, from all owners. With `yielding`, from the default quorum if one of the
+/// owners is not read-eligible yet.
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
         let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
@@ -360,7 +361,7 @@ async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<
     .await
 }
 
-/// What the daemons that run tell of their tombstones.
+/// The reports of the running daemons about their tombstones.
 async fn look(testbed: &Testbed) -> Result<Vec<NodeKeys>, String> {
     let mut reported = Vec::new();
     for daemon in testbed.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {

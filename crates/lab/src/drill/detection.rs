@@ -1,5 +1,5 @@
-//! How long until a dead, frozen or cut-off daemon is marked down by all others, and what gossip
-//! costs.
+//! The time until all others have marked a dead, frozen or cut-off daemon down, and the cost of
+//! gossip.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,21 @@ use super::testbed::Testbed;
 use super::{Ending, Plan, Print};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Everybody has noticed in this time, or never will.
+/// Every daemon has noticed within this time, or never does.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The pace of heartbeats is learned in this time.
+/// The interval of heartbeats is learned within this time.
 const CALM: Duration = Duration::from_secs(10);
-/// Gossip is weighed for this time.
+/// Length of the measurement of gossip.
 const WEIGH: Duration = Duration::from_secs(20);
 const WAYS: [&str; 3] = ["kill -9", "SIGSTOP", "cut link"];
 
-/// A daemon as it is watched.
+/// A daemon whose status is polled.
 struct Watched {
     name: String,
     client: Client,
 }
 
-/// Rounds of each way; the error says why the drill could not go on.
+/// Rounds of each kind of fault; the error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, nodes: usize, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, nodes)?;
     testbed.cluster.allow_emulation()?;
@@ -89,7 +89,7 @@ async fn watch(testbed: &Testbed) -> Result<Vec<Watched>, String> {
     Ok(watched)
 }
 
-/// Bytes that each daemon sends to others per second, in the mean.
+/// Bytes that each daemon sends to others per second, on average.
 async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
     let mut sums = [0, 0];
     for (at, sum) in sums.iter_mut().enumerate() {
@@ -104,8 +104,8 @@ async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
     Ok((sums[1] - sums[0]) as f64 / WEIGH.as_secs_f64() / watched.len() as f64)
 }
 
-/// Lets it happen to the victim; how long until the first suspects it, and until the first and the
-/// last of the others believe it to be down. `None` if somebody never does.
+/// Applies the fault to the victim. Returns the time until the first other suspects it, and until
+/// the first and the last have marked it down; `None` if some daemon never does.
 async fn strike(
     testbed: &mut Testbed,
     way: &str,
@@ -150,7 +150,7 @@ async fn emulate(watched: &[Watched], order: EmulateOrder) -> Result<(), String>
     Ok(())
 }
 
-/// All is as it was, and everybody believes so.
+/// Ends the fault, and waits until all daemons hold each other to be up again.
 async fn recover(testbed: &mut Testbed, way: &str, victim: &str) -> Result<(), String> {
     match way {
         "kill -9" => drop(testbed.open(&[victim.to_string()]).await?),

@@ -1,4 +1,4 @@
-//! The disks of all daemons run full under load, and there is room again.
+//! The disks of all daemons become full under load, and then have room again.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,14 +12,14 @@ use super::scenario::Scenario;
 use super::testbed::{Log, N};
 use super::{Ending, Plan, Print};
 
-/// What a daemon keeps free of its disk, in MiB.
+/// Space that a daemon keeps free on its disk, in MiB.
 const RESERVE_MIB: u64 = 8;
-/// What the file that fills a disk leaves of it, in MiB.
+/// Space that the file that fills a disk leaves free, in MiB.
 const LEFT_MIB: u64 = 4;
 
 /// The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
-    // Declared before the daemons, so that it outlives them on every way out.
+    // Declared before the daemons, so that it is dropped after them on every path.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
     let mut scenario = Scenario::prepare(plan, N.into(), print)?;
     scenario.testbed.cluster.configure(&format!("disk_reserve_mib = {RESERVE_MIB}"))?;
@@ -53,7 +53,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     scenario.end(Allowed::FailedPuts).await
 }
 
-/// Makes a file that takes nearly all that is free.
+/// Creates a file that takes nearly all of the free space.
 fn fill(path: &Path) -> std::io::Result<()> {
     let file = File::create(path)?;
     let space = statvfs(path)?;

@@ -1,5 +1,5 @@
-//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients
-//! notice.
+//! A daemon loses its disk under load: how soon it holds all its data again, without a command, and
+//! what clients notice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -17,30 +17,30 @@ use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
 const NODES: usize = 5;
-/// A load that is not measured warms up what the filling left cold.
+/// An unmeasured load warms up what the filling left cold.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// What clients get before the loss is measured for this time.
+/// Length of the measurement before the loss.
 const BEFORE: Duration = Duration::from_secs(5);
-/// And after the loss for this.
+/// Length of the measurement after the disk is full again.
 const AFTER: Duration = Duration::from_secs(3);
-/// The disk is full again in this time.
+/// The disk has to hold everything again within this time.
 const REFILLED_WITHIN: Duration = Duration::from_secs(60);
-/// How long is waited for it at most.
+/// Maximum time that the drill waits for it.
 const WAIT: Duration = Duration::from_secs(300);
-/// (p99 from the loss to the last record / p99 before) may be so high.
+/// Maximum of (p99 from the loss to the last record / p99 before).
 const MOST: f64 = 2.0;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What became of the daemon without a disk.
+/// The recovery of the daemon without a disk.
 struct Refill {
     took: Duration,
-    /// From its start until it served, as far as it was looked at.
+    /// From its start until it served, as precisely as its status was polled.
     served: Duration,
     status: StatusReport,
 }
 
-/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go
-/// on.
+/// Fills the cluster, measures, takes a disk away, waits, compares. The error says why the drill
+/// could not go on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
@@ -80,11 +80,11 @@ pub(crate) async fn run(
     print(&reported(&victim, &refill, &before, &during))?;
 
     testbed.await_no_hints(WAIT).await?;
-    // What the load's last writes left is compared now, and not within the minute that it may take.
+    // Differences left by the last writes are compared now, instead of within the usual minute.
     await_equal(&testbed.client().await?, &names, WAIT).await?;
     testbed.cluster.stop_all()?;
     let (held, differ) = testbed.compare()?;
-    // Reads mend what they see, so the stores are compared before all keys are read.
+    // Reads repair differences, so the stores are compared before all keys are read.
     testbed.open(&names).await?;
     testbed.judge(&testbed.client().await?, false).await?;
     testbed.cluster.stop_all()?;
@@ -108,11 +108,11 @@ fn ending(
     if refill.took > REFILLED_WITHIN {
         complaints.push(format!("{victim} had all again after {took:.1} s"));
     }
-    // What little was asked meanwhile says little about one in a hundred.
+    // With few requests in that time, p99 has no meaning.
     if ratio > MOST && refill.took >= BEFORE {
         complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
     }
-    // Every key has a value, and nobody deletes any.
+    // Every key has a value, and no client deletes any.
     complaints.extend(reported_of_absent(absent));
     complaints.extend(reported_of_differing(differ));
     let summary = format!(
@@ -132,8 +132,8 @@ fn ending(
     Ending { summary, complaints, figures }
 }
 
-/// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions
-/// and each was found to be the same as at every other owner, since the start.
+/// Starts the daemon with an empty disk. Waits until it is read-eligible for all of its partitions,
+/// and each was found equal to that of every other owner since the start.
 async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
     testbed.timeline.note(EventKind::Heal, &format!("{victim} is started"));
@@ -144,7 +144,7 @@ async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     loop {
         let report =
             async { Client::connect(&address, Options::default()).await?.status(None).await };
-        // Before it listens, it does not answer.
+        // It does not answer before it listens.
         if let Ok(status) = report.await
             && status.serving
         {
@@ -195,7 +195,7 @@ fn reported(victim: &str, refill: &Refill, before: &Report, during: &Report) -> 
     )
 }
 
-/// Clients in progress, each with connections of its own.
+/// Clients of a load in progress, each with its own connections.
 struct Clients {
     loads: Vec<Load>,
     /// True if they end by themselves.
@@ -203,7 +203,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Ends them, or waits until they end; what all of them did.
+    /// Ends the clients, or waits until they end; returns the report of all of them.
     async fn end(self) -> Result<Report, String> {
         let mut report = Report::default();
         for load in self.loads {

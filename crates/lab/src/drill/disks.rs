@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The script that makes, cuts, restores and removes them; it is carried along, so that an
-/// installed program needs no source tree.
+/// The script that makes, cuts, restores and removes the disks. It is part of the program, so that
+/// an installed program needs no source tree.
 const SCRIPT: &str = include_str!("powercut");
 /// Size of a disk in MiB; the file under it is sparse.
 const DISK_MIB: &str = "1024";
@@ -18,7 +18,7 @@ pub(super) struct Disks {
 }
 
 impl Disks {
-    /// Makes `count` disks under `dir`, on a machine that has what [`Need::LoopDevices`] asks for.
+    /// Makes `count` disks under `dir`, on a machine that has what [`Need::LoopDevices`] requires.
     ///
     /// [`Need::LoopDevices`]: super::catalog::Need
     pub(super) fn make(dir: &Path, count: usize) -> Result<Self, String> {
@@ -29,24 +29,24 @@ impl Disks {
         let mut disks = Disks { script, dirs: Vec::new() };
         for number in 1..=count {
             let dir = dir.join(format!("disk{number}"));
-            // Noted first, so that half a disk is removed, too.
+            // Noted first, so that a disk that is only half made is removed, too.
             disks.dirs.push(dir.clone());
             disks.wait("make", &dir, disks.begin("make", &dir, Some(DISK_MIB)))?;
         }
         Ok(disks)
     }
 
-    /// The mount points.
+    /// The mount points, in the order of the disks.
     pub(super) fn mounts(&self) -> Vec<PathBuf> {
         self.dirs.iter().map(|dir| dir.join("disk")).collect()
     }
 
-    /// Cuts the power of all at once: what was not synced is gone, and every further call fails.
+    /// Cuts the power of all disks at once: unsynced data is lost, and every further call fails.
     pub(super) fn cut(&self) -> Result<(), String> {
         self.all("cut")
     }
 
-    /// Gives all of them power again. Nothing may have a file open there.
+    /// Restores the power of all disks. No process may have a file open there.
     pub(super) fn restore(&self) -> Result<(), String> {
         self.all("restore")
     }
@@ -83,7 +83,7 @@ impl Disks {
 
 impl Drop for Disks {
     fn drop(&mut self) {
-        // Whatever is left of one disk must not keep the others.
+        // A problem with one disk must not keep the others from being removed.
         for dir in &self.dirs {
             let _ = self.wait("remove", dir, self.begin("remove", dir, None));
         }

@@ -1,5 +1,4 @@
-//! Messages are lost and nobody keeps hints: how soon anti-entropy alone makes all replicas the
-//! same.
+//! Messages are lost and no hints are kept: how soon anti-entropy alone makes all replicas equal.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +17,12 @@ const NODES: usize = 5;
 const IN_FLIGHT: usize = 64;
 const SIZES: Sizes = Sizes { usual: 100, large: 0, large_share: 0.0 };
 const LOSS: &str = "* -> * drop 0.01";
-/// Two rounds of comparisons, which begin about every minute, and some time for what they move.
+/// Two rounds of comparisons, which begin about every minute, and time for the objects that they
+/// move.
 const WAIT: Duration = Duration::from_secs(240);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What all daemons have done of anti-entropy.
+/// The work of anti-entropy of all daemons.
 #[derive(Clone, Copy, Default)]
 struct Done {
     exchanges: u64,
@@ -30,7 +30,7 @@ struct Done {
     objects: u64,
 }
 
-/// Puts under loss, then none of either; waits and compares. The error says why the drill could not
+/// Puts keys under loss, ends the loss, waits and compares. The error says why the drill could not
 /// go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
@@ -65,7 +65,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     testbed.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
     testbed.cluster.stop_all()?;
     let (held, differ) = testbed.compare()?;
-    // Reads mend what they see, so the stores are compared before all keys are read.
+    // Reads repair differences, so the stores are compared before all keys are read.
     testbed.open(&names).await?;
     testbed.judge(&testbed.client().await?, false).await?;
     testbed.cluster.stop_all()?;
@@ -95,8 +95,8 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     Ok(Ending { summary, complaints, figures })
 }
 
-/// Waits until every pair of every daemon was found equal, from now on: how many seconds, and what
-/// was done by then.
+/// Waits until every pair of every daemon was found equal from now on. Returns the seconds that it
+/// took, and the work done by then.
 async fn all_equal(client: &Client, names: &[String]) -> Result<(f64, Done), String> {
     let begun = Instant::now();
     loop {
@@ -119,7 +119,7 @@ async fn emulate(client: &Client, names: &[String], order: &EmulateOrder) -> Res
     Ok(())
 }
 
-/// Messages that the daemons have dropped.
+/// Number of messages that the daemons have dropped.
 async fn dropped(client: &Client, names: &[String]) -> Result<u64, String> {
     let mut sum = 0;
     for name in names {
@@ -129,7 +129,8 @@ async fn dropped(client: &Client, names: &[String]) -> Result<u64, String> {
     Ok(sum)
 }
 
-/// How many pairs of all daemons were not found equal within this time, and what was done for it.
+/// Number of pairs of all daemons that were not found equal within this time, and the work done for
+/// it.
 async fn look(
     client: &Client,
     names: &[String],

@@ -1,35 +1,35 @@
-//! What clients have met in a drill, and what of it they may have to bear.
+//! The outcomes that clients saw in a drill, and which of them are allowed.
 
 use crate::workload::trace::{End, Trace};
 
-/// What clients may have to bear.
+/// The failures that clients may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Allowed {
-    /// Every request is carried out.
+    /// None: every request is carried out.
     Nothing,
-    /// Puts may be refused and left unknown, but every read is answered.
+    /// Puts may be refused or have an unknown outcome, but every read is answered.
     FailedPuts,
-    /// Requests may fail; nothing that was acknowledged is lost all the same.
+    /// Any request may fail, but nothing that was acknowledged is lost.
     Failures,
 }
 
-/// Requests of clients on keys that have a value, and are never deleted.
+/// The outcomes of requests on keys that have a value and are never deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Expectations {
-    /// Carried out.
+    /// Number of requests that were carried out.
     pub(super) done: u64,
-    /// Refused, or reads that were not answered.
+    /// Number of requests that were refused, and of reads that were not answered.
     pub(super) refused: u64,
-    /// Writes with an unknown outcome.
+    /// Number of writes with an unknown outcome.
     pub(super) unknown: u64,
-    /// Reads that showed no value.
+    /// Number of reads that returned no value, although every key has one.
     pub(super) absent: u64,
-    /// Reads that were refused or not answered.
+    /// Number of reads that were refused or not answered; also part of `refused`.
     pub(super) failed_gets: u64,
 }
 
 impl Expectations {
-    /// What a trace has.
+    /// Counts the outcomes of a trace.
     pub(super) fn of(trace: &Trace) -> Self {
         let samples = trace.samples();
         let count = |end: End| samples.iter().filter(|sample| sample.end == end).count() as u64;
@@ -44,7 +44,7 @@ impl Expectations {
         }
     }
 
-    /// What of it is more than is `allowed`, a sentence each.
+    /// The outcomes that are not `allowed`, one sentence each.
     pub(super) fn complaints(&self, allowed: Allowed) -> Vec<String> {
         let Expectations { refused, unknown, absent, failed_gets, .. } = *self;
         let mut complaints = Vec::new();
@@ -59,7 +59,7 @@ impl Expectations {
     }
 }
 
-/// What is to be said of reads of keys that have a value, and that showed none.
+/// A complaint about reads that returned no value of a key that has one; `None` if there were none.
 pub(super) fn reported_of_absent(absent: u64) -> Option<String> {
     (absent > 0).then(|| format!("{absent} reads of keys that have a value showed none"))
 }

@@ -1,4 +1,5 @@
-//! Two of five daemons dead: what is still read and written, and what is refused.
+//! Two of five daemons are dead: which keys can still be read and written, and which requests are
+//! refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,26 +16,26 @@ use super::testbed::Testbed;
 use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
-/// Requests in progress at a time.
+/// Number of requests in flight.
 const IN_FLIGHT: usize = 64;
 const TIMEOUT_MS: u32 = 5_000;
-/// How long the hints may take once the dead are back.
+/// Maximum time until the hints are delivered once the dead daemons are back.
 const HINTS_WAIT: Duration = Duration::from_secs(60);
 
-/// What became of one request.
+/// The outcome of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Got {
-    /// A read: these values.
+    /// A read returned these values; none if the key is absent.
     Values(Vec<Bytes>),
-    /// A put: acknowledged.
+    /// A put was acknowledged.
     Done,
-    /// Too few replicas.
+    /// The request was refused because too few replicas answered.
     NoQuorum,
-    /// Anything else.
+    /// The request failed for another reason, given as text.
     Other(String),
 }
 
-/// What a phase asks of every key.
+/// The request that a phase sends for every key.
 #[derive(Clone, Copy)]
 enum Query {
     Get { r: u8, strict: Option<bool> },
@@ -42,7 +43,7 @@ enum Query {
 }
 
 /// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way;
-/// again with other victims for each round. The error says why the drill could not go on.
+/// each round has other victims. The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -70,7 +71,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     Ok(Ending { summary, complaints, figures: json!({ "rounds": figures }) })
 }
 
-/// What is asked while the nodes are down, and how many live owners a key needs for it.
+/// The requests while the daemons are down, and how many live owners a key needs for each.
 const PHASES: [(&str, Query, usize); 5] = [
     ("get r=1", Query::Get { r: 1, strict: None }, 1),
     ("get r=2", Query::Get { r: 2, strict: None }, 2),
@@ -94,7 +95,7 @@ async fn one(
     if let Some(odd) = loaded.iter().find(|got| **got != Got::Done) {
         return Err(format!("a first write was not acknowledged by all owners: {odd:?}"));
     }
-    // An owner that was only slow has a hint somewhere, and a hint is a copy too.
+    // An owner that was only slow has a hint somewhere, and a hint is a copy, too.
     testbed.await_no_hints(HINTS_WAIT).await?;
     for name in dead {
         testbed.kill(name)?;
@@ -134,7 +135,7 @@ async fn one(
     testbed.open(dead).await?;
     testbed.await_no_hints(HINTS_WAIT).await?;
     testbed.recovered(healed.elapsed(), "no hint is left");
-    // The last write had seen nothing: it is beside the others, and nothing is gone.
+    // The last write had an empty context: it is a sibling of the others, and none of them is gone.
     let got = all(&client, &keys, Query::Get { r: 3, strict: Some(true) }).await?;
     let kept = |(got, live): &(&Got, &usize)| {
         let Got::Values(values) = got else { return false };
@@ -161,7 +162,7 @@ fn live_owners(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
     owners.iter().filter(|owner| !dead.contains(owner)).count()
 }
 
-/// Asks the same of every key; the answers in the order of the keys.
+/// Sends the same request for every key; the outcomes are in the order of the keys.
 async fn all(client: &Client, keys: &Arc<Vec<Key>>, query: Query) -> Result<Vec<Got>, String> {
     let mut tasks = JoinSet::new();
     for first in 0..IN_FLIGHT {

@@ -1,5 +1,5 @@
-//! A daemon is killed or frozen under load: nobody is refused, nothing is lost, and how long
-//! requests take beside it.
+//! A daemon is killed or frozen under load: no request is refused, nothing is lost, and latencies
+//! stay within a bound.
 
 use std::fs::File;
 use std::io::Write;
@@ -23,15 +23,15 @@ use crate::workload::{Kind, Load, Mix, Report, Spec};
 
 const NODES: usize = 5;
 const CLIENTS: usize = 8;
-/// The load before the fault and around it take so long each.
+/// Length of the load before the fault, and of the load around it.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The fault comes so long after the beginning of its window.
+/// Time from the beginning of a window to its fault.
 const CALM: Duration = Duration::from_millis(50);
 const HINTS_WAIT: Duration = Duration::from_secs(60);
-/// The median of (p99 around the fault / p99 before) may be so high.
+/// Maximum of the median of (p99 around the fault / p99 before).
 const MOST: f64 = 2.0;
 const SIZES: Sizes = Sizes { usual: 100, large: 0, large_share: 0.0 };
-/// A bare fdatasync is made as often, for comparison.
+/// Interval of the plain fdatasync calls that run for comparison.
 const SYNC_EVERY: Duration = Duration::from_millis(5);
 
 /// What befalls a daemon.
@@ -65,7 +65,7 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
     let (mut rounds, mut ratios) = (Vec::new(), Vec::new());
     let (mut refused, mut unknown, mut absent) = (0, 0, 0);
     for round in 1..=plan.rounds {
-        // A load that is not measured warms up what the last round left cold.
+        // An unmeasured load warms up what the last round left cold.
         window(&mut testbed, plan, Duration::from_secs(1), None).await?;
         let (before, calm) = window(&mut testbed, plan, WINDOW, None).await?;
         let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
@@ -102,7 +102,7 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
     await_equal(&client, &names, HINTS_WAIT).await?;
     testbed.cluster.stop_all()?;
     let (_, differ) = testbed.compare()?;
-    // Reads mend what they see, so the stores are compared before all keys are read.
+    // Reads repair differences, so the stores are compared before all keys are read.
     testbed.open(&names).await?;
     testbed.judge(&testbed.client().await?, false).await?;
     testbed.cluster.stop_all()?;
@@ -164,8 +164,8 @@ fn failures(report: &Report) -> (u64, u64) {
     (sum(|totals| totals.refused), sum(|totals| totals.unknown))
 }
 
-/// A window of load by 8 clients with connections of their own; a fault soon after its beginning if
-/// there is one.
+/// One window of load by 8 clients with their own connections, with a fault soon after its
+/// beginning if there is one.
 async fn window(
     testbed: &mut Testbed,
     plan: &Plan,
@@ -212,7 +212,7 @@ async fn window(
     Ok((P99 { get: p99(&get), put: p99(&put), both: p99(&both), sync }, report))
 }
 
-/// A thread that appends and syncs, and how long that took.
+/// A thread that appends and syncs, and the durations of its syncs.
 struct Syncs {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Result<Vec<u64>, std::io::Error>>,
@@ -238,7 +238,7 @@ impl Syncs {
         Ok(Syncs { stop, thread })
     }
 
-    /// The p99 in microseconds.
+    /// Ends the thread; returns the p99 of its syncs in microseconds.
     fn stop(self) -> Result<u64, String> {
         self.stop.store(true, Ordering::Relaxed);
         let times = self.thread.join().map_err(|_| "the thread of the syncs ended".to_string())?;

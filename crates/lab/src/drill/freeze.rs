@@ -1,4 +1,4 @@
-//! A daemon hangs: it is there, holds its connections, and does nothing.
+//! A daemon hangs: its process exists and holds its connections, but does nothing.
 
 use super::expectations::Allowed;
 use super::scenario::Scenario;

@@ -1,5 +1,5 @@
-//! A daemon is away while much is written, and comes back: how soon the hints arrive, with clients
-//! and with a watcher.
+//! A daemon is away during many writes, and comes back: how soon the hints arrive, with and without
+//! an observer that polls the status.
 
 use std::fs;
 use std::path::Path;
@@ -19,17 +19,17 @@ const NODES: usize = 5;
 const IN_FLIGHT: usize = 64;
 const CLIENTS: usize = 8;
 const SIZES: Sizes = Sizes { usual: 100, large: 0, large_share: 0.0 };
-/// All hints are there in this time, the first of them in this.
+/// Maximum time in seconds until all hints have arrived, and until the first of them has.
 const ALL_WITHIN: f64 = 30.0;
 const FIRST_WITHIN: f64 = 1.0;
-/// How long is waited for them at most.
+/// Maximum time that the drill waits for them.
 const WAIT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_millis(100);
 const DAY: f64 = 86_400.0;
 
-/// The same twice, the second time with somebody who polls every daemon's status. The error says
-/// why the drill could not go on.
+/// The same twice, the second time with an observer that polls the status of every daemon. The
+/// error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -44,7 +44,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     testbed.cluster.stop_all()?;
     let (held, differ) = testbed.compare()?;
     complaints.extend(reported_of_differing(differ));
-    // Reads mend what they see, so the stores are compared before all keys are read.
+    // Reads repair differences, so the stores are compared before all keys are read.
     testbed.open(&testbed.names()).await?;
     testbed.judge(&testbed.client().await?, false).await?;
     testbed.cluster.stop_all()?;
@@ -107,7 +107,7 @@ async fn once(
     let logs: Vec<(String, usize)> =
         names.iter().map(|name| (name.clone(), text(&testbed.logs, name).len())).collect();
     testbed.cluster.start(&victim)?;
-    // The logs say when; nobody is asked.
+    // The logs contain the times, so that no daemon is queried.
     let deadline = std::time::Instant::now() + WAIT;
     let times = loop {
         if let Some(times) = moments(&testbed.logs, &logs, &victim) {
@@ -164,7 +164,7 @@ fn beside(report: &Report) -> String {
     format!("{} and {}", one(Kind::Get, "gets"), one(Kind::Put, "puts"))
 }
 
-/// Somebody who asks every daemon how it is, again and again.
+/// Polls the status of every daemon until it is aborted.
 async fn watch(testbed: &Testbed) -> Result<AbortHandle, String> {
     let (client, names): (Client, Vec<String>) = (testbed.client().await?, testbed.names());
     let watching = tokio::spawn(async move {
@@ -183,8 +183,8 @@ fn text(logs: &Path, name: &str) -> String {
     fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default()
 }
 
-/// Seconds from the victim's first link until somebody offered it hints, and until everybody who
-/// did was done; `None` before that.
+/// Seconds from the victim's first link until the first daemon offered it hints, and until every
+/// daemon that did had delivered them; `None` before that.
 fn moments(logs: &Path, from: &[(String, usize)], victim: &str) -> Option<(f64, f64)> {
     let (mut first_link, mut begun, mut done) = (None, Vec::new(), Vec::new());
     for (name, skip) in from {

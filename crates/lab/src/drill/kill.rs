@@ -1,4 +1,4 @@
-//! Kill -9 of a daemon, or of all at once, at any moment of their incarnations, under load.
+//! `kill -9` of a daemon, or of all at once, at any moment of their incarnations, under load.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use super::unsynced::begin_unsynced;
 use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 
-/// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is
+/// Share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is
 /// promised.
 const EARLY_SHARE: f64 = 0.5;
 const EARLY_PROMISED: f64 = 0.4;
-/// In every so many rounds, the first among them, all daemons are killed at once: what was
-/// acknowledged is then nowhere but on the disks.
+/// Every this many rounds, beginning with the first, all daemons are killed at once: acknowledged
+/// writes are then only on the disks.
 const ALL_EVERY: u64 = 4;
-/// How often one round tries to hit the time before ready.
+/// Number of attempts of one round to hit the time before ready.
 const EARLY_TRIES: u32 = 20;
-/// The load runs this long before the kill, at least and at most.
+/// Minimum and maximum length of the load before the kill, in milliseconds.
 const BEFORE_MS: (u64, u64) = (50, 600);
-/// And this long at most after the daemon is back.
+/// Maximum length of the load after the daemon is back, in milliseconds.
 const AFTER_MS: u64 = 300;
 const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 
-/// Rounds of: load, kill -9, perhaps another kill before it is ready, restart, verification. The
+/// Rounds of: load, `kill -9`, perhaps another kill before it is ready, restart, verification. The
 /// error says why the drill could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     let mut testbed = Testbed::prepare(plan, N.into())?;
@@ -51,7 +51,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> 
     Ok(testbed.score)
 }
 
-/// One round; `startup` is how long a daemon takes to be ready. `None` when a store stays shut.
+/// One round; `startup` is the time that a daemon takes to be ready. `None` if a store stays shut.
 async fn kill_one(
     testbed: &mut Testbed,
     client: &Client,
@@ -97,8 +97,8 @@ async fn kill_one(
     Ok(Some(reported))
 }
 
-/// Starts the daemon and kills it at a random moment before it is ready, or tries again. Gives the
-/// moment, counted from exec.
+/// Starts the daemon and kills it at a random moment before it is ready, with several attempts.
+/// Returns the moment, counted from exec.
 async fn kill_before_ready(
     testbed: &mut Testbed,
     victim: &str,
@@ -111,7 +111,7 @@ async fn kill_before_ready(
         testbed.cluster.start(victim)?;
         sleep(moment).await;
         testbed.kill(victim)?;
-        // Said by the log of a dead process, so that nothing can change any more.
+        // The process is dead, so its log cannot change any more.
         if !log.says_ready() {
             testbed.score.before_ready += 1;
             return Ok(Some(moment));

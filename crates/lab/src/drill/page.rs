@@ -1,4 +1,5 @@
-//! A drill's report as a page: what clients got over time, drawn, with what happened marked.
+//! The report of a drill as a page: the results of clients over time as figures, with the events
+//! marked.
 
 use std::fmt::Write as _;
 
@@ -9,16 +10,16 @@ use super::timeline::{EventKind, Phase};
 use crate::plot::svg::{Drawing, Scale, short};
 
 const WIDTH: f64 = 920.0;
-/// Left of the plots, for the labels of their axes.
+/// Space left of the plots, for the labels of their axes.
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const PANEL: f64 = 170.0;
-/// The top of each panel.
+/// Top of each panel, in pixels.
 const TOPS: [f64; 2] = [34.0, 244.0];
 const HEIGHT: f64 = 446.0;
-/// Beyond so many, events are drawn without their numbers.
+/// Maximum number of events that are drawn with their numbers.
 const MAX_NUMBERED: usize = 40;
-/// Decades of the axis of times end at such powers of ten of a millisecond, at least.
+/// Least range of the latency axis, as powers of ten of a millisecond.
 const DECADES: std::ops::RangeInclusive<i32> = -1..=1;
 
 const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
@@ -27,7 +28,7 @@ table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:
     text-align:left}\
 td.n{text-align:right}.bad{color:#b00}";
 
-/// The whole page.
+/// The report as one HTML page without external files.
 pub(crate) fn page(report: &Report) -> String {
     let (name, ending) = (report.drill.name, report.ending);
     let mut page = format!(
@@ -71,7 +72,7 @@ fn drawn(report: &Report) -> String {
     drawing.finish()
 }
 
-/// The time of the fault, shaded.
+/// Shades the time of the fault.
 fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let ends = report.reported.phases.iter().skip(1).map(|(from, _)| *from);
     let spans = report.reported.phases.iter().zip(ends.chain([report.reported.ended]));
@@ -84,7 +85,7 @@ fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
     }
 }
 
-/// A panel's y axis, labelled.
+/// Draws the labelled y axis of a panel.
 fn panel(drawing: &mut Drawing, top: f64, title: &str, scale: (f64, f64), is_log: bool) -> Scale {
     let y = Scale { values: scale, pixels: (top + PANEL, top), is_log };
     drawing.text((LEFT, top - 6.0), "font-weight=\"bold\"", title);
@@ -92,7 +93,7 @@ fn panel(drawing: &mut Drawing, top: f64, title: &str, scale: (f64, f64), is_log
     y
 }
 
-/// Requests done per second, and below them those that failed.
+/// Draws the requests done per second, and below them the failed ones.
 fn rates(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let failed = |of: &Stretch| (of.refused + of.unknown) as f64 / of.seconds.max(1e-9);
     let most = report.intervals.iter().map(|(_, of)| of.rate().max(failed(of))).fold(1.0, f64::max);
@@ -102,7 +103,7 @@ fn rates(drawing: &mut Drawing, report: &Report, x: &Scale) {
         let (left, right) = (x.at(*from), x.at(from + of.seconds));
         points.extend([(left, y.at(of.rate())), (right, y.at(of.rate()))]);
         if failed(of) > 0.0 {
-            // High enough to be seen.
+            // Drawn high enough to be visible.
             let top = y.at(failed(of)).min(y.at(0.0) - 2.0);
             let size = ((right - left).max(1.5), y.at(0.0) - top);
             let tip = format!("{:.0} failed per second", failed(of));
@@ -112,7 +113,7 @@ fn rates(drawing: &mut Drawing, report: &Report, x: &Scale) {
     drawing.path(&points, "stroke=\"#1565a0\" stroke-width=\"1.5\"", "done");
 }
 
-/// p50 and p99 over time; each decade has the same height.
+/// Draws p50 and p99 over time; each decade has the same height.
 fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let all = || report.intervals.iter().filter(|(_, of)| of.done > 0);
     let ms = |us: u32| f64::from(us.max(1)) / 1e3;
@@ -128,7 +129,7 @@ fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
             (x.at(from + stretch.seconds / 2.0), y.at(ms(of(stretch))))
         };
         let stroke = format!("stroke=\"{colour}\" stroke-width=\"1.5\"");
-        // Where nothing was done there is no time, and no line.
+        // An interval without operations has no latency, so the line is interrupted.
         for stretch in report.intervals.split(|(_, of)| of.done == 0) {
             let points: Vec<_> = stretch.iter().map(point).collect();
             drawing.path(&points, &stroke, name);
@@ -137,7 +138,7 @@ fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
     }
 }
 
-/// A line for each event, with its number in the table below.
+/// Draws a line for each event, with its number in the table below.
 fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let events = &report.reported.events;
     let mut free = LEFT;
@@ -148,7 +149,7 @@ fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
         let stroke = format!("stroke=\"{colour}\" stroke-dasharray=\"3 3\"");
         drawing.line((at, TOPS[0]), (at, TOPS[1] + PANEL), &stroke, &event.what);
         if events.len() <= MAX_NUMBERED {
-            // Numbers of events that are close stand beside each other.
+            // The numbers of events that are close stand beside each other.
             let at = at.max(free);
             free = at + 18.0;
             let centred = format!("text-anchor=\"middle\" fill=\"{colour}\"");

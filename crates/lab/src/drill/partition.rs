@@ -1,5 +1,5 @@
-//! Two of five daemons are cut off from the other three, by the emulated network; clients reach
-//! both sides.
+//! Two of five daemons are cut off from the other three by the emulated network; clients reach both
+//! sides.
 
 use pixii_core::message::EmulateOrder;
 

@@ -1,4 +1,5 @@
-//! The power of all disks at once, under a load that has overwritten everything several times.
+//! The power of all disks is cut at once, under a load that has overwritten every key several
+//! times.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -14,17 +15,17 @@ use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Mix, Spec};
 
-/// How often a load overwrites every key before the cut, at least.
+/// Minimum number of times that a load overwrites every key before the cut.
 const SWEEPS: u64 = 3;
 const SIZES: Sizes = Sizes { usual: 1_000, large: 1 << 20, large_share: 0.02 };
-/// Clients work on after a cut, once all was judged, for this time.
+/// How long clients work on after a cut, once everything was judged.
 const AFTER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill
 /// could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
-    // Declared before the daemons, so that it outlives them on every way out.
+    // Declared before the daemons, so that it is dropped after them on every path.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
     let mut testbed = Testbed::prepare(plan, N.into())?;
     testbed.cluster.allow_emulation()?;
@@ -58,7 +59,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> 
     Ok(testbed.score)
 }
 
-/// The same load for a while, with nothing wrong.
+/// Runs the same load for a while without a fault.
 async fn work_on(testbed: &mut Testbed, client: &Client, plan: &Plan) -> Result<(), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
     let spec = Spec { mix, duration: Some(AFTER), ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
@@ -68,8 +69,8 @@ async fn work_on(testbed: &mut Testbed, client: &Client, plan: &Plan) -> Result<
     Ok(())
 }
 
-/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how
-/// many MiB they took.
+/// Runs the load, and cuts the power during it. Returns the number of puts acknowledged in this
+/// round, and about how many MiB they took.
 async fn cut_all(
     testbed: &mut Testbed,
     disks: &Disks,
@@ -78,7 +79,7 @@ async fn cut_all(
 ) -> Result<(u64, u64), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
     let spec = Spec { mix, ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
-    // What is in progress is not done yet.
+    // Operations in flight are not done yet.
     let enough = SWEEPS * plan.keys + spec.clients as u64 + testbed.rng.below(plan.keys);
     let load = testbed.load(client, spec);
     testbed.enter(Phase::Before);

@@ -1,5 +1,5 @@
-//! What a drill has to tell: what happened, what clients noticed before, during and after, how soon
-//! all was well, and whether anything was lost; as text and as JSON.
+//! The report of a drill, as text and as JSON: the events, what clients saw before, during and
+//! after the fault, the time to recover, and whether anything was lost.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,46 +13,46 @@ use super::catalog::Drill;
 use super::timeline::{Phase, Recorded, Timeline};
 use crate::workload::trace::{End, Sample, Why};
 
-/// About so many intervals are distinguished, none shorter than the least.
+/// About this many intervals are distinguished, none shorter than the minimum.
 const INTERVALS: u32 = 150;
 const LEAST: Duration = Duration::from_millis(100);
 
-/// What some operations were like.
+/// The outcomes and latencies of the operations of one span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Stretch {
     /// Its length in seconds.
     pub(crate) seconds: f64,
-    /// Operations that were done.
+    /// Number of operations that were done.
     pub(crate) done: u64,
-    /// Refused, or (a read) not answered.
+    /// Operations that were refused, and reads that were not answered.
     pub(crate) refused: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
     /// Reads that were done and showed no value.
     pub(crate) absent: u64,
-    /// The time in which half of those that were done took, in microseconds.
+    /// Median latency of the operations that were done, in microseconds.
     pub(crate) p50_us: u32,
-    /// The time in which 99 of 100 of them took, in microseconds.
+    /// 99th percentile of their latency, in microseconds.
     pub(crate) p99_us: u32,
 }
 
 /// The report of one drill.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
-    /// Which drill.
+    /// The drill that was carried out, as the catalog lists it.
     pub(crate) drill: &'a Drill,
-    /// Its seed.
+    /// The seed of the drill, to repeat it.
     pub(crate) seed: u64,
-    /// How it went.
+    /// The result: summary, complaints and figures.
     pub(crate) ending: &'a Ending,
-    /// What happened.
+    /// The events, phases and recoveries that the drill recorded.
     pub(crate) reported: Recorded,
-    /// What clients noticed in each phase that had any.
+    /// What clients saw in each phase; phases without operations are missing.
     pub(crate) phases: Vec<(Phase, Stretch)>,
-    /// What they noticed over time: the beginning of each interval in seconds, and what it was
-    /// like.
+    /// What clients saw over time: the beginning of each interval in seconds since the beginning of
+    /// the drill, and its operations.
     pub(crate) intervals: Vec<(f64, Stretch)>,
-    /// Why operations failed.
+    /// The reasons of failed operations, by kind and reason.
     pub(crate) whys: BTreeMap<String, Why>,
 }
 
@@ -91,7 +91,7 @@ impl Stretch {
 }
 
 impl<'a> Report<'a> {
-    /// The report of a drill that has come to its end.
+    /// The report of a drill that has ended.
     pub(crate) fn new(
         drill: &'a Drill,
         seed: u64,
@@ -122,12 +122,12 @@ impl<'a> Report<'a> {
         Report { drill, seed, ending, reported, phases, intervals, whys }
     }
 
-    /// The longest recovery, in seconds.
+    /// The longest recovery in seconds; `None` if the drill recorded none.
     pub(crate) fn recovery(&self) -> Option<f64> {
         self.reported.recoveries.iter().max().map(Duration::as_secs_f64)
     }
 
-    /// How soon all was well again, in a sentence.
+    /// The longest recovery, in a sentence.
     pub(crate) fn recovery_reported(&self) -> Option<String> {
         let longest = self.recovery()?;
         let what = self.drill.recovery;
@@ -137,7 +137,7 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// What the ledger says, in a sentence.
+    /// The verdict of the ledger, in a sentence.
     pub(crate) fn ledger_reported(&self) -> Option<String> {
         let (counts, lost) = self.reported.judged?;
         Some(format!(
@@ -146,7 +146,7 @@ impl<'a> Report<'a> {
         ))
     }
 
-    /// The tables and sentences at the end, for people; the last line says how it went.
+    /// The tables and sentences at the end, for people; the last line is the summary.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         if !self.phases.is_empty() {
@@ -176,7 +176,7 @@ impl<'a> Report<'a> {
         text
     }
 
-    /// Everything, for programs.
+    /// The whole report as JSON, for programs.
     pub(crate) fn json(&self) -> Value {
         let Ending { complaints, figures, summary } = self.ending;
         let seconds = |at: Duration| rounded(at.as_secs_f64());

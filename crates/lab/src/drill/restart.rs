@@ -1,5 +1,5 @@
-//! Daemons are stopped and started on purpose: one that is away for a while, all one after the
-//! other, and all for a newer program.
+//! Planned stops and starts of daemons: of one that is away for a while, of all one after the
+//! other, and of all for a newer program.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,7 +26,7 @@ pub(crate) async fn one(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     scenario.end(Allowed::Nothing).await
 }
 
-/// All are, one after the other. The error says why the drill could not go on.
+/// All daemons are restarted, one after the other. The error says why the drill could not go on.
 pub(crate) async fn rolling(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut scenario = Scenario::prepare(plan, NODES, print)?;
     scenario.open().await?;
@@ -35,8 +35,8 @@ pub(crate) async fn rolling(plan: &Plan, print: Print<'_>) -> Result<Ending, Str
     scenario.end(Allowed::Nothing).await
 }
 
-/// All run the program `old` and are given the plan's, one after the other. The error says why the
-/// drill could not go on.
+/// All daemons run the program `old` and are restarted with the plan's program, one after the
+/// other. The error says why the drill could not go on.
 pub(crate) async fn upgrade(plan: &Plan, old: &Path, print: Print<'_>) -> Result<Ending, String> {
     let (older, newer) = (version(old)?, version(&plan.program)?);
     let mut scenario = Scenario::prepare(plan, NODES, print)?;
@@ -66,7 +66,7 @@ async fn outcomes(scenario: &mut Scenario<'_>, what: &str) -> Result<(), String>
     Ok(())
 }
 
-/// What a program says of itself; one sentence if it is none of ours.
+/// The version that a program reports; the error is one sentence if it is not `pixii`.
 fn version(program: &Path) -> Result<String, String> {
     let fault = |why: String| format!("{} is no pixii that runs here: {why}", program.display());
     let reported = Command::new(program).arg("--version").output();

@@ -1,6 +1,6 @@
-//! The scenario that the exercises of an operator have in common: daemons with keys, clients that
-//! read and write all the while, a time before the fault, the fault, the time until all is well
-//! again, a time after it, and the judgement.
+//! The steps that the drills of planned operations have in common: daemons with keys, clients that
+//! read and write all the time, a phase before the fault, the fault, the time to recover, a phase
+//! after it, and the judgement.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// Requests in progress at a time.
+/// Number of clients, each with one request in flight.
 const CLIENTS: usize = 8;
-/// The share of the length before the fault, and again after the recovery; during the fault it is
-/// the rest.
+/// Share of the length before the fault, and again after the recovery; the fault lasts for the
+/// rest.
 const CALM_SHARE: f64 = 0.25;
-/// A load that is not looked at warms up what the filling left cold.
+/// An unmeasured load warms up what the filling left cold.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// All is well again in this time, or never.
+/// The cluster has recovered within this time, or never does.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const VALUE_BYTES: usize = 100;
@@ -33,26 +33,26 @@ const VALUE_BYTES: usize = 100;
 pub(super) struct Scenario<'a> {
     /// The daemons, the ledger, the score.
     pub(super) testbed: Testbed,
-    /// What was not as it should be.
+    /// The broken promises, one sentence each.
     pub(super) complaints: Vec<String>,
-    /// What was measured beside what every drill measures.
+    /// Measurements beyond those of every drill.
     pub(super) figures: Map<String, Value>,
     plan: &'a Plan,
     print: Print<'a>,
-    /// A client of all daemons, and what it is used for by the load; none before the daemons are
-    /// open.
+    /// A client of all daemons, and the load that uses it; `None` before the daemons are open.
     work: Option<(Client, Load)>,
 }
 
 impl<'a> Scenario<'a> {
-    /// The files of so many daemons. Nothing is started, so that they can be given what they need.
+    /// Creates the files of this many daemons. None is started, so that their configuration can be
+    /// completed.
     pub(super) fn prepare(plan: &'a Plan, nodes: usize, print: Print<'a>) -> Result<Self, String> {
         let testbed = Testbed::prepare(plan, nodes)?;
         let (complaints, figures) = (Vec::new(), Map::new());
         Ok(Scenario { testbed, complaints, figures, plan, print, work: None })
     }
 
-    /// Starts the daemons, gives every key a value, and has clients work for the time before the
+    /// Starts the daemons, gives every key a value, and lets clients work for the time before the
     /// fault.
     pub(super) async fn open(&mut self) -> Result<(), String> {
         let names = self.testbed.names();
@@ -78,24 +78,24 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    /// One of the daemons.
+    /// One of the daemons, chosen at random.
     pub(super) fn victim(&mut self) -> String {
         let names = self.testbed.names();
         self.testbed.rng.pick(&names).cloned().unwrap_or_default()
     }
 
-    /// Notes and reports what happened.
+    /// Records and prints an event.
     pub(super) fn step(&mut self, what: &str) -> Result<(), String> {
         self.mark(EventKind::Step, what).map(drop)
     }
 
-    /// The same for the fault, or a further one.
+    /// Records and prints the fault, or a further one; returns its time.
     pub(super) fn fault(&mut self, what: &str) -> Result<Duration, String> {
         self.testbed.timeline.enter(Some(Phase::During));
         self.mark(EventKind::Fault, what)
     }
 
-    /// The same for its end. Gives when that was.
+    /// Records and prints the end of the fault; returns its time.
     pub(super) fn heal(&mut self, what: &str) -> Result<Duration, String> {
         self.mark(EventKind::Heal, what)
     }
@@ -106,24 +106,24 @@ impl<'a> Scenario<'a> {
         Ok(at)
     }
 
-    /// The fault is there for its time.
+    /// Waits for the length of the fault.
     pub(super) async fn stay(&self) {
         sleep(self.plan.length.mul_f64(1.0 - 2.0 * CALM_SHARE)).await;
     }
 
-    /// Clients that work on a cluster that is well again.
+    /// Lets clients work for a while on the recovered cluster.
     pub(super) async fn calm(&self) {
         self.testbed.timeline.enter(Some(Phase::After));
         sleep(self.plan.length.mul_f64(CALM_SHARE)).await;
     }
 
-    /// Gives a daemon an order about what is emulated there.
+    /// Sends a daemon an order for its emulated network or disk.
     pub(super) async fn emulate(&self, name: &str, order: EmulateOrder) -> Result<(), String> {
         let Some((client, _)) = &self.work else { return Ok(()) };
         client.emulate(name, order).await.map(drop).map_err(|failure| failure.to_string())
     }
 
-    /// Stops a daemon cleanly while the clients go on.
+    /// Stops a daemon cleanly while the clients continue.
     pub(super) async fn stop(&mut self, name: &str) -> Result<(), String> {
         self.testbed.cluster.begin_stop(name)?;
         let begun = Instant::now();
@@ -151,8 +151,8 @@ impl<'a> Scenario<'a> {
         }
     }
 
-    /// Waits until all daemons serve and are linked, and nobody keeps a hint for `target` (empty:
-    /// for anybody); since the time `since` of the timeline that was the recovery.
+    /// Waits until all daemons serve and are linked, and no daemon keeps a hint for `target` (if
+    /// empty, for any node). That is the recovery, which began at the time `since` of the timeline.
     pub(super) async fn recover(&mut self, since: Duration, target: &str) -> Result<(), String> {
         self.testbed.cluster.ready(TIMEOUT).await?;
         let begun = Instant::now();
@@ -170,14 +170,14 @@ impl<'a> Scenario<'a> {
         self.recovered(since, &format!("all are linked, and nobody keeps a hint for {of}"))
     }
 
-    /// All is well again: since the time `since` of the timeline that was the recovery.
+    /// Records the recovery, which began at the time `since` of the timeline.
     pub(super) fn recovered(&mut self, since: Duration, what: &str) -> Result<(), String> {
         let at = self.mark(EventKind::Recovered, what)?;
         self.testbed.timeline.recovered(at.saturating_sub(since));
         Ok(())
     }
 
-    /// Waits until each of these logs has this text.
+    /// Waits until each of these logs contains this text.
     pub(super) async fn await_said(&self, logs: &[Log], text: &str) -> Result<(), String> {
         let begun = Instant::now();
         while !logs.iter().all(|log| log.reports(text)) {
@@ -190,7 +190,7 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    /// Whether any request has failed so far.
+    /// True if any request has failed so far.
     pub(super) fn has_failures(&self) -> bool {
         self.expectations().refused + self.expectations().unknown > 0
     }
@@ -199,8 +199,8 @@ impl<'a> Scenario<'a> {
         Expectations::of(self.testbed.timeline.trace())
     }
 
-    /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads
-    /// every key from all of its owners and holds it to the ledger.
+    /// Ends the load and waits until all replicas are equal. Compares the stopped stores, reads
+    /// every key from all its owners, and judges the values by the ledger.
     pub(super) async fn end(mut self, allowed: Allowed) -> Result<Ending, String> {
         let Some((client, load)) = self.work.take() else { return Err("no load".into()) };
         load.stop().await?;
@@ -212,7 +212,7 @@ impl<'a> Scenario<'a> {
         self.testbed.cluster.stop_all()?;
         let (held, differ) = self.testbed.compare()?;
         self.step(&format!("all are stopped and compared: {held} records on their disks"))?;
-        // Reads mend what they see, so the stores are compared before all keys are read.
+        // Reads repair differences, so the stores are compared before all keys are read.
         let names = self.testbed.names();
         self.opened(&names).await?;
         let judged = self.testbed.judge(&self.testbed.client().await?, false).await?;

@@ -8,7 +8,7 @@ use super::scenario::Scenario;
 use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
-/// What each call takes more.
+/// Additional time of each call.
 const DELAY: &str = "300ms";
 
 /// The error says why the drill could not go on.

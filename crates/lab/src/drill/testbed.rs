@@ -1,4 +1,4 @@
-//! What all drills stand on: some daemons, a client, the ledger, and how daemons are started again.
+//! The base of all drills: some daemons, a client, the ledger, and restarts of daemons.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -27,49 +27,49 @@ const OPEN_WAIT: Duration = Duration::from_secs(60);
 /// How long the daemons may take to find each other.
 const READY_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
-/// How often daemons are asked for their hints.
+/// Interval at which daemons are queried for their hints.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Page cache while a stopped store is read.
 pub(super) const CACHE_BYTES: u64 = 64 << 20;
 /// Partitions of the cluster.
 pub(super) const PARTITIONS: u16 = 64;
-/// How often a daemon is started before its store counts as shut.
+/// Number of starts of a daemon before its store counts as shut.
 const STARTS: u64 = 3;
-/// What a daemon's log says when it serves, and what it said in the programs before that an upgrade
-/// may begin with.
+/// Text of the log line with which a daemon reports that it serves, now and in the older programs
+/// from which an upgrade may begin.
 const READY: [&str; 2] = [" listens on ", " is ready on "];
-/// Ports outside of the range that the kernel takes for outgoing connections: one of those could
-/// get a daemon's port while it is down.
+/// Ports outside of the kernel's range for outgoing connections: one of those could take the port
+/// of a daemon while it is down.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;
 const PORT_TRIES: u32 = 50;
-/// Clients of a load.
+/// Number of clients of a load.
 const CLIENTS: usize = 16;
-/// Deadline of their requests, in milliseconds.
+/// Deadline of the requests of a load, in milliseconds.
 const TIMEOUT_MS: u32 = 3_000;
 
-/// The daemons and what judges them. Dropping it kills the daemons.
+/// The daemons and the ledger that judges them. Dropping it kills the daemons.
 pub(super) struct Testbed {
-    /// The daemons.
+    /// The daemons and their configuration files.
     pub(super) cluster: Cluster,
-    /// Where the keys are.
+    /// The ring that all daemons begin with.
     pub(super) ring: Ring,
-    /// Acknowledged, refused and unknown writes.
+    /// The writes that are acknowledged, refused or unknown.
     pub(super) ledger: Ledger,
-    /// Chance.
+    /// Random numbers of the drill, from the seed of its plan.
     pub(super) rng: Rng,
-    /// How the drill goes.
+    /// The counts of the drill so far.
     pub(super) score: Score,
-    /// Where the daemons' files are: n1.log, n1 and so on.
+    /// The directory of the daemons' files: n1.log, n1 and so on.
     pub(super) logs: PathBuf,
-    /// What happens.
+    /// The events of the drill; shared with its plan.
     pub(super) timeline: Timeline,
-    /// Stores that were set aside, and are counted.
+    /// Stores that were set aside and are counted already.
     aside: BTreeSet<PathBuf>,
 }
 
 impl Testbed {
-    /// Files of a cluster of so many daemons under the plan's directory, and its ledger. Nothing is
-    /// started.
+    /// Creates the files of a cluster with this many daemons under the plan's directory, and its
+    /// ledger. No daemon is started.
     pub(super) fn prepare(plan: &Plan, nodes: usize) -> Result<Self, String> {
         let fault = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
         fs::create_dir_all(&plan.dir).map_err(|error| fault(&plan.dir, error))?;
@@ -94,14 +94,13 @@ impl Testbed {
         Ok(Testbed { cluster, ring, ledger, rng, score, logs, timeline, aside })
     }
 
-    /// The daemons' names.
+    /// The names of all daemons, running or not, in the order n1, n2, ...
     pub(super) fn names(&self) -> Vec<String> {
         self.cluster.daemons().iter().map(|daemon| daemon.name.clone()).collect()
     }
 
     /// Starts daemons and waits until they serve; one that ends instead is started again, three
-    /// times in all. Gives how long the slowest took from exec to ready, or `None` if a store stays
-    /// shut.
+    /// times in all. Returns the longest time from exec to ready, or `None` if a store stays shut.
     pub(super) async fn open(&mut self, names: &[String]) -> Result<Option<Duration>, String> {
         let begun = Instant::now();
         let mut logs = Vec::new();
@@ -132,12 +131,12 @@ impl Testbed {
         Ok((self.score.shut == 0).then_some(slowest))
     }
 
-    /// Counts the stores that daemons have found damaged and set aside. What others have comes back
-    /// by itself, so that nothing else would tell that a disk has lost what was synced on it.
+    /// Counts the stores that daemons have found damaged and set aside. They are filled again from
+    /// other replicas, so no other check would show that a disk has lost synced data.
     fn count_set_aside(&mut self) -> Result<(), String> {
         for name in self.names() {
             let dir = self.logs.join(&name);
-            // One that was never started has none.
+            // A daemon that was never started has no directory.
             if !dir.exists() {
                 continue;
             }
@@ -159,8 +158,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// The end of a drill in which a store stays shut: what the others still have is judged all the
-    /// same.
+    /// Ends a drill in which a store stays shut: the data that the others still have is judged all
+    /// the same.
     pub(super) async fn give_up(mut self, client: Option<&Client>) -> Result<Score, String> {
         let running = self.cluster.daemons().iter().filter(|d| d.is_running()).count();
         if let (Some(client), 1..) = (client, running) {
@@ -193,14 +192,14 @@ impl Testbed {
         Log { path, from }
     }
 
-    /// Notes the daemons that have ended by themselves: no drill but one that takes their disks
-    /// away wants that.
+    /// Notes the daemons that have ended by themselves. Only a drill that takes their disks away
+    /// expects that.
     pub(super) fn note_ended(&mut self) {
         let ended = self.cluster.ended();
         self.score.notes.extend(ended.into_iter().map(|(name, how)| format!("{name} {how}")));
     }
 
-    /// Ends a daemon with SIGKILL and counts it.
+    /// Ends a daemon with SIGKILL and counts the kill.
     pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
         match self.cluster.end_of(name) {
             Some(how) => self.score.notes.push(format!("{name} {how}")),
@@ -211,21 +210,21 @@ impl Testbed {
         Ok(())
     }
 
-    /// Ends all daemons that run with SIGKILL and counts them.
+    /// Ends all running daemons with SIGKILL and counts the kills.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
         self.score.kills += self.cluster.kill_all()?;
         self.timeline.note(EventKind::Fault, "all are killed");
         Ok(())
     }
 
-    /// Hints that all daemons that run keep for this one, together.
+    /// Number of hints that all running daemons together keep for this one.
     pub(super) async fn hints_for(&self, target: &str) -> Result<u64, String> {
         let running = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
         let nodes = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
         hints_for(&nodes.collect::<Vec<_>>(), target, &Options::default()).await
     }
 
-    /// Waits until nobody keeps anything for anybody.
+    /// Waits until no running daemon keeps hints.
     pub(super) async fn await_no_hints(&self, wait: Duration) -> Result<(), String> {
         let begun = Instant::now();
         loop {
@@ -250,20 +249,20 @@ impl Testbed {
         Ok(stores)
     }
 
-    /// How many partitions differ between their owners.
+    /// Number of partitions that differ between their owners.
     pub(super) fn differing(&self, stores: &[(NodeId, CheckReport)]) -> usize {
         differences(&self.ring, stores).len()
     }
 
-    /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions
-    /// differ between their owners.
+    /// Reads the stores of the stopped daemons. Returns the number of records that all hold, and
+    /// the number of partitions that differ between their owners.
     pub(super) fn compare(&self) -> Result<(u64, usize), String> {
         let stores = self.check_all()?;
         let records = |(_, report): &(NodeId, CheckReport)| report.live_keys + report.tombstones;
         Ok((stores.iter().map(records).sum(), self.differing(&stores)))
     }
 
-    /// A client that knows all daemons.
+    /// A client that knows the addresses of all daemons.
     pub(super) async fn client(&self) -> Result<Client, String> {
         let addresses: Vec<String> =
             self.cluster.daemons().iter().map(|daemon| daemon.address.clone()).collect();
@@ -271,23 +270,23 @@ impl Testbed {
         Client::connect(&addresses, options).await.map_err(|failure| failure.to_string())
     }
 
-    /// Starts a load that is noted in the ledger and in the timeline.
+    /// Starts a load whose operations are noted in the ledger and in the timeline.
     pub(super) fn load(&self, client: &Client, spec: Spec) -> Load {
         Load::traced(client, spec, Some(&self.ledger), Some(self.timeline.trace()))
     }
 
-    /// From now on clients are in this phase; none between two loads.
+    /// Sets the phase of the clients from now on; `None` between two loads.
     pub(super) fn enter(&self, phase: impl Into<Option<Phase>>) {
         self.timeline.enter(phase.into());
     }
 
-    /// Notes that all is well again, so long after the fault was over.
+    /// Notes that the cluster has recovered, this long after the end of the fault.
     pub(super) fn recovered(&self, took: Duration, what: &str) {
         self.timeline.note(EventKind::Recovered, what);
         self.timeline.recovered(took);
     }
 
-    /// What a load is like: reads, writes with and without contexts, deletes.
+    /// The parameters of a load with reads, writes with and without contexts, and deletes.
     pub(super) fn spec(&mut self, keys: u64, choice: Choice, sizes: Sizes) -> Spec {
         Spec {
             clients: CLIENTS,
@@ -308,7 +307,7 @@ impl Testbed {
         }
     }
 
-    /// Writes every key that the ledger does not have yet, so that the stores hold `keys` of them.
+    /// Writes every key that the ledger does not have yet, so that the stores hold `keys` keys.
     pub(super) async fn fill(
         &mut self,
         client: &Client,
@@ -330,8 +329,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// Reads from all replicas and judges: every key, or with `recent` those written since the last
-    /// time. What is found is counted, and reported in a few words.
+    /// Reads from all replicas and judges the values: of every key, or with `recent` of those
+    /// written since the last time. Findings are counted, and reported in a few words.
     pub(super) async fn judge(&mut self, client: &Client, recent: bool) -> Result<String, String> {
         self.judge_at(client, recent, N).await
     }
@@ -359,12 +358,13 @@ impl Testbed {
     }
 }
 
-/// What is to be said of so many partitions that differ between their owners.
+/// A complaint about partitions that differ between their owners; `None` if there are none.
 pub(super) fn reported_of_differing(differ: usize) -> Option<String> {
     (differ > 0).then(|| format!("{differ} of {PARTITIONS} partitions differ between their owners"))
 }
 
-/// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.
+/// Number of hints that these nodes, by name and address, keep for `target`; for any node if it is
+/// empty.
 pub(super) async fn hints_for(
     nodes: &[(String, String)],
     target: &str,
@@ -380,7 +380,7 @@ pub(super) async fn hints_for(
     Ok(hints)
 }
 
-/// Has these nodes compare what they share, and waits until each pair was found equal since.
+/// Makes these nodes compare their partitions, and waits until each pair was found equal since.
 pub(super) async fn await_equal(
     client: &Client,
     names: &[String],
@@ -408,7 +408,7 @@ pub(super) async fn await_equal(
     }
 }
 
-/// What a daemon logs from some moment on.
+/// The part of a daemon's log from some moment on.
 pub(super) struct Log {
     path: PathBuf,
     from: u64,

@@ -1,5 +1,5 @@
-//! The scenario of a drill: what was done to the daemons and when, in which phase clients were, and
-//! how each of their operations ended.
+//! The timeline of a drill: the faults and when they occurred, the phase of the clients, and the
+//! outcome of each of their operations.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use super::super::ledger::Counts;
 use super::super::workload::trace::Trace;
 
-/// Most events that are kept; beyond it they are counted.
+/// Maximum number of events that are kept; further ones are dropped.
 const MAX_EVENTS: usize = 10_000;
 
-/// What clients live through. Between two rounds there is none.
+/// The phase of the clients. Between two rounds there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// All is well.
+    /// Before the fault: the cluster is healthy.
     Before,
-    /// From the fault until all is well again.
+    /// From the fault until the cluster has recovered.
     During,
-    /// All is well again.
+    /// After the recovery.
     After,
 }
 
 impl Phase {
-    /// All of them, in their order.
+    /// All phases, in their order.
     pub(crate) const ALL: [Phase; 3] = [Phase::Before, Phase::During, Phase::After];
 
-    /// Its name.
+    /// Its name in tables and in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Phase::Before => "before",
@@ -35,21 +35,21 @@ impl Phase {
     }
 }
 
-/// What an event is in the scenario of things.
+/// The meaning of an event for the drill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventKind {
     /// The fault, or a further one.
     Fault,
-    /// It ends: from here the time to recover is counted.
+    /// The end of the fault; the time to recover is measured from here.
     Heal,
-    /// All is well again.
+    /// The cluster has recovered.
     Recovered,
-    /// Anything else.
+    /// Any other event, such as the start of a daemon.
     Step,
 }
 
 impl EventKind {
-    /// Its name.
+    /// Its name in JSON and on the page.
     pub(crate) fn name(self) -> &'static str {
         match self {
             EventKind::Fault => "fault",
@@ -60,34 +60,35 @@ impl EventKind {
     }
 }
 
-/// Something that happened.
+/// An event of the drill.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
-    /// When, from the beginning of the drill.
+    /// When it occurred, since the beginning of the drill.
     pub(crate) at: Duration,
-    /// What it is.
+    /// Its meaning for the drill.
     pub(crate) mark: EventKind,
-    /// What happened, in a few words.
+    /// The event in a few words.
     pub(crate) what: String,
 }
 
-/// All that was noted by a drill.
+/// Everything that a drill has recorded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorded {
-    /// What happened, in its order.
+    /// The events in the order in which they occurred.
     pub(crate) events: Vec<Event>,
-    /// From when on clients were in which phase.
+    /// The times at which the phase of the clients changed, with the new phase; `None` for no
+    /// phase.
     pub(crate) phases: Vec<(Duration, Option<Phase>)>,
-    /// How long each recovery took.
+    /// The duration of each recovery.
     pub(crate) recoveries: Vec<Duration>,
-    /// What the ledger had at the last judgement, and how many acknowledged writes were lost in
-    /// all; `None` without a ledger.
+    /// The counts of the ledger at the last judgement, and the number of acknowledged writes lost
+    /// in all; `None` without a ledger.
     pub(crate) judged: Option<(Counts, u64)>,
-    /// The end.
+    /// When the recording was read, since the beginning of the drill.
     pub(crate) ended: Duration,
 }
 
-/// A timeline in progress; clones are the same one.
+/// A timeline in progress; clones share the same data.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     trace: Trace,
@@ -95,17 +96,17 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// An empty one, whose time begins now.
+    /// An empty timeline, whose time begins now.
     pub(crate) fn begin() -> Self {
         Timeline { trace: Trace::begin(), reported: Arc::default() }
     }
 
-    /// Where loads note their operations.
+    /// The trace in which loads note their operations.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// Notes what happened just now; gives when.
+    /// Records an event now; returns its time.
     pub(super) fn note(&self, mark: EventKind, what: &str) -> Duration {
         let at = self.trace.elapsed();
         let mut reported = self.reported();
@@ -115,23 +116,23 @@ impl Timeline {
         at
     }
 
-    /// From now on clients are in this phase.
+    /// Sets the phase of the clients from now on.
     pub(super) fn enter(&self, phase: Option<Phase>) {
         let now = self.trace.elapsed();
         self.reported().phases.push((now, phase));
     }
 
-    /// Notes how long a recovery took.
+    /// Records the duration of a recovery.
     pub(super) fn recovered(&self, took: Duration) {
         self.reported().recoveries.push(took);
     }
 
-    /// Notes what the ledger has, and how many of its acknowledged writes were lost in all.
+    /// Records the counts of the ledger, and the number of its acknowledged writes lost in all.
     pub(super) fn judged(&self, counts: Counts, lost: u64) {
         self.reported().judged = Some((counts, lost));
     }
 
-    /// All that was noted until now.
+    /// A copy of everything recorded until now.
     pub(crate) fn read(&self) -> Recorded {
         Recorded { ended: self.trace.elapsed(), ..self.reported().clone() }
     }
@@ -142,13 +143,13 @@ impl Timeline {
 }
 
 impl Recorded {
-    /// The phase at a time.
+    /// The phase at a time; `None` if there was none.
     pub(crate) fn phase_at(&self, at: Duration) -> Option<Phase> {
         let next = self.phases.partition_point(|(from, _)| *from <= at);
         self.phases.get(next.checked_sub(1)?).and_then(|(_, phase)| *phase)
     }
 
-    /// How long clients were in a phase, all its times together.
+    /// The total time that clients spent in a phase.
     pub(crate) fn length(&self, phase: Phase) -> Duration {
         let ends = self.phases.iter().skip(1).map(|(from, _)| *from).chain([self.ended]);
         let spans = self.phases.iter().zip(ends).filter(|((_, of), _)| *of == Some(phase));

@@ -1,6 +1,5 @@
-//! Restarts and kills of a cluster that is there already, whose daemons are units of systemd on
-//! this machine. It must not be in use: it holds no keys but a drill's, and nobody else asks it for
-//! anything.
+//! Restarts and kills of an existing cluster, whose daemons are systemd units on this machine. The
+//! cluster must not be in use: it holds no keys except those of a drill, and has no other clients.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,11 +20,11 @@ use crate::ledger::{Ledger, verify};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// The keys of these drills begin with this.
+/// The prefix of the keys of these drills.
 const PREFIX: &str = "pixii-drill/";
-/// A cluster that nobody asks for anything in this time has no other clients.
+/// A cluster without requests in this time has no other clients.
 const QUIET: Duration = Duration::from_secs(1);
-/// What daemons count of clients' requests.
+/// The counters of requests of clients.
 const REQUESTS: [Counter; 6] = [
     Counter::GetsAnswered,
     Counter::PutsAcknowledged,
@@ -34,7 +33,8 @@ const REQUESTS: [Counter; 6] = [
     Counter::RequestsRefused,
     Counter::WritesUnknown,
 ];
-/// Keys that may be looked at to find one with a value; with more, the cluster counts as in use.
+/// Maximum number of keys that are read to find one with a value; with more, the cluster counts as
+/// in use.
 const MAX_READS: u32 = 1_000;
 const PAGE_BYTES: u32 = 64 << 10;
 const CLIENTS: usize = 8;
@@ -44,18 +44,18 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const CALM_SHARE: f64 = 0.25;
 
-/// What is done to the units.
+/// The action on the units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnitAction {
-    /// One is stopped, and started after a while.
+    /// One unit is stopped, and started after a while.
     Restart,
-    /// All are restarted, one after the other.
+    /// All units are restarted, one after the other.
     RollingRestart,
-    /// One after the other is killed with SIGKILL, and systemd starts it again.
+    /// One unit after the other is killed with SIGKILL, and systemd starts it again.
     Kill,
 }
 
-/// A cluster of units.
+/// A cluster whose daemons are systemd units.
 struct Units<'a> {
     client: Client,
     options: Options,
@@ -65,8 +65,8 @@ struct Units<'a> {
     print: Print<'a>,
 }
 
-/// The error says why the drill could not go on, or was not begun. `allow_in_use` goes on where
-/// others use the cluster; their keys are left alone.
+/// The error says why the drill was not begun or could not go on. With `allow_in_use` it runs
+/// although others use the cluster; their keys are left alone.
 pub(crate) async fn run(
     plan: &Plan,
     act: UnitAction,
@@ -124,7 +124,7 @@ impl Units<'_> {
         Ok(at)
     }
 
-    /// Clients, what is done to the units beside them, and the judgement.
+    /// Runs clients, carries out the action beside them, and judges the result.
     async fn exercise(&mut self, act: UnitAction, ledger: &Ledger) -> Result<Score, String> {
         let (plan, timeline) = (self.plan, self.plan.timeline.clone());
         let spec = Spec {
@@ -199,10 +199,10 @@ impl Units<'_> {
         Ok(())
     }
 
-    /// Waits until all serve and are linked, and nobody keeps a hint for `target`.
+    /// Waits until all daemons serve and are linked, and none keeps a hint for `target`.
     async fn recover(&mut self, since: Duration, target: &str) -> Result<(), String> {
         let begun = Instant::now();
-        // One that was killed may still look well to the others.
+        // The others may not have noticed yet that a unit was killed.
         while let Some(why) = self.unwell(target).await {
             if begun.elapsed() > TIMEOUT {
                 return Err(format!("{why} after {} s", TIMEOUT.as_secs()));
@@ -216,7 +216,7 @@ impl Units<'_> {
         Ok(())
     }
 
-    /// How often systemd has started each unit by itself since somebody last did.
+    /// How often systemd has restarted each unit by itself since it was last started by hand.
     async fn restarts(&self) -> Result<Vec<u64>, String> {
         let mut all = Vec::new();
         for (name, _) in &self.nodes {
@@ -233,10 +233,10 @@ impl Units<'_> {
         Ok(all)
     }
 
-    /// The units that have ended by themselves since systemd had started them so often, a sentence
-    /// each.
+    /// The units that have ended by themselves since `before`, the numbers of their restarts, was
+    /// read; one sentence each.
     async fn unasked(&self, act: UnitAction, before: &[u64]) -> Result<Vec<String>, String> {
-        // A kill is followed by one start; a start by hand begins to count anew.
+        // A kill is followed by one restart; a start by hand resets the number.
         let queried = u64::from(act == UnitAction::Kill);
         let now = self.restarts().await?;
         let all = self.nodes.iter().zip(before.iter().zip(now));
@@ -254,7 +254,7 @@ impl Units<'_> {
     async fn await_hints(&self, target: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
-            // One that has just been started may not answer yet.
+            // A daemon that was just started may not answer yet.
             let left = hints_for(&self.nodes, target, &self.options).await;
             match left {
                 Ok(0) => return Ok(()),
@@ -270,7 +270,7 @@ impl Units<'_> {
         }
     }
 
-    /// One sentence if the cluster is in use.
+    /// Checks that the cluster is not in use; the error is one sentence.
     async fn refuse_use(&self) -> Result<(), String> {
         let cluster = self.client.cluster();
         let go_on = "--allow-in-use goes on all the same, and leaves alone what is not the drill's";
@@ -289,7 +289,7 @@ impl Units<'_> {
         Ok(())
     }
 
-    /// A key with a value that is no drill's, for people.
+    /// A key with a value that no drill has written, as text; `None` if there is none.
     async fn foreign_key(&self) -> Result<Option<String>, String> {
         let mut looks = 0;
         for partition in (0..self.client.ring().partitions()).map(Partition) {
@@ -314,7 +314,7 @@ impl Units<'_> {
         Ok(None)
     }
 
-    /// Requests of clients that all daemons have counted.
+    /// Number of requests of clients that all daemons have counted.
     async fn requests(&self) -> Result<u64, String> {
         let mut sum = 0;
         for (name, _) in &self.nodes {
@@ -324,7 +324,7 @@ impl Units<'_> {
         Ok(sum)
     }
 
-    /// Deletes what the drill has written.
+    /// Deletes the keys that the drill has written.
     async fn clear(&mut self) -> Result<(), String> {
         for number in 0..self.plan.keys {
             let key = format!("{PREFIX}{:08x}/{number:08}", self.plan.seed);
@@ -343,7 +343,7 @@ fn is_ours(key: &Key) -> bool {
     key.as_bytes().starts_with(PREFIX.as_bytes())
 }
 
-/// Has systemd do something to the unit of a member, while the clients go on; gives what it says.
+/// Runs `systemctl` for the unit of a member while the clients continue; returns its output.
 async fn systemctl(words: &[&str], name: &str) -> Result<String, String> {
     let fault = |why: &str| format!("systemctl {} pixii@{name}: {why}", words.join(" "));
     let mut child = Command::new("systemctl")

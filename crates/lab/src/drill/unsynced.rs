@@ -1,4 +1,5 @@
-//! A moment in which much is in progress to the disks: what is reported of too early is lost then.
+//! A moment in which many writes are on their way to the disks: one that was acknowledged too early
+//! would be lost.
 
 use std::time::Duration;
 
@@ -10,26 +11,26 @@ use super::testbed::Testbed;
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// What each write takes more: on a quick disk nearly all are done before anybody could have
-/// notified of them too early.
+/// Additional time of each disk write: on a fast disk, nearly all writes are synced before an early
+/// acknowledgement could matter.
 const DISK_DELAY: &str = "20ms";
-/// How long that lasts before this returns.
+/// How long the disks are slow before `begin_unsynced` returns.
 const SLOW: Duration = Duration::from_millis(200);
-/// So many clients overwrite a key of their own meanwhile, again and again: it is in memory, so
-/// that no read holds them up, and nobody writes it later, so that the last acknowledged value is
-/// to be there.
+/// Number of clients that overwrite a key of their own meanwhile, again and again. The key is in
+/// memory, so that no read delays them, and no other client writes it later, so that the last
+/// acknowledged value has to be there.
 const CLIENTS: usize = 8;
-/// Their deadline, in milliseconds: before the daemons are back, so that no put in progress
-/// replaces what is lost.
+/// Deadline of their requests, in milliseconds. It ends before the daemons are back, so that no put
+/// in flight replaces what is lost.
 const TIMEOUT_MS: u32 = 300;
-/// So many of their operations begin before the disks become slow.
+/// Number of their operations that begin before the disks become slow.
 const WARM: u64 = 80;
 const POLL: Duration = Duration::from_millis(1);
 const VALUE_BYTES: usize = 100;
 
-/// Makes the disks of all daemons slow, until they are started anew, and has clients overwrite a
-/// few keys, until the load that this gives is stopped: all daemons are to be killed now. They must
-/// allow emulation.
+/// Makes the disks of all daemons slow until they are restarted, and lets clients overwrite a few
+/// keys until the returned load is stopped: all daemons have to be killed now. They must allow
+/// emulation.
 pub(super) async fn begin_unsynced(testbed: &mut Testbed, client: &Client) -> Result<Load, String> {
     let spec = testbed.spec(CLIENTS as u64, Choice::Own, Sizes::fixed(VALUE_BYTES));
     let (mix, prefix) =
@@ -39,7 +40,7 @@ pub(super) async fn begin_unsynced(testbed: &mut Testbed, client: &Client) -> Re
     while load.begun() < WARM {
         sleep(POLL).await;
     }
-    // The load's client leaves a daemon alone that it has just met dead.
+    // The load's client avoids a daemon that it has just found dead.
     let orders = testbed.client().await?;
     for name in testbed.names() {
         let rule = format!("{name} disk delay {DISK_DELAY}");

@@ -1,5 +1,5 @@
-//! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons
-//! on an emulated network.
+//! The interface that carries out an experiment: a cluster in virtual time, exact and repeatable,
+//! or real daemons on an emulated network.
 
 use std::collections::BTreeMap;
 
@@ -8,195 +8,196 @@ use pixii_core::message::{Kind, Quorum, Request};
 use pixii_core::ring::Ring;
 use pixii_core::types::{Blob, Key, Micros, NodeId, WriteId};
 
-/// Keys that reads are about.
+/// Number of keys that reads choose from.
 pub(crate) const KEYS: u64 = 2_000;
 /// Bytes of each value.
 const VALUE_BYTES: usize = 100;
-/// Deadline of a request, in milliseconds: slow is not failed.
+/// Deadline of a request, in milliseconds; long, so that a slow request does not fail.
 pub(crate) const TIMEOUT_MS: u32 = 60_000;
 
-/// A load in closed loops: every client asks when it has its answer, so many times.
+/// A load in closed loops: each client sends its next request when it has its answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loops {
-    /// R of reads.
+    /// R of reads, strict.
     pub(crate) r: u8,
-    /// W of puts.
+    /// W of puts, sloppy.
     pub(crate) w: u8,
-    /// Clients.
+    /// Number of clients, each with one request in flight.
     pub(crate) clients: u64,
-    /// Requests of each client that are measured.
+    /// Number of requests of each client that are measured.
     pub(crate) requests: u64,
-    /// Requests of each client before that, which are not.
+    /// Number of requests of each client before these, which are not measured.
     pub(crate) warm_up: u64,
-    /// So many reads of ten requests; the others are puts of new keys.
+    /// Number of reads in ten requests, on average; the others are puts of new keys.
     pub(crate) reads_of_ten: u64,
-    /// Keys follow from it.
+    /// Seed of the choice of operations and keys.
     pub(crate) seed: u64,
 }
 
-/// One request that was answered as it should be.
+/// One measured request that succeeded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// True for a read.
     pub(crate) is_read: bool,
-    /// The number of the key, of a read.
+    /// The number of the key that was read; 0 for a put.
     pub(crate) key: u64,
-    /// How long it took, in microseconds.
+    /// Time from the request to its answer.
     pub(crate) took: Micros,
 }
 
-/// What loops came to.
+/// The measurements of closed loops.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
-    /// In the order of the answers.
+    /// The requests that succeeded, in the order of their answers in virtual time.
     pub(crate) samples: Vec<Sample>,
-    /// From the first measured request to the last answer, in microseconds.
+    /// Time from the first measured request to the last answer.
     pub(crate) spent: Micros,
-    /// Requests that failed.
+    /// Number of measured requests that failed, and of reads that found no value.
     pub(crate) failed: u64,
-    /// The numbers of the keys whose reads were refused, among these.
+    /// The numbers of the keys whose reads are among these.
     pub(crate) refused: Vec<u64>,
-    /// Why the first of them did.
+    /// The reason of the first failure; `None` if none failed.
     pub(crate) why: Option<String>,
 }
 
 impl Measured {
-    /// Notes that a request failed; `read` is the number of the key, of a read.
+    /// Notes a failed request; `read` is the number of the key if it was a read.
     pub(crate) fn fail(&mut self, read: Option<u64>, why: String) {
         self.failed += 1;
         self.refused.extend(read);
         self.why.get_or_insert(why);
     }
 
-    /// Latencies of reads, or of puts, in milliseconds.
+    /// Latencies of the reads, or of the puts, in milliseconds.
     pub(crate) fn latencies(&self, reads: bool) -> Vec<f64> {
         let kind = self.samples.iter().filter(|sample| sample.is_read == reads);
         kind.map(|sample| sample.took.as_f64() / 1e3).collect()
     }
 }
 
-/// Puts of new keys at a pace, and reads a while after the acknowledgement of each.
+/// Puts of new keys at a constant pace, with reads some time after the acknowledgement of each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Puts {
-    /// How many.
+    /// Number of puts.
     pub(crate) count: u64,
-    /// The time between two of them.
+    /// Time from one put to the next.
     pub(crate) pace: Micros,
-    /// Deadline of each, and of each read, in milliseconds.
+    /// Deadline of each put and each read, in milliseconds.
     pub(crate) timeout_ms: u32,
 }
 
-/// What is done with one key.
+/// The put of one key and the reads that follow it.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
-    /// Where it is put, counted from its first owner.
+    /// The owner that receives the put, counted from the first owner of the key.
     pub(crate) owner: usize,
-    /// W of the put.
+    /// W of the put, sloppy.
     pub(crate) w: u8,
-    /// The reads that follow.
+    /// The reads that follow the acknowledgement of the put.
     pub(crate) reads: Vec<Read>,
 }
 
 /// A read that follows a put.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
-    /// How long after the acknowledgement.
+    /// Time from the acknowledgement to the read.
     pub(crate) after: Micros,
-    /// Where, counted from the first owner of the key.
+    /// The owner that receives the read, counted from the first owner of the key.
     pub(crate) owner: usize,
-    /// R; only owners count.
+    /// R of the read, strict.
     pub(crate) r: u8,
 }
 
-/// What a read came to.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// It showed the value.
+    /// It returned the value.
     Shown,
-    /// It said that there is none.
+    /// It returned no value.
     Missed,
     /// It was not answered.
     Refused,
 }
 
-/// A read that has followed.
+/// A read that was carried out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    /// The number of the put.
+    /// The number of the put that it followed.
     pub(crate) put: u64,
-    /// Which of its reads.
+    /// Its index among the reads of that put.
     pub(crate) which: usize,
-    /// How long after the acknowledgement it began, in truth.
+    /// The actual time from the acknowledgement to its beginning.
     pub(crate) after: Micros,
-    /// What it came to.
+    /// Whether it returned the value of the put.
     pub(crate) seen: Seen,
 }
 
-/// What all came to.
+/// The results of [`Driver::follow`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Followed {
-    /// The puts that were acknowledged.
+    /// The numbers of the puts that were acknowledged.
     pub(crate) acknowledged: Vec<u64>,
     /// The reads that followed them.
     pub(crate) reads: Vec<Reading>,
 }
 
-/// Bytes that nodes have sent each other, by what they were about.
+/// Bytes that nodes have sent each other, by kind of message.
 pub(crate) type Sent = BTreeMap<Kind, u64>;
 
-/// What carries an experiment out. Errors are sentences, and say that the run cannot go on.
+/// A cluster under test. Errors are sentences, and mean that the run cannot continue.
 pub(crate) trait Driver {
-    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks
-    /// and processors take time too.
+    /// How far a mean may exceed its theoretical value, as a share of it and in milliseconds: disks
+    /// and processors need time, too.
     fn tolerance(&self) -> (f64, f64);
-    /// Where keys are.
+    /// The ring, which does not change during an experiment.
     fn ring(&self) -> &Ring;
-    /// The place of each node among all.
+    /// The index of a node; it is what `kill` and `restart` take.
     fn place(&self, node: NodeId) -> usize;
-    /// Puts the keys that loops read at all their owners; nodes know each other's pace then.
+    /// Puts all keys that loops read at all their owners; afterwards nodes have estimates of each
+    /// other's latency.
     fn load(&mut self) -> Result<(), String>;
-    /// Lets the network behave by these rules, in the language of `pixii emulate`.
+    /// Applies these rules to the network, in the language of `pixii emulate`.
     fn emulate(&mut self, rules: &str) -> Result<(), String>;
-    /// Runs a load.
+    /// Runs closed loops until all of their requests are answered or have failed.
     fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
-    /// Puts, and reads what is acknowledged; `scenario` says of each put, by its number, what is
-    /// done with its key.
+    /// Carries out the puts, and the reads after each acknowledgement; `scenario` gives the put and
+    /// the reads of each number.
     fn follow(
         &mut self,
         puts: &Puts,
         scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String>;
-    /// The node at this place dies; returns when all others know.
+    /// Kills the node with this index; returns once all others have marked it down.
     fn kill(&mut self, at: usize) -> Result<(), String>;
-    /// A dead node starts again, with an empty disk if it `lost` its own.
+    /// Restarts a dead node, with an empty disk if it `lost` its own.
     fn restart(&mut self, at: usize, lost: bool) -> Result<(), String>;
-    /// Lets time pass.
+    /// Lets this time pass without requests, in virtual or real time.
     fn wait(&mut self, time: Micros) -> Result<(), String>;
-    /// What nodes that live have sent so far.
+    /// Bytes that the live nodes have sent so far.
     fn sent(&mut self) -> Result<Sent, String>;
-    /// Waits until all owners of all keys hold the same; how long that took.
+    /// Waits until all owners of all keys hold the same; returns how long that took.
     fn converge(&mut self) -> Result<Micros, String>;
-    /// Ends it well.
+    /// Ends the cluster cleanly; the error says why that failed.
     fn stop(self: Box<Self>) -> Result<(), String>;
 }
 
-/// Rules by which every message takes an exponentially distributed time with this mean.
+/// Rules that delay every message by an exponentially distributed time with this mean.
 pub(crate) fn delays(mean_ms: f64) -> String {
     let delay = format!("delay exponential {}us", (mean_ms * 1e3) as u64);
     format!("* -> * {delay}; client -> * {delay}; * -> client {delay}")
 }
 
-/// The key that reads are about with this number.
+/// The key with this number among those that reads choose from.
 pub(crate) fn read_key(number: u64) -> Key {
     key(format!("lab/{number:06}"))
 }
 
-/// A key that no other request is about.
+/// A key that no other request uses.
 pub(crate) fn fresh_key(loops: &Loops, client: u64, turn: u64) -> Key {
     key(format!("lab/{:016x}/{client}/{turn}", loops.seed))
 }
 
-/// The key of the put with this number, in a series of them.
+/// The key of the put with this number in this series.
 pub(crate) fn followed_key(series: u64, nth: u64) -> Key {
     key(format!("after/{series}/{nth:08}"))
 }
@@ -205,12 +206,12 @@ fn key(name: String) -> Key {
     Key::new(name.into_bytes()).unwrap_or_else(|_| unreachable!("a short name is a key"))
 }
 
-/// Exactly this many replicas, owners alone if `strict`.
+/// Exactly this many replicas; only owners count if `strict`.
 pub(crate) fn quorum(replicas: u8, strict: bool) -> Quorum {
     Quorum { replicas: Some(replicas), strict: Some(strict) }
 }
 
-/// A put of a key that is new.
+/// A put without a context, for a key that is new.
 pub(crate) fn put(key: Key, w: u8, write: WriteId) -> Request {
     let value = Blob(Bytes::from_static(&[7; VALUE_BYTES]));
     Request::Put { key, value, context: None, write, w: quorum(w, false) }

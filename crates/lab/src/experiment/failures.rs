@@ -1,5 +1,5 @@
-//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what
-//! theory gives for the live replicas.
+//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, with the
+//! theoretical values for the live replicas.
 
 use pixii_core::rng::Rng;
 use pixii_sim::cluster::Setup;
@@ -14,7 +14,7 @@ use crate::mean::Mean;
 use crate::plot::{Axis, Figure, Line, Style};
 
 const NAME: &str = "failures";
-/// The study's (R, W), and what it read with one and with two failed, in milliseconds.
+/// The (R, W) of the study, and its latencies with one and with two failed nodes, in milliseconds.
 const STUDY: [(u8, u8, [f64; 2]); 7] = [
     (1, 1, [15.0, 13.0]),
     (1, 2, [15.0, 14.0]),
@@ -25,29 +25,29 @@ const STUDY: [(u8, u8, [f64; 2]); 7] = [
     (4, 4, [70.0, 140.0]),
 ];
 const FAILED: [usize; 3] = [0, 1, 2];
-/// How many points there are.
+/// Number of points of the experiment.
 pub(crate) const POINTS: usize = FAILED.len() * STUDY.len();
-/// Most requests are reads, whose latency is what it is about.
+/// Number of reads in ten requests: the experiment is about the latency of reads.
 const READS_OF_TEN: u64 = 9;
-/// A mean may be so many times what theory gives.
+/// Maximum factor by which a mean may exceed its theoretical value.
 const MOST: f64 = 1.3;
 
-/// One (R, W) with so many failed.
+/// One (R, W) with a number of failed nodes.
 struct Cell {
     r: u8,
     w: u8,
     failed: usize,
     measured: Measured,
-    /// What theory gives for a read, in milliseconds.
+    /// Theoretical latency of a read, in milliseconds.
     theory: f64,
-    /// What the study read, where it did.
+    /// Latency in the study, in milliseconds; `None` without a failed node.
     study: Option<f64>,
-    /// Keys with fewer than R live owners, and the share of all that they are, by the ring.
+    /// Keys with fewer than R live owners, and their share of all keys, by the ring.
     weak: Vec<u64>,
     weak_share: f64,
 }
 
-/// Runs all cells, a message takes `delay_ms` on average; `step` is called after each.
+/// Runs all cells with a mean delay of `delay_ms` per message; `step` is called after each.
 pub(crate) fn run(
     site: Site<'_>,
     delay_ms: f64,
@@ -164,7 +164,7 @@ fn measure(
         w,
         clients: report.clients,
         requests,
-        // Connections are made, and paces learned.
+        // Connections are made and latencies learned in this time.
         warm_up: (requests / 8).clamp(4, 20),
         reads_of_ten: READS_OF_TEN,
         seed: report.seed ^ place,
@@ -197,7 +197,7 @@ impl Cell {
         ]
     }
 
-    /// Notes what is not as it should be.
+    /// Notes results that are outside of their bounds.
     fn judge(&self, report: &mut Report) {
         let Cell { r, w, failed, measured, weak, .. } = self;
         let place = format!("{NAME}, {failed} failed, (R,W) = ({r},{w})");

@@ -1,5 +1,5 @@
 //! Latency and throughput over delays and quorums (figures 1 to 3 of the study), N = 5 on 10 nodes,
-//! in closed loops, beside what order statistics give.
+//! in closed loops, with the values of order statistics.
 
 use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
@@ -12,47 +12,47 @@ use super::theory::nth_round_trip;
 use crate::mean::Mean;
 use crate::plot::{Axis, Figure, Line, Style};
 
-/// Nodes and replicas of the study.
+/// Number of nodes in the study.
 pub(super) const NODES: usize = 10;
-/// See [`NODES`].
+/// Replicas of each key in the study.
 pub(super) const N: u8 = 5;
 const DELAYS: [f64; 5] = [5.0, 10.0, 20.0, 50.0, 80.0];
 
-/// Which of the three figures.
+/// One of the three figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// Reads over R, W = 1.
+    /// Latency of reads over R, with W = 1.
     Read,
-    /// Puts over W, R = 1.
+    /// Latency of puts over W, with R = 1.
     Write,
-    /// Requests per second over delays.
+    /// Requests per second over the mean delay.
     Throughput,
 }
 
-/// What the study read off, in milliseconds, for 1 to 5 replicas.
+/// Latencies of the study for 1 to 5 replicas, in milliseconds, read off its figures.
 const STUDY_READS: [(f64, [f64; 5]); 3] = [
     (20.0, [60.0, 270.0, 450.0, 660.0, 1650.0]),
     (50.0, [150.0, 650.0, 1150.0, 1600.0, 4300.0]),
     (80.0, [240.0, 1200.0, 1580.0, 2880.0, 6700.0]),
 ];
 const STUDY_WRITES: [(f64, [f64; 5]); 1] = [(80.0, [225.0, 233.0, 238.0, 270.0, 325.0])];
-/// Its throughput over the delays; it gives no unit.
+/// Throughput of the study over the delays; it gives no unit.
 const STUDY_THROUGHPUT: [((u8, u8), [f64; 5]); 3] = [
     ((1, 1), [2.13, 1.05, 0.55, 0.21, 0.14]),
     ((2, 1), [0.57, 0.31, 0.17, 0.07, 0.04]),
     ((5, 1), [0.08, 0.04, 0.02, 0.01, 0.01]),
 ];
 
-/// How long a request at a live owner takes on average: two ways of the client, and the slowest of
-/// the other replicas that a read asks, or the last confirmation that a put needs of all that it is
-/// sent to.
+/// Mean duration of a request at a live owner: two messages of the client, and the slowest of the
+/// other replicas that a read queries, or the last acknowledgement that a put needs of the replicas
+/// it is sent to.
 fn theory(reads: bool, replicas: u8, delay_ms: f64) -> f64 {
     let others = u32::from(replicas) - 1;
     let count = if reads { others } else { u32::from(N) - 1 };
     2.0 * delay_ms + nth_round_trip(others, count, delay_ms)
 }
 
-/// The loops of one cell.
+/// The load of one cell.
 fn loops(which: Which, (r, w): (u8, u8), samples: u64, clients: u64, seed: u64) -> Loops {
     let reads_of_ten = match which {
         Which::Read => 10,
@@ -63,12 +63,12 @@ fn loops(which: Which, (r, w): (u8, u8), samples: u64, clients: u64, seed: u64) 
     Loops { r, w, clients, requests, warm_up: (requests / 8).clamp(2, 20), reads_of_ten, seed }
 }
 
-/// How many points one of the figures has.
+/// Number of points of a figure.
 pub(crate) fn points(which: Which) -> usize {
     DELAYS.len() * if which == Which::Throughput { STUDY_THROUGHPUT.len() } else { N.into() }
 }
 
-/// A row of the table, as its head says.
+/// A row of the table, in the order of its head.
 fn row(delay: f64, replicas: u8, mean: Mean, theory: f64, study: Option<f64>) -> [String; 8] {
     [
         delay.to_string(),
@@ -82,7 +82,8 @@ fn row(delay: f64, replicas: u8, mean: Mean, theory: f64, study: Option<f64>) ->
     ]
 }
 
-/// The lines of one delay: a point is R or W, the time in ms, and half its confidence interval.
+/// The lines of one delay. A point is R or W, the time in milliseconds, and half the width of its
+/// confidence interval.
 fn lines_of(
     delay: f64,
     colour: usize,
@@ -102,7 +103,7 @@ fn lines_of(
     lines
 }
 
-/// Runs one of the figures; `step` is called after each point.
+/// Runs the measurements of one figure; `step` is called after each point.
 pub(crate) fn run(
     which: Which,
     site: Site<'_>,
@@ -177,7 +178,7 @@ fn latency(
         x: format!("{of}: replicas that have to answer"),
         y: format!("mean latency of a {kind} (ms)"),
         axis: Axis::Numbers,
-        // The study's reads are up to 15 times as long.
+        // The reads of the study take up to 15 times as long.
         is_log: reads,
         lines,
     })?;

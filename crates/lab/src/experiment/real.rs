@@ -1,4 +1,4 @@
-//! Real daemons on loopback as a driver of experiments, on an emulated network.
+//! Real daemons on loopback as a cluster for experiments, with an emulated network.
 
 mod load;
 mod replicas;
@@ -23,27 +23,27 @@ use tokio::time::{sleep, timeout};
 use self::load::Queried;
 use super::driver::{Driver, Followed, Loops, Measured, Puts, Scenario, Sent};
 
-/// Daemons serve after this time, and agree on who is down, or never do.
+/// Daemons serve, and agree on which are down, within this time, or never do.
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// How often it is looked whether they do, and whether one has ended.
+/// Interval at which that is checked, and whether a daemon has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Daemons, started; dropped, they are killed.
+/// The running daemons; dropping it kills them.
 pub(crate) struct Real<'a> {
     cluster: Cluster,
     client: Client,
     interrupt: &'a Interrupt,
     runtime: Runtime,
-    /// Who was killed.
+    /// Names of the daemons that were killed and not restarted.
     dead: Vec<String>,
-    /// Calls of [`Driver::follow`] so far.
+    /// Number of calls of [`Driver::follow`] so far.
     series: u64,
-    /// Goes after the daemons.
+    /// Declared after the daemons, so that it is removed after they have ended.
     dir: TempDir,
 }
 
 impl<'a> Real<'a> {
-    /// Starts the daemons of a cluster like this.
+    /// Starts the daemons of a cluster of this shape.
     pub(crate) fn start(
         program: PathBuf,
         setup: &Setup,
@@ -67,7 +67,7 @@ impl<'a> Real<'a> {
         Ok(Real { cluster, client, interrupt, runtime, dead: Vec::new(), series: 0, dir })
     }
 
-    /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends
+    /// Runs an operation on the cluster until it is done, the user interrupts it, or a daemon ends
     /// by itself.
     fn watched<T>(&mut self, doing: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let Real { cluster, interrupt, runtime, .. } = self;
@@ -80,7 +80,7 @@ impl<'a> Real<'a> {
                 },
                 of = ended(cluster) => return incomplete(of),
             };
-            // Its connections may have reported before it was looked at.
+            // Its connections may have broken before the end of the daemon was noticed.
             timeout(3 * POLL_INTERVAL, ended(cluster)).await.map_or(Err(why), incomplete)
         })
     }
@@ -89,26 +89,26 @@ impl<'a> Real<'a> {
         self.cluster.daemons().get(at).map(|daemon| daemon.name.clone()).unwrap_or_default()
     }
 
-    /// Connects anew, to a daemon that runs.
+    /// Connects again, to daemons that run.
     fn reconnect(&mut self) -> Result<(), String> {
         self.client = self.runtime.block_on(connect(&self.cluster))?;
         Ok(())
     }
 }
 
-/// Notifies all daemons what the setup says beyond the shape.
+/// Writes the settings of the setup to the configuration of all daemons.
 fn configure(cluster: &Cluster, setup: &Setup) -> Result<(), String> {
     let mut experiment: Experiment = setup.experiment;
     let mut words = Experiment::SWITCHES.to_vec();
     words.retain(|word| experiment.switch(word).is_some_and(|on| *on));
     cluster.configure(&format!("experiment = {words:?}"))?;
     cluster.configure(&format!("hint_limit_mib = {}", setup.hint_limit_bytes >> 20))?;
-    // A day is the longest that is taken, and longer than any experiment.
+    // A day is the maximum of this setting, and longer than any experiment.
     let interval_ms = setup.repair_interval.as_millis().min(86_400_000);
     cluster.configure(&format!("repair_interval_ms = {interval_ms}"))
 }
 
-/// A client that knows the daemons that run.
+/// A client with the addresses of the running daemons.
 async fn connect(cluster: &Cluster) -> Result<Client, String> {
     let running = cluster.daemons().iter().filter(|daemon| daemon.is_running());
     let addresses: Vec<String> = running.map(|daemon| daemon.address.clone()).collect();
@@ -128,7 +128,7 @@ fn unless_stopped<T>(
     })
 }
 
-/// Returns when a daemon has ended by itself: its name, and how.
+/// Waits until a daemon has ended by itself; returns its name and how it ended.
 async fn ended(cluster: &mut Cluster) -> (String, String) {
     loop {
         if let Some(ended) = cluster.ended().pop() {
@@ -143,7 +143,7 @@ async fn status(address: &str) -> Result<StatusReport, ClientError> {
     client.status(None).await
 }
 
-/// Waits until every daemon at these addresses believes the dead, and nobody else, to be down.
+/// Waits until every daemon at these addresses has marked exactly the dead ones down.
 async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String> {
     let begun = Instant::now();
     loop {
@@ -165,7 +165,7 @@ async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String>
     }
 }
 
-/// The addresses of those that run.
+/// The addresses of the running daemons.
 fn running(cluster: &Cluster) -> Vec<String> {
     let running = cluster.daemons().iter().filter(|daemon| daemon.is_running());
     running.map(|daemon| daemon.address.clone()).collect()
@@ -188,7 +188,7 @@ impl Driver for Real<'_> {
     fn load(&mut self) -> Result<(), String> {
         let (queried, r) = (Queried::new(self.client.clone(), &self.dead), self.ring().n());
         self.watched(load::fill(queried.clone()))?;
-        // Whoever was never asked is asked first.
+        // A node without latency estimates is queried first, so each gets some requests now.
         let loops =
             Loops { r, w: r, clients: 8, requests: 50, warm_up: 0, reads_of_ten: 10, seed: 0 };
         self.watched(load::run(queried, loops)).map(drop)

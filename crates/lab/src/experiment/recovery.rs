@@ -1,6 +1,6 @@
-//! Time until all replicas are the same again, after a node was dead, a partition, and a lost disk,
-//! by amount of data: in virtual time what the protocols take, without disks and processors; on
-//! real daemons with them.
+//! Time until all replicas are the same again after a node was dead, after a partition, and after a
+//! lost disk, by amount of data. In virtual time that is the time of the protocols without disks
+//! and processors; real daemons include them.
 
 use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
@@ -15,20 +15,20 @@ const NAME: &str = "recovery";
 const NODES: usize = 5;
 const N: u8 = 3;
 const W: u8 = 2;
-/// The node that something befalls.
+/// Index of the node with the fault.
 const VICTIM: usize = 4;
-/// Mean delay of a message.
+/// Rules of the network: the mean delay of a message is 1 ms.
 const WAYS: &str = "* -> * delay exponential 1ms";
-/// Between the two sides.
+/// Rules that cut the two sides off from each other.
 const CUT: &str =
     "n1 <-> n3 cut; n1 <-> n4 cut; n1 <-> n5 cut; n2 <-> n3 cut; n2 <-> n4 cut; n2 <-> n5 cut";
-/// Puts at a time.
+/// Number of puts in flight.
 const WINDOW: u64 = 50;
-/// Everybody believes by then that who is away is down.
+/// By then, all nodes have marked an absent node down.
 const NOTICE: Micros = Micros::from_millis(10_000);
-/// Real daemons tell when they found each other equal, so that they look often.
+/// Interval of comparisons; short, since real daemons report equality by their comparisons only.
 const INTERVAL: Micros = Micros::from_millis(1_000);
-/// Keys; the last amount only in a full run, and the last two on real daemons.
+/// Numbers of keys; a quick run leaves out the last one, or on real daemons the last two.
 const AMOUNTS: [u64; 4] = [1_000, 3_000, 10_000, 30_000];
 const FULL: u64 = 1_000;
 const CASES: [&str; 3] = ["dead while all is put", "cut 2|3 while all is put", "a disk lost"];
@@ -38,7 +38,7 @@ fn amounts(is_real: bool, samples: u64) -> &'static [u64] {
     if samples < FULL { &AMOUNTS[..AMOUNTS.len() - left_out] } else { &AMOUNTS }
 }
 
-/// How many points a run with so many samples has.
+/// Number of points of a run with this many samples.
 pub(crate) fn points(is_real: bool, samples: u64) -> usize {
     amounts(is_real, samples).len() * CASES.len()
 }
@@ -84,7 +84,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
     report.show(table)
 }
 
-/// How long it took, and the bytes that nodes sent each other meanwhile.
+/// The time until all replicas are the same, and the bytes that nodes sent each other meanwhile.
 fn recover(site: Site<'_>, case: usize, keys: u64, seed: u64) -> Result<(Micros, u64), String> {
     let setup = Setup { repair_interval: INTERVAL, ..Setup::new(NODES, N, seed) };
     let mut driver = site.found(&setup)?;
@@ -112,7 +112,7 @@ fn recover(site: Site<'_>, case: usize, keys: u64, seed: u64) -> Result<(Micros,
     Ok((took, sent))
 }
 
-/// Puts so many keys.
+/// Puts this many keys.
 fn fill(driver: &mut dyn Driver, keys: u64, seed: u64) -> Result<(), String> {
     let (requests, reads_of_ten) = (keys / WINDOW, 0);
     let loops = Loops { r: 1, w: W, clients: WINDOW, requests, warm_up: 0, reads_of_ten, seed };

@@ -1,4 +1,4 @@
-//! A folder of results: samples and tables as CSV, figures, and a page that shows all of them.
+//! A folder of results: samples and tables as CSV, figures, and a page that shows them all.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,21 +11,21 @@ use pixii_kit::text::{count, html};
 use super::driver::Measured;
 use crate::plot::Figure;
 
-/// The file that marks a run that did not come to its end.
+/// The file that marks a run that has not ended.
 const INCOMPLETE: &str = "INCOMPLETE";
 
-/// A table that is written as CSV, row by row, so that it is there up to where a run ended.
+/// A table that is written as CSV row by row, so that an interrupted run leaves its rows.
 pub(crate) struct Table {
     name: String,
     file: File,
     head: Vec<String>,
     rows: Vec<Vec<String>>,
-    /// What has gone wrong with the file.
+    /// The first error of writing the file; it is returned when the table is shown.
     fault: Option<String>,
 }
 
 impl Table {
-    /// Adds a row.
+    /// Adds a row with one cell for each column, and writes it to the file.
     pub(crate) fn row(&mut self, cells: &[String]) {
         self.rows.push(cells.to_vec());
         self.line(&cells.join(","));
@@ -38,30 +38,30 @@ impl Table {
     }
 }
 
-/// Results on their way to a folder.
+/// The results of a run, on their way to a folder.
 pub(crate) struct Report {
     dir: PathBuf,
-    /// Everything random follows from it.
+    /// Seed of all random choices.
     pub(crate) seed: u64,
-    /// Requests of each cell.
+    /// Number of samples of each point.
     pub(crate) samples: u64,
-    /// Clients at a time.
+    /// Number of clients.
     pub(crate) clients: u64,
-    /// What was not as it should be, a sentence each.
+    /// Results outside of their bounds, one sentence each.
     pub(crate) faults: Vec<String>,
-    /// What a caption says of the run as a whole.
+    /// The part of each caption that describes the run.
     run: String,
-    /// True while what is reported is of real daemons.
+    /// True while the results are of real daemons.
     is_real: bool,
     figures: Vec<(String, String)>,
     notes: Vec<(String, String)>,
     tables: Vec<Table>,
-    /// Experiments whose samples are being written.
+    /// Files of samples that this run has begun.
     sampled: BTreeSet<String>,
 }
 
 impl Report {
-    /// Makes the folder, marked as incomplete until [`Report::finish`].
+    /// Creates the folder, marked as incomplete until [`Report::finish`].
     pub(crate) fn begin(dir: &Path, seed: u64, clients: u64) -> Result<Self, String> {
         let fault = |error: std::io::Error| format!("{}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(fault)?;
@@ -87,28 +87,27 @@ impl Report {
         })
     }
 
-    /// From now on it is notified of so many samples of each point, of real daemons or in virtual
-    /// time.
+    /// Sets the number of samples of each point from now on, and whether they are of real daemons.
     pub(crate) fn turn(&mut self, samples: u64, is_real: bool) {
         (self.samples, self.is_real) = (samples, is_real);
     }
 
-    /// What files of this experiment are called.
+    /// The file name of a table or figure, without its extension.
     fn file(&self, name: &str) -> String {
         format!("{name}{}", if self.is_real { "-real" } else { "" })
     }
 
-    /// What is reported of now.
+    /// The kind of cluster that the present results are of.
     pub(crate) fn on(&self) -> &'static str {
         if self.is_real { "real daemons" } else { "virtual time" }
     }
 
-    /// Notes that something was not as it should be.
+    /// Notes a result that is outside of its bounds.
     pub(crate) fn fault(&mut self, what: &str) {
         self.faults.push(format!("{what} ({})", self.on()));
     }
 
-    /// Notes what failed in a cell.
+    /// Notes the failed requests of a cell, if there are any.
     pub(crate) fn failures(&mut self, place: &str, measured: &Measured) {
         if let Some(why) = &measured.why {
             let failed = measured.failed;
@@ -116,12 +115,12 @@ impl Report {
         }
     }
 
-    /// Writes the samples of a cell, in milliseconds, behind those of the cells before: `head`
-    /// names what notifies them apart, `cell` is that of these.
+    /// Appends the samples of a cell, in milliseconds, to those of the cells before. `head` names
+    /// the columns that distinguish cells, `cell` has the values of this one.
     pub(crate) fn samples(&mut self, name: &str, head: &str, cell: &str, times: &[f64]) {
         let name = self.file(name);
         let path = self.dir.join(format!("{name}-samples.csv"));
-        // What an earlier run left in the folder is not this one's.
+        // The file of an earlier run in the same folder is replaced.
         let is_first = self.sampled.insert(name);
         let mut text = if is_first { format!("{head},ms\n") } else { String::new() };
         for ms in times {
@@ -138,7 +137,7 @@ impl Report {
         }
     }
 
-    /// Writes a figure, with what the run as a whole is in its caption.
+    /// Writes a figure; the description of the run is added to its caption.
     pub(crate) fn figure(&mut self, figure: Figure) -> Result<(), String> {
         let (samples, on) = (count(self.samples, "sample"), self.on());
         let caption = format!("{} {samples} a point, {on}, {}", figure.caption, self.run);
@@ -147,12 +146,12 @@ impl Report {
         Figure { name, title, caption, ..figure }.write(&self.dir)
     }
 
-    /// A sentence on how an experiment differs from the study.
+    /// Notes how an experiment differs from the study, in a sentence.
     pub(crate) fn note(&mut self, name: &str, text: &str) {
         self.notes.push((self.file(name), text.into()));
     }
 
-    /// Begins a table with these columns.
+    /// Creates a table with these columns.
     pub(crate) fn table(&self, name: &str, head: &[&str]) -> Result<Table, String> {
         let name = self.file(name);
         let path = self.dir.join(format!("{name}.csv"));
@@ -164,14 +163,14 @@ impl Report {
         Ok(table)
     }
 
-    /// Shows a table that has come to its end.
+    /// Adds a table that is complete to the page.
     pub(crate) fn show(&mut self, table: Table) -> Result<(), String> {
         let fault = table.fault.clone();
         self.tables.push(table);
         fault.map_or(Ok(()), Err)
     }
 
-    /// Writes the page, and takes the mark away.
+    /// Writes the page, and removes the mark of an incomplete run.
     pub(crate) fn finish(&self) -> Result<(), String> {
         let path = self.dir.join("index.html");
         let fault = |error: std::io::Error| format!("{}: {error}", path.display());

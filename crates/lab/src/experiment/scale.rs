@@ -1,5 +1,5 @@
-//! From 3 to 10 real daemons, and to 1,000 nodes in virtual time: latency, balance, and what gossip
-//! and comparisons cost each node while nothing happens.
+//! From 3 to 10 real daemons, and to 1,000 nodes in virtual time: latency, balance, and the cost of
+//! gossip and comparisons for each node without load.
 
 use pixii_core::message::Kind;
 use pixii_core::types::{MILLI, Micros};
@@ -16,19 +16,19 @@ const NAME: &str = "scale";
 const N: u8 = 3;
 const QUORUM: u8 = 2;
 const DELAY_MS: f64 = 5.0;
-/// How many nodes in virtual time; the last one only in a full run.
+/// Numbers of nodes in virtual time; the last one only in a full run.
 const NODES: [usize; 4] = [3, 10, 100, 1_000];
-/// How many daemons.
+/// Numbers of real daemons, also in a quick run.
 const DAEMONS: [usize; 3] = [3, 5, 10];
-/// A run with fewer samples leaves the last one out, and has real daemons calm down and quiet for
-/// less long.
+/// Minimum number of samples of a full run. Others leave out the last number of nodes, and give
+/// real daemons less time to settle and without load.
 const FULL: u64 = 1_000;
-/// Partitions: more than nodes.
+/// Partitions of the ring, more than the largest number of nodes.
 const PARTITIONS: u16 = 1_024;
-/// Gossip has calmed down after a third of this time, and is measured for all of it: as long as all
-/// is compared once by default.
+/// Length of the measurement without load. Gossip settles in a third of it before. It is as long as
+/// one comparison of all partitions takes by default.
 const QUIET: Micros = Micros::from_millis(60_000);
-/// So much of it in a quick run on real daemons.
+/// Divisor of that length in a quick run on real daemons.
 const QUICK: u64 = 4;
 
 fn sizes(is_real: bool, samples: u64) -> &'static [usize] {
@@ -39,24 +39,23 @@ fn sizes(is_real: bool, samples: u64) -> &'static [usize] {
     }
 }
 
-/// How many points a run with so many samples has.
+/// Number of points of a run with this many samples.
 pub(crate) fn points(is_real: bool, samples: u64) -> usize {
     sizes(is_real, samples).len()
 }
 
-/// How long nothing happens.
+/// Length of the measurement without load.
 fn quiet(site: Site<'_>, samples: u64) -> Micros {
     if site.is_real() && samples < FULL { QUIET / QUICK } else { QUIET }
 }
 
-/// What one size came to.
+/// The results of one size of the cluster.
 struct Size {
     reads: Mean,
     puts: Mean,
-    /// The largest share of places that a node has, over the mean.
+    /// Largest number of places of a node, in parts of the mean.
     largest: f64,
-    /// What is sent while nothing happens, in bytes per second and node: all, and of gossip and of
-    /// comparisons.
+    /// Bytes sent per second and node without load: all, those of gossip, and those of comparisons.
     quiet: [f64; 3],
 }
 

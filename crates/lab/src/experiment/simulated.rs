@@ -1,4 +1,4 @@
-//! A cluster in virtual time as a driver of experiments.
+//! A cluster in virtual time for experiments.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,36 +13,36 @@ use super::driver::{
     TIMEOUT_MS, followed_key, fresh_key, put, quorum, read_key,
 };
 
-/// Everything asked is answered in this time, or never.
+/// Every request is answered within this time, or never.
 const TIMEOUT: Micros = Micros::from_millis(3_600_000);
-/// All believe by then that who died is down.
+/// By then, all nodes have marked a dead node down.
 const NOTICE: Micros = Micros::from_millis(10_000);
-/// How exactly it is reported when replicas are the same, and when that is given up.
+/// Resolution of the time until replicas are the same, and when waiting for it ends.
 const POLL_INTERVAL: Micros = Micros::from_millis(20);
 const GIVEN_UP: Micros = Micros::from_millis(600_000);
 
-/// A cluster in virtual time.
+/// A cluster in virtual time, with the keys that were put.
 pub(crate) struct Simulated {
     cluster: Cluster,
     writes: u64,
     series: u64,
-    /// Keys that loops have put.
+    /// Keys that loops have put since the last [`Driver::converge`].
     keys: Vec<Key>,
 }
 
-/// Puts and reads of [`Simulated::follow`] in progress.
+/// Puts and reads of [`Driver::follow`] that are in flight.
 #[derive(Default)]
 struct InFlight {
-    /// Puts by their call.
+    /// Puts by the id of their call, with their number and the reads that follow.
     writing: HashMap<u64, (u64, Vec<Read>)>,
-    /// Reads by their call.
+    /// Reads by the id of their call.
     reading: HashMap<u64, Reading>,
-    /// Reads that are to come.
+    /// Reads that have not begun, by their time, the number of the put, and their index.
     due: BTreeMap<(Time, u64, usize), Read>,
 }
 
 impl Simulated {
-    /// Founds the cluster.
+    /// Founds the cluster and waits until all of its nodes serve.
     pub(crate) fn found(setup: &Setup) -> Result<Self, String> {
         let cluster = Cluster::found(setup)?;
         Ok(Simulated { cluster, writes: 0, series: 0, keys: Vec::new() })
@@ -53,13 +53,13 @@ impl Simulated {
         &self.cluster
     }
 
-    /// A put with a name of its own.
+    /// A put with a write id of its own.
     fn put(&mut self, key: Key, w: u8) -> Request {
         self.writes += 1;
         put(key, w, WriteId(u128::from(self.writes)))
     }
 
-    /// Asks the first owner of the key that lives, as a client does that can reach it.
+    /// Sends a request to the first live owner of the key, as a client does that can reach it.
     fn query(&mut self, client: u64, key: &Key, request: Request) -> u64 {
         let ring = self.cluster.ring();
         let owners = ring.owners(ring.partition(key)).iter().map(|owner| self.place(*owner));
@@ -67,21 +67,22 @@ impl Simulated {
         self.cluster.query(client, owner, request, TIMEOUT_MS)
     }
 
-    /// The place of the owner of a key with this number, counted round.
+    /// The index of the owner with this number, modulo the number of owners.
     fn owner(&self, key: &Key, number: usize) -> usize {
         let ring = self.cluster.ring();
         let owners = ring.owners(ring.partition(key));
         self.place(owners[number % owners.len()])
     }
 
-    /// The next answer: of which call, and how long it took.
+    /// The next answer: the id of its call, the response, and the time that it took.
     fn answer(&mut self) -> Result<(u64, Response, Micros), String> {
         let until = self.cluster.now() + TIMEOUT;
         let answer = self.cluster.next(until).ok_or("a request was never answered")?;
         Ok((answer.call, answer.response, answer.ended - answer.begun))
     }
 
-    /// Asks what this client asks in this turn: the call, and the key's number if it reads.
+    /// Sends the request of a client's turn; returns the id of the call, and the key's number if it
+    /// is a read.
     fn turn(&mut self, loops: &Loops, client: u64, turn: u64, rng: &mut Rng) -> (u64, Option<u64>) {
         let (number, key, request);
         if rng.below(10) < loops.reads_of_ten {
@@ -97,7 +98,7 @@ impl Simulated {
         (self.query(client, &key, request), number)
     }
 
-    /// Takes an answer to something that follows.
+    /// Handles the next answer before `until`; false if there is none.
     fn take(&mut self, in_flight: &mut InFlight, followed: &mut Followed, until: Time) -> bool {
         let Some(answer) = self.cluster.next(until) else { return false };
         if let Some((nth, reads)) = in_flight.writing.remove(&answer.call) {
@@ -249,7 +250,7 @@ impl Driver for Simulated {
     fn converge(&mut self) -> Result<Micros, String> {
         let begun = self.cluster.now();
         let keys = std::mem::take(&mut self.keys);
-        // Those that were found to be the same stay so: nothing is put any more.
+        // Equal replicas stay equal, since no key is put any more.
         let mut left = keys.iter().peekable();
         while left.peek().is_some() {
             while left.next_if(|key| self.cluster.is_same(key)).is_some() {}

@@ -1,6 +1,6 @@
 //! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed
-//! by a read at every owner. What a read misses of an acknowledged put, and what was never
-//! acknowledged, apart; and what each mechanism that heals removes.
+//! by a read at every owner. Reads that miss an acknowledged put and puts that were never
+//! acknowledged are counted separately, with each mechanism that heals and without any.
 
 use pixii_core::node::Experiment;
 use pixii_core::types::{MILLI, Micros};
@@ -15,15 +15,14 @@ use crate::plot::{Axis, Figure, Line, Style};
 
 /// Mean delay of a message, in milliseconds.
 const DELAY_MS: f64 = 5.0;
-/// Between two puts.
+/// Time from one put to the next.
 const PACE: Micros = Micros::from_millis(10);
-/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when
-/// what heals has had its time.
+/// Seconds from the acknowledgement to the reads: about as late as in the study, and after the
+/// mechanisms have had time to heal.
 const LATER_S: [u64; 2] = [1, 5];
-/// Puts have this long to be acknowledged, and reads to be answered.
+/// Deadline of puts and reads, in milliseconds.
 const TIMEOUT_MS: u32 = 2_000;
-/// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages
-/// lost.
+/// The (R, W) of the study, and its shares of stale reads with 1, 5 and 10 % of messages lost.
 const STUDY: [((u8, u8), [f64; 3]); 7] = [
     ((1, 1), [0.0, 0.10, 0.17]),
     ((1, 2), [0.0, 0.10, 0.14]),
@@ -33,10 +32,10 @@ const STUDY: [((u8, u8), [f64; 3]); 7] = [
     ((3, 2), [0.0, 0.0, 0.08]),
     ((4, 2), [0.0, 0.0, 0.02]),
 ];
-/// Shares of messages that are lost, in percent; the study's are the last three.
+/// Percentages of lost messages; the last three are those of the study.
 const DROPS: [u64; 4] = [0, 1, 5, 10];
 
-/// Which mechanisms heal.
+/// The mechanisms that heal differences in one series of cells, with its name in tables.
 #[derive(Clone, Copy)]
 struct Healing {
     name: &'static str,
@@ -52,10 +51,10 @@ const HEALING: [Healing; 5] = [
     Healing { name: "anti-entropy", read_repair: false, hints: false, anti_entropy: true },
     Healing { name: "all", read_repair: true, hints: true, anti_entropy: true },
 ];
-/// The mechanisms are distinguished at this loss, in percent.
+/// Percentage of lost messages at which the mechanisms are compared.
 const APART: u64 = 10;
 
-/// What one cell came to.
+/// The counts of one cell.
 #[derive(Clone, Copy, Default)]
 struct Stale {
     puts: u64,
@@ -77,11 +76,11 @@ impl Stale {
     }
 }
 
-/// How many points there are.
+/// Number of points of the experiment.
 pub(crate) const POINTS: usize = DROPS.len() + HEALING.len() - 1;
 const NAME: &str = "staleness";
 
-/// Runs all cells; `step` is called after each loss with each way to heal.
+/// Runs all cells; `step` is called after each loss with each set of mechanisms.
 pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result<(), String> {
     let head = [
         "healing",
@@ -143,13 +142,13 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
     report.show(table)
 }
 
-/// The cells of each (R, W), by its number, and of each time of reads, by its own.
+/// The cells of each (R, W), by its index, and of each time of reads, by its index.
 fn each_later(cells: &[[Stale; LATER_S.len()]]) -> impl Iterator<Item = (usize, (usize, Stale))> {
     let each = cells.iter().enumerate();
     each.flat_map(|(nth, cells)| cells.iter().copied().enumerate().map(move |cell| (nth, cell)))
 }
 
-/// Both figures, and what is to be said of them.
+/// Writes both figures, with their notes.
 fn figures(
     report: &mut Report,
     over_drops: Vec<Line>,
@@ -207,7 +206,7 @@ fn figures(
     Ok(())
 }
 
-/// What each mechanism removes of the stale reads that there are without any, in words.
+/// How many of the stale reads without any mechanism each mechanism removes, as text.
 fn removed(by_healing: &[Line]) -> String {
     let stale = |at: usize| by_healing.iter().map(|line| line.points[at].1).sum::<f64>();
     let nothing = stale(0);
@@ -245,7 +244,7 @@ fn row(
 }
 
 impl Healing {
-    /// The study's cluster, that heals like this.
+    /// The cluster of the study with these mechanisms.
     fn setup(self, seed: u64) -> Setup {
         let all = Setup::new(NODES, N, seed);
         let none = all.without_healing();
@@ -258,8 +257,8 @@ impl Healing {
     }
 }
 
-/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of
-/// messages lost: for each (R, W) and each time of reads.
+/// Puts and reads of each (R, W) of the study, one after the other, with this percentage of
+/// messages lost. Returns a cell for each (R, W) and each time of reads.
 fn measure(
     driver: &mut dyn Driver,
     drop: u64,

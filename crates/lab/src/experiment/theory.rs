@@ -1,6 +1,6 @@
-//! What order statistics give for quorums over delays that are exponentially distributed.
+//! Order statistics of quorums over exponentially distributed delays.
 
-/// Steps of the integral, and how many means it goes to.
+/// Number of steps of the integral, and its upper end in means.
 const STEPS: u32 = 100_000;
 const REACH: f64 = 60.0;
 
@@ -31,8 +31,8 @@ pub(crate) fn nth_round_trip(nth: u32, count: u32, delay: f64) -> f64 {
     sum * step / 3.0 * delay
 }
 
-/// The mean of the largest of `count` such round trips: of a read that asks only as many as it
-/// needs.
+/// The mean of the largest of `count` such round trips: of a read that queries only as many
+/// replicas as it needs.
 pub(crate) fn largest_round_trip(count: u32, delay: f64) -> f64 {
     nth_round_trip(count, count, delay)
 }

@@ -1,6 +1,6 @@
-//! How probably a read sees a write t after its acknowledgement, for each (R, W) with R + W at most
-//! N: measured, beside what the WARS model predicts for the same distributions (`crate::pbs`); and
-//! how far the two are apart over nine of them.
+//! The probability that a read sees a write t after its acknowledgement, for each (R, W) with R + W
+//! at most N: measured, and predicted by the WARS model for the same distributions (`crate::pbs`).
+//! A second experiment measures the difference of the two for nine distributions.
 
 use std::collections::BTreeMap;
 
@@ -21,46 +21,46 @@ use crate::plot::{Axis, Figure, Line, Style};
 const N: u8 = 3;
 /// (R, W) whose reads may be stale.
 pub(crate) const PAIRS: [(u8, u8); 3] = [(1, 1), (1, 2), (2, 1)];
-/// When reads begin after the acknowledgement, in milliseconds.
+/// Times from the acknowledgement to the reads, in milliseconds.
 const TIMES_MS: [u64; 9] = [0, 1, 2, 5, 10, 15, 20, 40, 80];
-/// Between two puts.
+/// Time from one put to the next.
 const PACE: Micros = Micros::from_millis(10);
-/// Nothing is lost, so that everything is answered long before.
+/// Deadline of a request, in milliseconds; long, since no message is lost.
 const TIMEOUT_MS: u32 = 10_000;
 const TRIALS: u64 = 200_000;
-/// The paper's validation: means of W, and of A, R and S, in milliseconds.
+/// The means of the paper's validation: of W, and of A, R and S, in milliseconds.
 pub(crate) const MEANS: [(u64, u64); 9] =
     [(20, 10), (20, 5), (20, 2), (10, 10), (10, 5), (10, 2), (5, 10), (5, 5), (5, 2)];
-/// Most that prediction and measurement may be apart, as a root mean square over all points: in
-/// virtual time, and with the timers, disks and processors of real daemons.
+/// Maximum root mean square of the differences between prediction and measurement over all points:
+/// in virtual time, and with the timers, disks and processors of real daemons.
 const MOST_RMSE: [f64; 2] = [0.01, 0.03];
-/// A delay that is asked for to see how long it takes, and how often.
+/// A delay that is set to measure its actual length, in milliseconds, and the number of probes.
 const PROBE_MS: f64 = 5.0;
 const PROBES: u64 = 300;
 
-/// What was measured and predicted for one (R, W) and one time.
+/// Measurement and prediction for one (R, W) and one time.
 struct Point {
     pair: (u8, u8),
     t_ms: u64,
     reads: u64,
-    /// The share of reads that showed the write.
+    /// Share of reads that returned the write, 0 to 1.
     fresh: f64,
     predicted: f64,
 }
 
-/// Reads of one (R, W) and one time.
+/// The reads of one (R, W) and one time.
 #[derive(Default)]
 struct Counted {
     shown: u64,
-    /// How many began how long after the acknowledgement, in truth.
+    /// Number of reads by their actual delay after the acknowledgement.
     began: BTreeMap<Micros, u64>,
 }
 
-/// For each (R, W) and each time.
+/// The reads by R, W and time in milliseconds.
 type Counts = BTreeMap<(u8, u8, u64), Counted>;
 
-/// A cluster in which nothing but writes brings values to replicas, and that asks as the model has
-/// it.
+/// A cluster in which only writes bring values to replicas, and whose reads query replicas as the
+/// model does.
 fn setup(reads: Reads, seed: u64) -> Setup {
     let all = reads == Reads::Owners;
     let bare = Setup::new(usize::from(N), N, seed).without_healing();
@@ -69,7 +69,7 @@ fn setup(reads: Reads, seed: u64) -> Setup {
     Setup { experiment, ..bare }
 }
 
-/// Writes take so long on average to a replica, and everything else of a request so long.
+/// Mean delays: of a write to a replica, and of every other message of a request, in milliseconds.
 #[derive(Clone, Copy)]
 struct Ways {
     w_ms: u64,
@@ -147,7 +147,7 @@ fn points(counts: &Counts, reported: &Prediction) -> Vec<Point> {
     counts.iter().map(point).collect()
 }
 
-/// How late reads began on average, in milliseconds.
+/// Mean delay of the beginning of reads behind their intended time, in milliseconds.
 fn late_ms(counts: &Counts) -> f64 {
     let late = |((.., t_ms), Counted { began, .. }): (&(u8, u8, u64), &Counted)| {
         let late = |(after, reads): (&Micros, &u64)| (*after - *t_ms * MILLI) * *reads;
@@ -158,8 +158,8 @@ fn late_ms(counts: &Counts) -> f64 {
     late.as_f64() / 1e3 / reads.max(1) as f64
 }
 
-/// How much longer than asked for a message is delayed, in milliseconds: on average, and in 99 of
-/// 100 cases at most.
+/// How much longer than set a message is delayed, in milliseconds: the mean and the 99th
+/// percentile.
 fn resolution(driver: &mut dyn Driver, seed: u64) -> Result<(f64, f64), String> {
     driver.load()?;
     let (clients, warm_up, reads_of_ten) = (1, 20, 10);
@@ -177,7 +177,7 @@ fn resolution(driver: &mut dyn Driver, seed: u64) -> Result<(f64, f64), String> 
     Ok((Mean::of(&with).mean - base, p99 - base))
 }
 
-/// The figure of one distribution.
+/// Measures one distribution and writes its figure.
 pub(crate) fn visibility(
     site: Site<'_>,
     report: &mut Report,
@@ -236,7 +236,7 @@ pub(crate) fn visibility(
     report.show(table)
 }
 
-/// Prediction and measurement over the nine pairs of the paper's validation.
+/// Compares prediction and measurement for the nine distributions of the paper's validation.
 pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result<(), String> {
     let name = "validate";
     let head = ["w_ms", "others_ms", "r", "w", "t_ms", "reads", "fresh", "predicted"];
@@ -318,8 +318,8 @@ mod tests {
     use crate::pbs::live::Links;
     use crate::pbs::predict_links;
 
-    /// Where a write's way is like all others, what the nodes have sampled of round trips says how
-    /// stale reads are.
+    /// Where all messages have the same distribution of delays, the round trips that the nodes have
+    /// sampled predict the share of stale reads.
     #[test]
     fn the_nodes_own_samples_predict_what_reads_see() {
         let (reads, ways) = (Reads::Owner, Ways { w_ms: 10, others_ms: 10 });

@@ -1,4 +1,4 @@
-//! A ledger read back: for each key, the writes and what became of them.
+//! A ledger read back: the writes of each key and their outcomes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -11,15 +11,15 @@ use pixii_core::wire;
 
 use super::{Action, Entry, Outcome};
 
-/// Bytes read at a time.
+/// Bytes read from the file at a time.
 const READ_BYTES: u64 = 1 << 20;
-/// Longest entry: a key of 1,024 bytes, a reason, and the siblings that a write covers.
+/// Maximum size of an entry: a key of 1,024 bytes, a reason, and the siblings that a write covers.
 const MAX_ENTRY_BYTES: usize = 64 << 10;
 
-/// What became of a write, as far as it was answered.
+/// The outcome of a write, as far as it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// The cluster owes it.
+    /// The cluster must hold it, or a write that replaced it.
     Acknowledged,
     /// It must not have happened.
     Refused,
@@ -30,34 +30,34 @@ pub(crate) enum Fate {
 /// A write in the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
-    /// Its id.
+    /// The id of the write; a delete has one in the ledger only.
     pub(crate) write: WriteId,
-    /// What it does.
+    /// The operation, a put or a delete.
     pub(crate) act: Action,
-    /// Writes that its context covers.
+    /// Writes that its context covers, without those that these cover in turn.
     pub(crate) covers: Box<[WriteId]>,
-    /// What became of it.
+    /// Its outcome; unknown as long as it is not answered.
     pub(crate) fate: Fate,
     /// True if it was sent to more than one node.
     pub(crate) repeated: bool,
     /// When it was issued, in milliseconds since 1970.
     pub(crate) issued_ms: u64,
-    /// When it was answered; zero if it was not.
+    /// When it was answered, in milliseconds since 1970; 0 if it was not.
     pub(crate) settled_ms: u64,
 }
 
-/// How many writes a ledger has, by fate.
+/// Number of writes in a ledger, by fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// All of them.
+    /// All writes, answered or not.
     pub(crate) issued: u64,
-    /// Acknowledged.
+    /// Writes with [`Fate::Acknowledged`].
     pub(crate) acknowledged: u64,
-    /// Refused.
+    /// Writes with [`Fate::Refused`].
     pub(crate) refused: u64,
-    /// Unknown or not answered.
+    /// Writes with [`Fate::Unknown`]: with an unknown outcome, or not answered.
     pub(crate) unknown: u64,
-    /// Keys written.
+    /// Number of distinct keys that were written.
     pub(crate) keys: u64,
 }
 
@@ -67,14 +67,14 @@ pub(crate) struct History {
     offset: u64,
     numbers: HashMap<Key, usize>,
     keys: Vec<(Key, Vec<Write>)>,
-    /// Writes without an outcome: where they are.
+    /// Writes without an outcome: the number of the key, and the index among its writes.
     open: HashMap<WriteId, (usize, usize)>,
-    /// Keys with news since [`History::take_touched`].
+    /// Keys with new entries since the last [`History::take_touched`].
     touched: HashSet<usize>,
 }
 
 impl History {
-    /// Of the ledger at `path`; nothing is read yet.
+    /// The history of the ledger at `path`; nothing is read yet.
     pub(super) fn new(path: &Path) -> Self {
         History {
             path: path.to_path_buf(),
@@ -86,8 +86,8 @@ impl History {
         }
     }
 
-    /// Reads what the file has gained; gives the length of its sound part. A frame that is not
-    /// complete is left for the next time.
+    /// Reads what the file has gained, and returns the length of its sound part. An incomplete
+    /// frame at the end is left for the next call.
     pub(super) fn catch_up(&mut self) -> Result<u64, String> {
         let path = self.path.clone();
         let fault = |what: String| format!("the ledger {}: {what}", path.display());
@@ -118,7 +118,7 @@ impl History {
     fn take(&mut self, entry: Entry) {
         match entry {
             Entry::Issued { issued, at_ms } => {
-                // The key borrows the whole frame: what is kept is a copy of its own.
+                // The key borrows the whole frame, so a copy is kept.
                 let number = self.numbers.get(&issued.key).copied().unwrap_or_else(|| {
                     let number = self.keys.len();
                     if let Ok(key) = Key::new(issued.key.as_bytes().to_vec()) {
@@ -156,7 +156,7 @@ impl History {
         }
     }
 
-    /// How many writes there are.
+    /// Counts the writes by fate.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts { keys: self.keys.len() as u64, ..Counts::default() };
         for write in self.keys.iter().flat_map(|(_, writes)| writes) {
@@ -170,7 +170,7 @@ impl History {
         counts
     }
 
-    /// Every key by number, or with `recent` those with news since the last call.
+    /// All keys by number, or with `recent` those with new entries since the last call.
     pub(super) fn take_touched(&mut self, recent: bool) -> Vec<(usize, Key)> {
         let touched = std::mem::take(&mut self.touched);
         let numbered = self.keys.iter().enumerate();
@@ -180,7 +180,7 @@ impl History {
             .collect()
     }
 
-    /// The writes of a key, in the order of their issue.
+    /// The writes of a key, in the order in which they were issued.
     pub(super) fn writes(&self, number: usize) -> &[Write] {
         self.keys.get(number).map_or(&[], |(_, writes)| writes)
     }

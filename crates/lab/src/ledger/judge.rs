@@ -1,4 +1,4 @@
-//! What the ledger has to say about a read of a key.
+//! Judges a read of a key against the ledger.
 //!
 //! Every write names the writes that its context covers, so the writes of a key form a graph. An
 //! acknowledged put is accounted for if the read shows it, or if a chain of covering writes that
@@ -16,36 +16,36 @@ use super::Action;
 use super::history::{Fate, Write};
 use super::value::{value_of, write_of};
 
-/// What is wrong with a write.
+/// The ways in which a write or a value can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Violation {
-    /// Acknowledged, and neither there nor replaced by a write that is.
+    /// Acknowledged, and neither shown nor replaced by a write that is.
     Lost,
     /// Shown although an acknowledged write covers it.
     Resurrected,
     /// Shown although it was refused.
     Refused,
-    /// Shown although an acknowledged write covers it, and it had been sent to two nodes: no fault,
-    /// but a sibling more.
+    /// Shown although an acknowledged write covers it, but it had been sent to two nodes: no fault,
+    /// only a further sibling.
     Repeated,
-    /// Shown, and nobody wrote it here; or not the bytes that were written.
+    /// Shown, but not in the ledger of this key, or with other bytes than were written.
     Foreign,
 }
 
 /// A fault of one write, or of a value that no write explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// What is wrong.
+    /// Which promise is broken, or [`Violation::Repeated`].
     pub(crate) fault: Violation,
-    /// The key.
+    /// The key that was read.
     pub(crate) key: Key,
-    /// The write; `None` if the value names none.
+    /// The write concerned; `None` if the value contains no write id.
     pub(crate) write: Option<WriteId>,
-    /// When it was issued and when it was answered, in milliseconds since 1970; zero if never.
+    /// When it was issued and when it was answered, in milliseconds since 1970; 0 if never.
     pub(crate) at_ms: (u64, u64),
 }
 
-/// Holds the values that a read of `key` has shown to the writes of its ledger.
+/// Compares the values that a read of `key` returned with the writes of its ledger.
 pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding> {
     let graph: HashMap<WriteId, &Write> = writes.iter().map(|write| (write.write, write)).collect();
     let finding = |fault, write: Option<WriteId>| {
@@ -95,7 +95,7 @@ fn is_whole(write: &Write, value: &Bytes) -> bool {
     }
 }
 
-/// `from`, and all that they cover, directly or not. Refused writes cover nothing.
+/// These writes and all that they cover, directly or not. Refused writes cover nothing.
 fn closure(graph: &HashMap<WriteId, &Write>, mut from: Vec<WriteId>) -> HashSet<WriteId> {
     let mut found = HashSet::new();
     while let Some(id) = from.pop() {

@@ -1,14 +1,14 @@
-//! Values that tell which write they are of.
+//! Values that contain the id of their write.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::rng::Rng;
 use pixii_core::types::WriteId;
 
-/// Bytes of a write id at the start of a value: shorter values cannot be distinguished.
+/// Bytes of the write id at the start of a value; shorter values cannot be attributed.
 pub(crate) const MIN_VALUE_BYTES: usize = 16;
 
-/// The value of a write: its id, and bytes that follow from the id, so that a reader can know whose
-/// it is and that it is whole.
+/// The value of a write: its id, and bytes that follow from the id, so that a reader can see which
+/// write it is of and whether it is complete.
 pub(crate) fn value_of(write: WriteId, bytes: usize) -> Bytes {
     let mut value = BytesMut::with_capacity(bytes + 8);
     value.put_u128(write.0);
@@ -20,7 +20,7 @@ pub(crate) fn value_of(write: WriteId, bytes: usize) -> Bytes {
     value.freeze()
 }
 
-/// The write that a value says it is of; `None` if it is too short to say.
+/// The write id at the start of a value; `None` if the value is too short.
 pub(crate) fn write_of(value: &[u8]) -> Option<WriteId> {
     value.first_chunk::<MIN_VALUE_BYTES>().map(|id| WriteId(u128::from_be_bytes(*id)))
 }

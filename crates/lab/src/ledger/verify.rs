@@ -1,4 +1,4 @@
-//! Reading the cluster and holding it to the ledger.
+//! Reads the keys of a cluster and judges them by the ledger.
 
 use std::time::{Duration, Instant};
 
@@ -11,42 +11,42 @@ use tokio::time::sleep;
 use super::judge::{Finding, Violation, judge};
 use super::{Counts, Ledger};
 
-/// Reads in progress at a time.
+/// Number of reads in flight.
 const READS: usize = 64;
 /// Deadline of one read, in milliseconds.
 const TIMEOUT_MS: u32 = 5_000;
-/// How long one key is tried again.
+/// How long reads of one key are repeated before it counts as unread.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_BACKOFF: Duration = Duration::from_millis(50);
-/// Findings that are kept one by one; beyond that they are only counted.
+/// Maximum number of findings that are kept one by one; further ones are only counted.
 const MAX_FINDINGS: usize = 1_000;
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verdict {
-    /// The writes of the whole ledger.
+    /// The counts of the whole ledger, also if only recent keys were read.
     pub(crate) counts: Counts,
-    /// Keys read.
+    /// Number of keys that were to be read, unread ones included.
     pub(crate) keys: u64,
-    /// Values that they showed.
+    /// Number of values that the reads returned.
     pub(crate) values: u64,
-    /// Keys that could not be read, and why the first one could not.
+    /// Number of keys that could not be read within the time limit.
     pub(crate) unread: u64,
-    /// The first reason.
+    /// The reason of the first of them; `None` if all keys were read.
     pub(crate) why_unread: Option<String>,
-    /// Acknowledged writes that are gone.
+    /// Number of acknowledged writes that are gone.
     pub(crate) lost: u64,
-    /// All faults, lost writes included.
+    /// Number of all faults, lost writes included.
     pub(crate) faults: u64,
-    /// The first of them.
+    /// The first faults, one by one.
     pub(crate) findings: Vec<Finding>,
-    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no
-    /// faults.
+    /// Values shown beside the ones that replaced them, because their writes had been sent to two
+    /// nodes: no faults.
     pub(crate) repeated: u64,
 }
 
 impl Verdict {
-    /// True when everything could be read and nothing is wrong.
+    /// True if every key could be read and there is no fault.
     pub(crate) fn is_clean(&self) -> bool {
         self.unread == 0 && self.faults == 0
     }
@@ -66,13 +66,13 @@ impl Verdict {
     }
 }
 
-/// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it
-/// is) and judges what is shown. No load may be in progress. The error is the ledger's.
+/// Reads every key of the ledger from `r` replicas (all N, to see the merge of all copies) and
+/// judges the values. No load may be in progress. The error is the one of the ledger.
 pub(crate) async fn verify(client: &Client, ledger: &Ledger, r: u8) -> Result<Verdict, String> {
     read_all(client, ledger, r, false).await
 }
 
-/// The same for keys with entries since the last verification only.
+/// The same, only for keys with entries since the last verification.
 pub(crate) async fn verify_recent(
     client: &Client,
     ledger: &Ledger,

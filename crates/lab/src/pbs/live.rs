@@ -1,14 +1,15 @@
-//! The model over a cluster's own links, from round trips that its daemons have sampled.
+//! The model over the links of a real cluster, from round trips that its daemons have sampled.
 //!
-//! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a
-//! read, with m the shortest one of the link, the way there takes m/2 + U (T - m) and the way back
-//! the rest, U drawn evenly from 0 to 1. That is right where a way takes a constant and an
-//! exponential time; where all of a delay is in one direction, half of it is notified of each.
+//! **One-way times.** Only round trips can be measured, since no two clocks agree. Of a round trip
+//! T of a read, with m the shortest one of the link, the request takes m/2 + U (T - m) and the
+//! response the rest, with U uniform in 0 to 1. That is exact where a message takes a constant and
+//! an exponential time. Where the whole delay is in one direction, the model assigns half of it to
+//! each.
 //!
-//! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that
-//! has an object shows it to every question that comes later, and answers once it is synced. So a
-//! write is there after one way; confirmed it is after that, what a write takes at the replica's
-//! own disk, and the way back.
+//! **The disk.** The acknowledgement of a write includes the fsync, its arrival does not: a replica
+//! that has an object shows it to every later request, and acknowledges it once it is synced. So a
+//! write is visible after one message; it is acknowledged after the time of a write at the
+//! replica's disk, and the message back.
 
 use pixii_core::message::{RecentTrips, SampleReport};
 use pixii_core::node::EXPLORE;
@@ -19,28 +20,28 @@ use pixii_core::types::{NodeId, Partition};
 use super::Reads;
 use super::trial::{Replica, Trial, timeout};
 
-/// With fewer samples than this, nothing is said.
+/// Minimum number of samples of reads or writes on a link.
 const MIN_SAMPLES: usize = 30;
 
-/// What was measured of a cluster.
+/// The measurements of a cluster.
 pub(crate) struct Links {
     nodes: Vec<NodeId>,
-    /// The owners of each partition, by place in `nodes`.
+    /// The owners of each partition, as indices into `nodes`.
     owners: Vec<Vec<usize>>,
-    /// From each node to each; none where they share no partition.
+    /// From each node to each, itself included; `None` if they share no partition.
     links: Vec<Vec<Option<Link>>>,
-    /// What a write takes at each node's own disk.
+    /// Durations of writes at each node's own disk, in microseconds.
     disks: Vec<Vec<u64>>,
 }
 
-/// From one node to another, or to itself. Times are in microseconds.
+/// The link from one node to another, or to itself. Times are in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    /// Round trips of reads; of writes without their fsync, if `is_of_writes`.
+    /// Round trips of reads or, if `is_of_writes`, of writes without their fsync.
     pub(crate) trips: Vec<u64>,
     /// Round trips of writes, fsync included.
     pub(crate) writes: Vec<u64>,
-    /// True if too few reads were sampled.
+    /// True if too few reads were sampled, so that `trips` is derived from writes.
     pub(crate) is_of_writes: bool,
     shortest: u64,
     mean: f64,
@@ -54,7 +55,7 @@ impl Link {
         Link { trips, writes, is_of_writes, shortest, mean, timeout }
     }
 
-    /// What the ways there and back take.
+    /// Draws the delays of a request and of its response.
     fn ways(&self, rng: &mut Rng) -> (u64, u64) {
         let trip = drawn(&self.trips, rng);
         let there = self.shortest as f64 / 2.0 + rng.unit() * (trip - self.shortest) as f64;
@@ -67,12 +68,12 @@ fn drawn(samples: &[u64], rng: &mut Rng) -> u64 {
     rng.pick(samples).copied().unwrap_or(0)
 }
 
-/// The mean, in microseconds.
+/// The arithmetic mean, in microseconds.
 pub(crate) fn mean(samples: &[u64]) -> f64 {
     samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64
 }
 
-/// The value that this share of the samples, 0 to 1, is not above.
+/// The value that this share of the samples (0 to 1) does not exceed.
 pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable();
@@ -81,8 +82,8 @@ pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
 }
 
 impl Links {
-    /// From what every member has reported. `name` reports members' names; the error says of which
-    /// two too little is known.
+    /// The links from the reports of all members. `name` gives the names of members; the error
+    /// names two members whose link has too few samples.
     pub(crate) fn new(
         ring: &Ring,
         reports: &[SampleReport],
@@ -131,8 +132,8 @@ impl Links {
         self.owners.first().map_or(0, Vec::len)
     }
 
-    /// Every link that matters: from whom, to whom, what was measured, and what a write takes at
-    /// the other end's disk.
+    /// Every link between owners: from which node, to which node, its measurements, and the
+    /// durations of writes at the disk of the second.
     pub(crate) fn each(&self) -> impl Iterator<Item = (NodeId, NodeId, &Link, &[u64])> {
         self.links.iter().zip(&self.nodes).flat_map(move |(row, from)| {
             let ends = row.iter().zip(&self.nodes).zip(&self.disks);
@@ -144,7 +145,7 @@ impl Links {
         self.links[from][to].as_ref()
     }
 
-    /// Draws a key, owners of it that coordinate a write and a read, and what these take.
+    /// Draws a key, the owners that coordinate a write and a read of it, and the delays of both.
     pub(super) fn draw(&self, trial: &mut Trial, reads: Reads, rng: &mut Rng) {
         trial.clear();
         let Some(owners) = rng.pick(&self.owners) else { return };
@@ -175,7 +176,7 @@ impl Links {
             let link = self.link(reader, owners[one.at]);
             if explores { 0.0 } else { link.map_or(0.0, |link| link.mean) }
         };
-        // The own copy is the first of equals, and then as the ring has it.
+        // The own copy comes first among equals, then the order of the ring decides.
         trial.replicas.sort_by(|one, other| {
             let key = |one: &Replica| (owners[one.at] != reader, one.at);
             pace(one).total_cmp(&pace(other)).then(key(one).cmp(&key(other)))
@@ -183,9 +184,9 @@ impl Links {
     }
 }
 
-/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads
-/// are few, because an owner is the slowest of all, its writes tell: each without what the disk
-/// takes there half of the time.
+/// The measurements of a link, if they suffice; else the numbers of reads and writes. Where reads
+/// are few because the owner is the slowest of all, round trips are derived from writes: each
+/// without the median time of a write at that disk.
 fn link(
     (reads, writes): (Vec<u64>, Vec<u64>),
     disk: &[u64],

@@ -2,8 +2,8 @@ use super::*;
 
 const TRIALS: u64 = 1_000_000;
 
-/// p99.9 of reads and writes, the t for 99.9 %, all in milliseconds, and how many percent are fresh
-/// at once.
+/// p99.9 of reads and writes and the t for 99.9 %, in milliseconds, and the percentage of reads
+/// that are fresh at once.
 fn figures(reported: &Prediction, r: u8, w: u8) -> [f64; 4] {
     let cell = reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, w)).unwrap();
     let p999 =
@@ -20,7 +20,7 @@ fn near(found: f64, wanted: f64, share: f64) -> bool {
     (found - wanted).abs() <= wanted * share
 }
 
-/// 4 million trials of the same model, and the tolerances that it is to be met with.
+/// Checks a prediction against the figures of 4 million trials of the same model.
 fn meets(reported: &Prediction, expected: &[((u8, u8), [f64; 4])]) {
     for ((r, w), wanted) in expected {
         let found = figures(reported, *r, *w);
@@ -130,8 +130,8 @@ fn all_owners_queried_show_a_write_by_who_answers_first() {
     let ten = leg("fixed 10ms");
     let wars = Wars { w: leg("fixed 50ms"), a: ten.clone(), r: ten.clone(), s: ten, wan: None };
     let reported = predict(&wars, 3, Reads::Owners, 100_000, 8);
-    // The write is acknowledged by its own replica after 10 ms, and a question takes 10: others
-    // have it 30 ms later.
+    // The own replica acknowledges the write after 10 ms, and a request takes 10 ms: others have
+    // the write 30 ms later.
     for (r, share) in [(1, 1.0 / 3.0), (2, 2.0 / 3.0), (3, 1.0)] {
         let cell = reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, 1)).unwrap();
         assert!((cell.fresh_at(0) - share).abs() < 0.01, "{r}: {}", cell.fresh_at(0));

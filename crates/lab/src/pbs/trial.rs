@@ -1,66 +1,67 @@
-//! One trial: what each message of a write and a read takes, and what the read makes of it.
+//! One trial: the delays of the messages of a write and a read, and what the read returns.
 
 use pixii_core::node::LATE_READ;
 use pixii_core::rng::Rng;
 
 use super::{Leg, Reads, Wars};
 
-/// Draws from which it is reported how long answers take.
+/// Number of draws from which the timeout of an answer is estimated.
 const PACE_DRAWS: u64 = 20_000;
 
-/// One trial's draws, by replica.
+/// The delays that were drawn for one trial, by replica.
 #[derive(Default)]
 pub(super) struct Trial {
-    /// When the write is there.
+    /// When the write reaches each replica, in microseconds since its beginning.
     pub(super) there: Vec<u64>,
-    /// When its acknowledgements are back, in order.
+    /// When its acknowledgements arrive, in ascending order.
     pub(super) acks: Vec<u64>,
-    /// In the order in which they are asked, or (where all are) in which they answer.
+    /// The replicas in the order in which a read sends to them or, if it sends to all, in which
+    /// they answer.
     pub(super) replicas: Vec<Replica>,
     queried: Vec<Queried>,
 }
 
-/// A replica that a read may ask.
+/// A replica that a read may send to. Times are in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replica {
-    /// How long question and answer take,
+    /// Delay of the request and the response together.
     pub(super) answer: u64,
-    /// and the question alone.
+    /// Delay of the request alone.
     pub(super) question: u64,
-    /// When an answer is late: another one is asked. The highest number: never.
+    /// Time after which an answer is late and a further replica is queried; `u64::MAX` for never.
     pub(super) timeout: u64,
-    /// Chance, against ties.
+    /// Random number that decides the order of otherwise equal replicas.
     pub(super) chance: u64,
-    /// Its place in `there`.
+    /// Its index in `there`.
     pub(super) at: usize,
 }
 
-/// One that was asked.
+/// A replica that a read has sent to.
 #[derive(Clone, Copy, Debug)]
 struct Queried {
     answered: u64,
-    /// When the question was there.
+    /// When the request reached the replica.
     reached: u64,
     due: u64,
     is_hedged: bool,
     at: usize,
 }
 
-/// How long the answer of a replica that is like all others may take until it is late.
+/// Timeout of an answer where all replicas are alike; `u64::MAX` without hedges.
 pub(super) fn timeout_of(wars: &Wars, reads: Reads) -> u64 {
     if reads != Reads::Hedged {
         return u64::MAX;
     }
     let mut rng = Rng::new(0);
-    // Those asked first are near only where all are.
+    // The replicas that are queried first are near only if all are.
     let far = |rng: &mut Rng| wars.wan.as_ref().map_or(0, |wan| wan.sample(rng));
     let trips = (0..PACE_DRAWS)
         .map(|_| wars.r.sample(&mut rng) + wars.s.sample(&mut rng) + far(&mut rng) + far(&mut rng));
     timeout(&trips.collect::<Vec<_>>())
 }
 
-/// How long the answer of a replica may take that took so long before: what a coordinator's
-/// estimates come to in the long run.
+/// Timeout of an answer of a replica with these past round trips: what the estimates of a
+/// coordinator converge to.
 pub(super) fn timeout(trips: &[u64]) -> u64 {
     let count = trips.len().max(1) as f64;
     let mean = trips.iter().sum::<u64>() as f64 / count;
@@ -69,14 +70,14 @@ pub(super) fn timeout(trips: &[u64]) -> u64 {
 }
 
 impl Trial {
-    /// Forgets the last one.
+    /// Forgets the last trial.
     pub(super) fn clear(&mut self) {
         self.there.clear();
         self.acks.clear();
         self.replicas.clear();
     }
 
-    /// Draws for `n` replicas that are all alike.
+    /// Draws a trial with `n` replicas that are all alike.
     pub(super) fn draw(
         &mut self,
         wars: &Wars,
@@ -85,12 +86,12 @@ impl Trial {
         timeout: u64,
         rng: &mut Rng,
     ) {
-        // Owners that coordinate. The own confirmation takes a way only where the question to the
-        // own copy does.
+        // Owners that coordinate. The acknowledgement of the own copy has a delay only where the
+        // request to the own copy has one.
         let writer = (reads != Reads::All).then(|| rng.below(n as u64) as usize);
         let reads_own = matches!(reads, Reads::Owner | Reads::Hedged);
         let reader = reads_own.then(|| rng.below(n as u64) as usize);
-        // Nothing is drawn for replicas that are all near.
+        // Nothing is drawn if all replicas are near.
         let mut near = |own: Option<usize>| {
             wars.wan.as_ref().map(|_| own.unwrap_or_else(|| rng.below(n as u64) as usize))
         };
@@ -114,17 +115,17 @@ impl Trial {
         self.acks.sort_unstable();
         match reader {
             None => self.replicas.sort_unstable_by_key(|one| (one.answer, one.chance)),
-            // The own copy, then others as chance has it: they are asked before anybody knows how
-            // long they take.
+            // The own copy first, then the others in random order: they are queried before their
+            // delays are known.
             Some(reader) => {
                 self.replicas.sort_unstable_by_key(|one| (one.at != reader, one.chance));
             }
         }
     }
 
-    /// A read of `r` replicas: how long it takes, and after which moment it has to begin to be
-    /// fresh, counted from the begin of the write. One of the replicas shows the write if it was
-    /// there when the question came: w_t + t + R_i >= W_i.
+    /// A read of `r` replicas: its duration, and the time since the beginning of the write from
+    /// which it has to begin to be fresh. A replica shows the write if the write was there when the
+    /// request came: w_t + t + R_i >= W_i.
     pub(super) fn read(&mut self, r: usize) -> (u64, i64) {
         let (first, mut others) = self.replicas.split_at(r);
         self.queried.clear();
@@ -171,16 +172,16 @@ mod tests {
             replicas: vec![replica(0, 0, 50), replica(1, 1_000, 50), replica(2, 100, 50)],
             ..Trial::default()
         };
-        // Its own copy is there at once, and has the write.
+        // The own copy is there at once, and has the write.
         assert_eq!(trial.read(1), (0, 0));
-        // The second is late at 50; the third is asked then and has answered at 150. Its question
-        // reached it at 100.
+        // The answer of the second is late at 50; the third is queried then and answers at 150. The
+        // request reached it at 100.
         assert_eq!(trial.read(2), (150, 0));
         trial.there[0] = 10_000;
         assert_eq!(trial.read(2), (150, 400));
-        // With all three asked there is nobody left to ask.
+        // With all three queried, none is left to query.
         assert_eq!(trial.read(3), (1_000, 400));
-        // Without hedges the second is waited for.
+        // Without hedges, the read waits for the second.
         trial.replicas.iter_mut().for_each(|one| one.timeout = u64::MAX);
         assert_eq!(trial.read(2), (1_000, 400));
     }

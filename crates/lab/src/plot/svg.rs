@@ -1,29 +1,29 @@
-//! SVG, written directly: shapes, text, and the scales of axes. Text is set in the reader's own
-//! sans-serif font; none is embedded, and nothing here has to know how wide a word is.
+//! SVG, written directly: shapes, text, and the scales of axes. Text uses the reader's sans-serif
+//! font; no font is embedded, and no code here depends on the width of a word.
 
 use std::fmt::Write as _;
 
 use pixii_kit::text::html;
 
-/// Of the lines of a grid.
+/// Attributes of the lines of a grid.
 pub(crate) const GRID: &str = "stroke=\"#ddd\"";
 
 /// Pixels from the left and from the top.
 pub(crate) type Point = (f64, f64);
 
-/// Where values lie along an axis.
+/// The mapping from values to places along an axis.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     /// The lowest and the highest value.
     pub(crate) values: (f64, f64),
     /// The pixels at which these lie.
     pub(crate) pixels: (f64, f64),
-    /// True: equal factors have equal lengths.
+    /// If true, the scale is logarithmic.
     pub(crate) is_log: bool,
 }
 
 impl Scale {
-    /// The pixel of a value; of the nearest end for one beyond.
+    /// The pixel of a value; values beyond the ends have the pixel of the nearest end.
     pub(crate) fn at(&self, value: f64) -> f64 {
         let measure = |value: f64| match self.is_log {
             true => value.max(f64::MIN_POSITIVE).log10(),
@@ -34,8 +34,8 @@ impl Scale {
         self.pixels.0 + share.clamp(0.0, 1.0) * (self.pixels.1 - self.pixels.0)
     }
 
-    /// Round values to label, at most `most` steps of 1, 2 or 5 times a power of ten apart; on a
-    /// logarithmic scale the powers of ten, with 2 and 5 times them if these are few.
+    /// Round values to label, with at most `most` steps of 1, 2 or 5 times a power of ten. On a
+    /// logarithmic scale: the powers of ten, with 2 and 5 times them if these are few.
     pub(crate) fn ticks(&self, most: usize) -> Vec<f64> {
         let (low, high) = self.values;
         let length = high - low;
@@ -60,12 +60,12 @@ impl Scale {
     }
 }
 
-/// A drawing that is being made. The attributes of shapes are given as SVG has them.
+/// A drawing in progress. The attributes of shapes are given in the syntax of SVG.
 #[derive(Clone, Debug)]
 pub(crate) struct Drawing(String);
 
 impl Drawing {
-    /// An empty drawing; `about` says what it shows to those who cannot see it.
+    /// An empty drawing; `about` describes it for screen readers.
     pub(crate) fn new((width, height): (f64, f64), about: &str) -> Self {
         let about = html(about);
         Drawing(format!(
@@ -93,33 +93,33 @@ impl Drawing {
         self.shape("rect", &place, attributes, tip);
     }
 
-    /// A straight line.
+    /// A straight line. `tip` is shown under the pointer; an empty one is left out.
     pub(crate) fn line(&mut self, from: Point, to: Point, attributes: &str, tip: &str) {
         let ((x1, y1), (x2, y2)) = (from, to);
         let place = format!("x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"");
         self.shape("line", &place, attributes, tip);
     }
 
-    /// A line through points.
+    /// A line through these points, not filled.
     pub(crate) fn path(&mut self, points: &[Point], attributes: &str, tip: &str) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let place = format!("points=\"{}\" fill=\"none\"", points.join(" "));
         self.shape("polyline", &place, attributes, tip);
     }
 
-    /// A filled circle.
+    /// A filled circle with this radius in pixels, without a tip.
     pub(crate) fn dot(&mut self, (x, y): Point, radius: f64, colour: &str) {
         let place = format!("cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"");
         self.shape("circle", &place, &format!("fill=\"{colour}\""), "");
     }
 
-    /// A text on the line at `at`, which it begins, unless the attributes say otherwise.
+    /// A text that begins at `at`, unless the attributes say otherwise.
     pub(crate) fn text(&mut self, (x, y): Point, attributes: &str, text: &str) {
         let text = html(text);
         let _ = writeln!(self.0, "<text x=\"{x:.1}\" y=\"{y:.1}\" {attributes}>{text}</text>");
     }
 
-    /// A line across for each tick of a y axis, with its label at the left.
+    /// A horizontal line for each tick of a y axis, with its label at the left.
     pub(crate) fn rows(&mut self, y: &Scale, (left, right): (f64, f64), most: usize) {
         for tick in y.ticks(most) {
             let at = y.at(tick);
@@ -128,13 +128,13 @@ impl Drawing {
         }
     }
 
-    /// The drawing as text of a file or of a part of a page.
+    /// The text of the drawing, for a file or as a part of a page.
     pub(crate) fn finish(self) -> String {
         self.0 + "</svg>\n"
     }
 }
 
-/// A number without digits that say nothing.
+/// A number as a short label: rounded, and without trailing zeros.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),

@@ -1,35 +1,35 @@
-//! When the operations of an open loop are due: at a rate, evenly or as chance has it, with bursts.
+//! When the operations of an open loop are due: at a rate, evenly or at random, with bursts.
 
 use std::time::Duration;
 
 use pixii_core::rng::Rng;
 
-/// Highest and lowest rate, in operations a second.
+/// Minimum and maximum rate, in operations per second.
 pub(crate) const RATES: (f64, f64) = (0.01, 1e6);
-/// Most that a burst multiplies the rate by.
+/// Maximum factor by which a burst multiplies the rate.
 const MAX_FACTOR: f64 = 1e4;
 /// The longest period of bursts.
 const MAX_PERIOD: Duration = Duration::from_secs(3_600);
 
-/// When operations are due.
+/// The rate of an open loop and its changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Arrivals {
-    /// Operations a second, between bursts.
+    /// Operations per second between bursts.
     pub(crate) rate: f64,
-    /// True: a Poisson process, as of many independent clients. False: all gaps alike.
+    /// If true, a Poisson process, as of many independent clients; if false, equal gaps.
     pub(crate) is_random: bool,
-    /// What the rate is raised by, from time to time.
+    /// A higher rate from time to time; `None` for a constant rate.
     pub(crate) burst: Option<Burst>,
 }
 
 /// A higher rate at the end of every period.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Burst {
-    /// How many times the rate.
+    /// Factor by which the rate is multiplied; 0 is a pause.
     pub(crate) factor: f64,
-    /// For how long,
+    /// Length of a burst, at the end of each period.
     pub(crate) length: Duration,
-    /// of every so long.
+    /// Time from the beginning of one period to the next; longer than `length`.
     pub(crate) period: Duration,
 }
 
@@ -76,19 +76,19 @@ fn span(text: &str) -> Option<Duration> {
 pub(super) struct Schedule {
     arrivals: Arrivals,
     rng: Rng,
-    /// Seconds since the start.
+    /// Seconds since the start, up to the last operation or change of the rate.
     at: f64,
-    /// Changes of the rate passed so far.
+    /// Number of changes of the rate passed so far.
     turns: u64,
 }
 
 impl Schedule {
-    /// Begins with the calm part of a period; chance follows from `seed`.
+    /// Begins with the part of a period before the burst; random gaps follow from `seed`.
     pub(super) fn new(arrivals: Arrivals, seed: u64) -> Self {
         Schedule { arrivals, rng: Rng::new(seed), at: 0.0, turns: 0 }
     }
 
-    /// The rate now, and when it changes.
+    /// The present rate, and the time at which it changes.
     fn phase(&self) -> (f64, f64) {
         let rate = self.arrivals.rate;
         let Some(Burst { factor, length, period }) = self.arrivals.burst else {
@@ -105,7 +105,7 @@ impl Schedule {
 impl Iterator for Schedule {
     type Item = Duration;
 
-    /// When the next one is due, since the start.
+    /// When the next operation is due, since the start.
     fn next(&mut self) -> Option<Duration> {
         // The process at the rate 1, stretched.
         let mut left = if self.arrivals.is_random { -(1.0 - self.rng.unit()).ln() } else { 1.0 };

@@ -1,36 +1,35 @@
-//! What the next operation is about: which key, and how large a value. Everything follows from a
-//! seed.
+//! The key and the value size of the next operation. All choices follow from a seed.
 
 use pixii_core::rng::Rng;
 
 use crate::ledger::value::MIN_VALUE_BYTES;
 
-/// How keys are chosen.
+/// How the key of an operation is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Choice {
-    /// All keys alike.
+    /// All keys with the same probability.
     Uniform,
     /// Zipf's law with this exponent (above 0; 0.99 is customary): few keys get most of the load.
     Zipf(f64),
     /// Zipf's law over age: the newest key gets most of the load.
     Latest(f64),
-    /// One after the other, all clients together, and again from the first.
+    /// One key after the other, for all clients together, and then again from the first.
     Sweep,
-    /// All alike, but each client has keys of its own: nobody else writes them, and the first write
-    /// of each is made without a read.
+    /// All keys with the same probability, but each client has its own keys: no other writes them,
+    /// and the first write of each needs no read.
     Own,
 }
 
-/// Draws keys where chance alone decides: [`Choice::Uniform`], [`Choice::Zipf`],
+/// Draws keys for the choices that are random: [`Choice::Uniform`], [`Choice::Zipf`],
 /// [`Choice::Latest`].
 #[derive(Debug, Default)]
 pub(super) struct Drawer {
-    /// For so many keys.
+    /// The distribution, with the number of keys that it was made for; `None` before its first use.
     zipf: Option<(u64, Zipf)>,
 }
 
 impl Drawer {
-    /// A number in `0..count`; `count` is 1 at least.
+    /// A number in `0..count`; `count` is at least 1.
     pub(super) fn draw(&mut self, choice: Choice, count: u64, rng: &mut Rng) -> u64 {
         match choice {
             Choice::Zipf(exponent) => self.rank(count, exponent, rng) - 1,
@@ -46,19 +45,19 @@ impl Drawer {
     }
 }
 
-/// Sizes of values in bytes, [`MIN_VALUE_BYTES`] at least.
+/// Sizes of values in bytes, at least [`MIN_VALUE_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sizes {
-    /// Most values.
+    /// Size of all values that are not large.
     pub(crate) usual: usize,
-    /// The others.
+    /// Size of large values; not used if `large_share` is 0.
     pub(crate) large: usize,
-    /// The share of large ones, 0 to 1.
+    /// Share of large values, 0 to 1.
     pub(crate) large_share: f64,
 }
 
 impl Sizes {
-    /// All values alike.
+    /// The same size for all values.
     pub(crate) fn fixed(bytes: usize) -> Self {
         Sizes { usual: bytes, large: bytes, large_share: 0.0 }
     }
@@ -84,7 +83,7 @@ pub(crate) struct Zipf {
 }
 
 impl Zipf {
-    /// For ranks `1..=count`; an exponent above 0.
+    /// The distribution over ranks `1..=count`; the exponent is above 0.
     pub(crate) fn new(count: u64, exponent: f64) -> Self {
         let mut zipf =
             Zipf { count: count.max(1) as f64, exponent, low: 0.0, high: 0.0, squeeze: 0.0 };
@@ -94,7 +93,7 @@ impl Zipf {
         zipf
     }
 
-    /// The next rank.
+    /// Draws a rank of `1..=count`; 1 is the most frequent.
     pub(crate) fn draw(&self, rng: &mut Rng) -> u64 {
         loop {
             let u = self.high + rng.unit() * (self.low - self.high);

@@ -1,6 +1,6 @@
-//! An open loop: an operation begins when it is due, whatever has become of those before, and its
-//! latency counts from then, so that a cluster that stalls cannot slow down those who would have
-//! noticed.
+//! An open loop: an operation begins when it is due, whatever the state of the earlier ones, and
+//! its latency counts from then. A cluster that stalls cannot hold back the requests that would
+//! have noticed.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,11 +14,12 @@ use super::Shared;
 use super::arrivals::{Arrivals, Schedule};
 use super::worker::Worker;
 
-/// Operations that are due and not yet looked at; a clock that waits for room forgets none.
+/// Maximum number of operations that are due and not begun yet; the clock waits for room and omits
+/// none.
 const DUE: usize = 1_024;
 
-/// Begins operations until the load ends, and waits for those in progress. The error is the
-/// ledger's.
+/// Begins operations until the load ends, and waits for those in flight. The error is the one of
+/// the ledger.
 pub(super) async fn run(shared: Arc<Shared>, arrivals: Arrivals) -> Result<(), String> {
     let (mut due, _clock) = clock(&shared, arrivals)?;
     let (mut idle, mut made) = (Vec::new(), 0);
@@ -58,8 +59,8 @@ fn returned(
     ended.map_err(|error| format!("an operation ended: {error}"))?
 }
 
-/// A thread that reports when operations are due: the runtime's timers are a millisecond wide. It
-/// ends when either end is dropped.
+/// Starts a thread that reports when operations are due: the timers of the runtime have a
+/// resolution of a millisecond. It ends when either end is dropped.
 fn clock(shared: &Shared, arrivals: Arrivals) -> Result<(Receiver<Instant>, Sender<()>), String> {
     let (report, due) = queue(DUE);
     let (hold, held) = channel::<()>();

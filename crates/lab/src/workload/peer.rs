@@ -1,5 +1,5 @@
-//! Other stores that the same load can be sent to: by the redis protocol, and etcd by the JSON
-//! gateway of its server. Only what a generator needs: put, get, and what an acknowledgement means.
+//! Other stores that can get the same load: by the redis protocol, and etcd by the JSON gateway of
+//! its server. They have only what a load needs: put, get, and the meaning of an acknowledgement.
 
 mod etcd;
 mod http;
@@ -12,24 +12,24 @@ use tokio::time::timeout;
 
 pub(crate) use resp::Information;
 
-/// How long a server may take until a connection is there.
+/// How long a server may take to accept a connection and answer on it.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
-/// Where a server is, and by which protocol it is driven.
+/// The address of a server, and the protocol by which it is driven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// What it speaks.
+    /// The protocol of the server.
     pub(crate) protocol: Protocol,
-    /// `host:port`.
+    /// Its address, `host:port`.
     pub(crate) address: String,
 }
 
-/// What a server speaks.
+/// The protocols of other stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// `redis://`: SET, and WAIT for so many replicas if that is not 0; GET.
+    /// `redis://`: SET, followed by WAIT if `wait` is not 0; GET.
     Redis {
-        /// Replicas that have to have a write before it counts as done.
+        /// Replicas that must have a write before it counts as done.
         wait: u8,
     },
     /// `etcd://`: a put, and a linearizable read of one key.
@@ -39,9 +39,9 @@ pub(crate) enum Protocol {
 /// Why an operation was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Violation {
-    /// The server said no, or not in time; the connection can be used.
+    /// The server refused it, or could not confirm it in time; the connection can still be used.
     Failed(ClientError),
-    /// The connection cannot be used any more, and why: one clear sentence.
+    /// The connection cannot be used any more; the reason is one sentence.
     Broken(String),
 }
 
@@ -72,7 +72,7 @@ impl Peer {
         Ok(Peer { protocol, address: address.to_owned() })
     }
 
-    /// The protocol that it is driven by.
+    /// The scheme of its URL.
     pub(crate) fn scheme(&self) -> &'static str {
         match self.protocol {
             Protocol::Redis { .. } => "redis",
@@ -85,7 +85,7 @@ impl Peer {
         format!("{}://{}", self.scheme(), self.address)
     }
 
-    /// What a put of it is, in short.
+    /// The commands of a put, for tables.
     pub(crate) fn put_name(&self) -> String {
         match self.protocol {
             Protocol::Redis { wait: 0 } => "SET".into(),
@@ -94,7 +94,7 @@ impl Peer {
         }
     }
 
-    /// What its acknowledgement of a put means, in a sentence. `stated` is what it says of itself.
+    /// What its acknowledgement of a put means, in a sentence. `stated` is its own report.
     pub(crate) fn meaning(&self, stated: &Information) -> String {
         let sync = match stated.sync.as_deref() {
             Some("always") => "after an fdatasync there (appendfsync always)".to_owned(),
@@ -111,7 +111,7 @@ impl Peer {
         }
     }
 
-    /// What the answer to a get is, in a sentence.
+    /// What the answer to a get means, in a sentence.
     pub(crate) fn get_meaning(&self) -> &'static str {
         match self.protocol {
             Protocol::Redis { .. } => "answered by the server that was asked, which decides how",
@@ -119,7 +119,7 @@ impl Peer {
         }
     }
 
-    /// What the server says of itself; empty where it does not answer such questions.
+    /// What the server reports about itself; empty if it does not answer such queries.
     pub(crate) async fn information(&self) -> Information {
         match self.protocol {
             Protocol::Redis { .. } => resp::information(&self.address).await,
@@ -127,7 +127,7 @@ impl Peer {
         }
     }
 
-    /// Opens a connection, and checks that the server speaks the protocol.
+    /// Opens a connection and checks that the server speaks the protocol.
     pub(crate) async fn connect(&self) -> Result<Connection, String> {
         let opening = async {
             match self.protocol {
@@ -142,7 +142,7 @@ impl Peer {
         opened.unwrap_or_else(late).map_err(|why| format!("{}: {why}", self.url()))
     }
 
-    /// So many connections.
+    /// Opens `count` connections, one after the other; fails if any cannot be opened.
     pub(crate) async fn connections(&self, count: usize) -> Result<Vec<Connection>, String> {
         let mut connections = Vec::with_capacity(count);
         for _ in 0..count {
@@ -152,17 +152,17 @@ impl Peer {
     }
 }
 
-/// An open connection, on which one operation is in flight at a time.
+/// An open connection, with at most one operation in flight.
 #[derive(Debug)]
 pub(crate) enum Connection {
-    /// Of the redis protocol.
+    /// A connection with the redis protocol.
     Redis(resp::Connection),
-    /// Of etcd.
+    /// A connection to the JSON gateway of etcd.
     Etcd(etcd::Connection),
 }
 
 impl Connection {
-    /// Writes a value; done when the server has acknowledged it, within `wait`.
+    /// Writes a value; returns when the server has acknowledged it, at the latest after `wait`.
     pub(crate) async fn put(
         &mut self,
         key: &[u8],
@@ -178,7 +178,7 @@ impl Connection {
         timeout(wait, put).await.unwrap_or_else(|_| Err(late(wait)))
     }
 
-    /// Reads a value; whether there is one.
+    /// Reads a value; true if there is one.
     pub(crate) async fn get(&mut self, key: &[u8], wait: Duration) -> Result<bool, Violation> {
         let get = async {
             match self {
@@ -190,7 +190,8 @@ impl Connection {
     }
 }
 
-/// An answer that is late may still come: nothing more can be asked on its connection.
+/// The failure of an operation without an answer in time. The answer may still come, so that the
+/// connection cannot be used any more.
 fn late(wait: Duration) -> Violation {
     Violation::Broken(format!("no answer in {} ms", wait.as_millis()))
 }

@@ -1,20 +1,20 @@
-//! Which keys there are while a load inserts some: a key is chosen only once its insertion, and all
-//! before it, have ended.
+//! Which keys exist while a load inserts some: a key can be chosen only once its insertion, and all
+//! insertions before it, have ended.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Keys by number, from 0 on.
+/// The keys that exist, numbered from 0.
 pub(super) struct Population {
     next: AtomicU64,
     count: AtomicU64,
-    /// Ended behind one that has not; no more than are in progress.
+    /// Insertions that have ended behind one that has not; no more than are in flight.
     ahead: Mutex<BTreeSet<u64>>,
 }
 
 impl Population {
-    /// So many are there.
+    /// A population of `count` keys.
     pub(super) fn new(count: u64) -> Self {
         Population {
             next: AtomicU64::new(count),
@@ -23,17 +23,17 @@ impl Population {
         }
     }
 
-    /// How many are there.
+    /// Number of keys that can be chosen: those in `0..count`.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The next new key.
+    /// The number of the next key to insert.
     pub(super) fn begin(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Its insertion has ended, well or not.
+    /// Notes that the insertion of a key has ended, whatever its outcome.
     pub(super) fn end(&self, index: u64) {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         ahead.insert(index);

@@ -1,5 +1,4 @@
-//! A load several times over: what differs between the repetitions says how far a figure can be
-//! trusted.
+//! A load with several repetitions: the differences between them show how reliable a figure is.
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use super::target::Target;
 use super::{Kind, Load, Mix, Report, Spec, Totals};
 use crate::mean::Mean;
 
-/// Clients that write the keys first.
+/// Number of clients that write the keys before a load.
 pub(crate) const FILL_CLIENTS: usize = 64;
 
-/// Writes all keys of a load. The error reports why some could not be.
+/// Writes all keys of a load before it begins. The error says why some could not be written.
 pub(crate) async fn fill(target: impl Into<Target>, spec: &Spec) -> Result<(), String> {
     let spec = Spec {
         clients: FILL_CLIENTS,
@@ -39,8 +38,8 @@ pub(crate) async fn fill(target: impl Into<Target>, spec: &Spec) -> Result<(), S
     }
 }
 
-/// The repetition with this number: the same load, with other choices, over the keys that the last
-/// one has left.
+/// Runs repetition `number`: the same load with other choices, over the keys that the last
+/// repetition has left.
 pub(crate) async fn repeat(
     client: &Client,
     spec: &Spec,
@@ -51,37 +50,37 @@ pub(crate) async fn repeat(
     Load::start(client, Spec { seed, keys, ..spec.clone() }, None).finish().await
 }
 
-/// What all repetitions came to, for one kind of operation or all. Means are over the repetitions;
-/// times are in milliseconds.
+/// The results of all repetitions, for one kind of operation or for all. Means are over the
+/// repetitions; times are in milliseconds.
 pub(crate) struct Figures {
-    /// What; `None` for all.
+    /// The kind of operation; `None` for all kinds together.
     pub(crate) kind: Option<Kind>,
-    /// Operations done.
+    /// Number of operations that were done, in all repetitions.
     pub(crate) done: u64,
-    /// Done in a second.
+    /// Operations done per second.
     pub(crate) rate: Mean,
-    /// The mean latency,
+    /// Mean latency, in milliseconds.
     pub(crate) mean: Mean,
-    /// the median,
+    /// Median latency, in milliseconds.
     pub(crate) p50: Mean,
-    /// and what 99 of 100 were at least as fast as.
+    /// 99th percentile of the latency, in milliseconds.
     pub(crate) p99: Mean,
-    /// What 999 of 1,000 were at least as fast as, of all repetitions together.
+    /// 99.9th percentile of the latency over all repetitions together, in milliseconds.
     pub(crate) p999: f64,
-    /// The slowest.
+    /// Longest latency of all repetitions, in milliseconds.
     pub(crate) max: f64,
-    /// Refused for other reasons than a quorum.
+    /// Number of operations refused for other reasons than a missing quorum.
     pub(crate) refused: u64,
-    /// Without a quorum.
+    /// Number of operations refused because there was no quorum.
     pub(crate) no_quorum: u64,
-    /// With an unknown outcome.
+    /// Number of writes with an unknown outcome.
     pub(crate) unknown: u64,
-    /// Gets that showed no value.
+    /// Number of gets that returned no value.
     pub(crate) absent: u64,
 }
 
 impl Figures {
-    /// Of each kind that occurred, and of all where there are several.
+    /// The figures of each kind that occurred, and of all together if there are several.
     pub(crate) fn of(reports: &[Report]) -> Vec<Figures> {
         let mut kinds: Vec<Kind> = reports.iter().flat_map(|r| r.kinds.keys().copied()).collect();
         kinds.sort_unstable();
@@ -101,7 +100,7 @@ fn figures(kind: Option<Kind>, reports: &[Report]) -> Figures {
     for report in reports {
         let one = merged(kind, report);
         rates.push(one.done() as f64 / report.spent.as_secs_f64());
-        // A repetition in which nothing was done has no latency.
+        // A repetition without operations that were done has no latency.
         if one.done() > 0 {
             let quantile = |of: &Histogram<u64>, share| ms(of.value_at_quantile(share) as f64);
             means.push(ms(one.latency.mean()));

@@ -7,14 +7,14 @@ use tokio::sync::Mutex;
 
 use super::peer::Connection;
 
-/// Where the operations of a load go.
+/// The destination of the operations of a load.
 #[derive(Clone)]
 pub(crate) enum Target {
-    /// To a cluster; all of the load share the client, which has one connection to each node.
+    /// A cluster; all clients of the load share one [`Client`], with one connection to each node.
     Shared(Client),
-    /// To a cluster; each client of the load has its own connections.
+    /// A cluster; each client of the load has its own connections.
     Each(Arc<[Client]>),
-    /// To another store; each client of the load has its own connection.
+    /// Another store; each client of the load has its own connection.
     Peer(Arc<[Mutex<Connection>]>),
 }
 
@@ -30,8 +30,8 @@ impl Target {
         Target::Peer(connections.into_iter().map(Mutex::new).collect())
     }
 
-    /// What the client of the load with this number uses. With fewer connections than clients,
-    /// some share one.
+    /// The route of the load's client with this number. With fewer connections than clients, some
+    /// share a connection.
     pub(super) fn of(&self, number: u64) -> Route<'_> {
         let nth = |count: usize| (number % count.max(1) as u64) as usize;
         match self {
@@ -42,7 +42,7 @@ impl Target {
     }
 }
 
-/// What one client of a load uses.
+/// What one client of a load sends its operations over.
 pub(super) enum Route<'a> {
     /// A client of Pixii.
     Pixii(&'a Client),

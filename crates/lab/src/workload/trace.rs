@@ -1,5 +1,5 @@
-//! When each operation of some loads ended, how long it took and how it ended: what a course of
-//! events is drawn from.
+//! When each operation of some loads ended, how long it took and how it ended: the data for the
+//! figures over time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,45 +9,46 @@ use pixii_client::ClientError;
 
 use super::Kind;
 
-/// Most operations that are kept one by one; beyond it they are in the loads' own reports only.
+/// Maximum number of operations that are kept one by one; further ones are only in the reports of
+/// the loads.
 const MAX_SAMPLES: usize = 8_000_000;
-/// Most kinds of failures that are distinguished; the others are counted together.
+/// Maximum number of classes of failures; further ones are counted together.
 const MAX_WHYS: usize = 32;
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It was done.
+    /// Carried out and acknowledged, or, for a read, answered.
     Done,
-    /// It was refused, or (a read) not answered.
+    /// Refused, or a read that was not answered.
     Refused,
     /// A write with an unknown outcome.
     Unknown,
 }
 
-/// One operation.
+/// One operation that has ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// When it ended, from the beginning of the trace.
+    /// When it ended, since the beginning of the trace.
     pub(crate) at: Duration,
-    /// Microseconds that it took.
+    /// Duration of the operation in microseconds; `u32::MAX` if it was longer.
     pub(crate) spent_us: u32,
-    /// How it ended.
+    /// How it ended; `spent_us` includes operations that failed.
     pub(crate) end: End,
-    /// A read that was done and showed no value.
+    /// True for a read that was done and returned no value.
     pub(crate) is_absent: bool,
 }
 
-/// Operations of the same kind that failed for the same reason, whatever its numbers.
+/// Operations of the same kind that failed for the same reason, ignoring numbers in the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Why {
-    /// How many.
+    /// Number of such operations.
     pub(crate) times: u64,
-    /// What the first of them was reported.
+    /// The message of the first of them.
     pub(crate) first: String,
 }
 
-/// What some loads did, operation by operation; clones are the same one.
+/// The operations of some loads; clones share the same data.
 #[derive(Clone, Debug)]
 pub(crate) struct Trace(Arc<Inner>);
 
@@ -64,22 +65,22 @@ struct Kept {
 }
 
 impl Trace {
-    /// An empty one, whose time begins now.
+    /// An empty trace, whose time begins now.
     pub(crate) fn begin() -> Self {
         Trace(Arc::new(Inner { begun: Instant::now(), kept: Mutex::default() }))
     }
 
-    /// The time since its beginning.
+    /// The time since the beginning of the trace.
     pub(crate) fn elapsed(&self) -> Duration {
         self.0.begun.elapsed()
     }
 
-    /// All operations so far, in the order in which they ended.
+    /// The operations so far, in the order of their ends.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         self.kept().samples.clone()
     }
 
-    /// Why operations failed, by kind and reason.
+    /// The failures so far, by kind and reason.
     pub(crate) fn whys(&self) -> BTreeMap<String, Why> {
         self.kept().whys.clone()
     }
@@ -89,7 +90,7 @@ impl Trace {
         self.add(&mut self.kept(), spent, End::Done, is_absent);
     }
 
-    /// Notes one that failed.
+    /// Notes an operation that failed.
     pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &ClientError) {
         let (end, how) = match failure {
             ClientError::Refused(_) => (End::Refused, "refused"),
@@ -117,8 +118,8 @@ impl Trace {
     }
 }
 
-/// What alike sentences share: their first part without what is in brackets, with one sign for any
-/// number.
+/// The common part of similar messages: the text before a semicolon, without parentheses, and with
+/// `#` for any number.
 fn unnumbered(sentence: &str) -> String {
     let (mut text, mut depth) = (String::with_capacity(sentence.len()), 0_u32);
     for c in sentence.chars() {
@@ -129,7 +130,7 @@ fn unnumbered(sentence: &str) -> String {
             ';' => break,
             '0'..='9' if text.ends_with('#') => {}
             '0'..='9' => text.push('#'),
-            // Behind a bracket.
+            // After parentheses that were left out.
             ' ' | ':' if text.ends_with(' ') => {
                 text.pop();
                 text.push(c);

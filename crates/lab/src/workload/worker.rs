@@ -1,4 +1,4 @@
-//! One client of a load: what it does, and what it remembers of the keys that it has seen.
+//! One client of a load: its operations, and the contexts that it remembers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,29 +20,29 @@ use super::target::Route;
 use crate::ledger::value::{value_of, write_of};
 use crate::ledger::{Action, Issued, Outcome};
 
-/// Most keys whose context a client remembers; the oldest is forgotten.
+/// Maximum number of keys whose context a client remembers; the oldest is forgotten.
 const MAX_REMEMBERED: usize = 4_096;
-/// Most keys of a listing.
+/// Maximum number of keys that a listing asks for.
 const MAX_LISTED: u64 = 100;
-/// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
+/// Pause after a request that was not carried out, so that a cluster that is down is not flooded.
 const RETRY_BACKOFF: Duration = Duration::from_millis(5);
-/// What is said of operations that only Pixii has.
+/// The error for operations that only Pixii has.
 const ONLY_PIXII: &str = "other stores are sent puts and gets only";
 
-/// What a client was shown of a key.
+/// What a client knows of a key from its last read or write.
 #[derive(Clone, Debug)]
 struct Seen {
     context: Bytes,
-    /// The writes that the context covers: with what those cover in turn, all of them.
+    /// Writes that the context covers; what these cover in turn is not listed.
     covers: Vec<WriteId>,
 }
 
-/// A client.
+/// One client of a load, with its own random numbers and contexts.
 pub(super) struct Worker {
     shared: Arc<Shared>,
     number: u64,
     rng: Rng,
-    /// By key number; `None` where a read is needed to know.
+    /// By key number; `None` if the context is unknown and a read is needed.
     seen: HashMap<u64, Option<Seen>>,
     order: VecDeque<u64>,
     drawer: Drawer,
@@ -60,8 +60,8 @@ impl Worker {
         Worker { shared, number, rng, seen, order, drawer: Drawer::default(), due, lag }
     }
 
-    /// Works in a closed loop until the load ends. The error is the ledger's, or why a connection
-    /// broke.
+    /// Works in a closed loop until the load ends. The error is the one of the ledger, or says why
+    /// a connection broke.
     pub(super) async fn run(mut self) -> Result<(), String> {
         loop {
             let now = Instant::now();
@@ -74,8 +74,8 @@ impl Worker {
         }
     }
 
-    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's,
-    /// or why a connection broke.
+    /// Carries out one operation, due at `due`; false if it failed. The error is the one of the
+    /// ledger, or says why a connection broke.
     pub(super) async fn operate(&mut self, due: Instant) -> Result<bool, String> {
         (self.due, self.lag) = (due, due.elapsed());
         let kind = self.kind();
@@ -101,7 +101,7 @@ impl Worker {
             },
             Kind::Delete => match self.context(index, &key).await? {
                 Some(Some(seen)) if !seen.covers.is_empty() => self.delete(&key, seen, index).await,
-                // Nothing is known to be there to be deleted.
+                // No value is known that could be deleted.
                 Some(_) => Ok(true),
                 None => Ok(false),
             },
@@ -142,7 +142,7 @@ impl Worker {
         Kind::Get
     }
 
-    /// The client of Pixii; the error says that this is a load on another store.
+    /// The client of Pixii; an error if this load is on another store.
     fn client(&self) -> Result<&Client, String> {
         match self.shared.target.of(self.number) {
             Route::Pixii(client) => Ok(client),
@@ -164,7 +164,7 @@ impl Worker {
         Ok(self.note_read(Kind::Get, took, read))
     }
 
-    /// Reads, and remembers; whether something was there.
+    /// Reads the key and remembers its context; true if there was a value.
     async fn read(&mut self, index: u64, key: &Key) -> Result<Result<bool, ClientError>, String> {
         let spec = &self.shared.spec;
         let client = match self.shared.target.of(self.number) {
@@ -182,7 +182,7 @@ impl Worker {
         Ok(Ok(!found.values.is_empty()))
     }
 
-    /// Reads, and replaces what that showed, as one operation.
+    /// Reads the key and replaces the values read, as one operation.
     async fn modify(&mut self, index: u64, key: &Key) -> Result<bool, String> {
         let begun = Instant::now();
         let read = self.read(index, key).await?;
@@ -207,8 +207,8 @@ impl Worker {
         Ok(self.note(Kind::List, begun.elapsed(), listed.map(drop)))
     }
 
-    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None`
-    /// if the read failed; nothing inside where nobody else writes and nothing was written.
+    /// What a write of the key is to replace: the remembered context, or the one of a read. The
+    /// outer `None` means that the read failed; the inner one, that there is nothing to replace.
     async fn context(&mut self, index: u64, key: &Key) -> Result<Option<Option<Seen>>, String> {
         if self.client().is_err() {
             // Other stores have no contexts.
@@ -236,7 +236,8 @@ impl Worker {
         Ok(self.note(kind, took, done))
     }
 
-    /// Puts, and remembers; how long the answer took, without the ledger, whose the outer error is.
+    /// Puts a value and remembers the new context. Returns the time until the answer, without the
+    /// ledger's; the outer error is the one of the ledger.
     async fn write(
         &mut self,
         key: &Key,
@@ -264,8 +265,8 @@ impl Worker {
         self.settle(write, &answer).await?;
         let done = match answer {
             Ok(written) => {
-                // Where a sibling is in the way, the new context covers the old one and not the
-                // write.
+                // Where a concurrent sibling is in the way, the new context covers the old one and
+                // not this write.
                 let sealed = Blob(written.context.clone());
                 let own = wire::unseal(key, &sealed)
                     .zip(written.dot)
@@ -330,7 +331,8 @@ impl Worker {
         self.keep(index, Some(seen));
     }
 
-    /// What a write may or may not have done has to be read.
+    /// Forgets the context after a write with an unclear outcome, so that the next write reads
+    /// first.
     fn forget(&mut self, index: u64) {
         self.keep(index, None);
     }
@@ -346,13 +348,13 @@ impl Worker {
         }
     }
 
-    /// Notes how a request ended that took so long; true if it was done. What its operation had
-    /// waited counts as well.
+    /// Notes the outcome of a request that took this long; true if it was done. The time that its
+    /// operation waited is added.
     fn note(&self, kind: Kind, took: Duration, done: Result<(), ClientError>) -> bool {
         self.note_read(kind, took, done.map(|()| true))
     }
 
-    /// The same of one that, if it was done, showed something or nothing.
+    /// Notes the outcome of a request that, if it was done, returned a value (true) or none.
     fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, ClientError>) -> bool {
         let took = took + self.lag;
         match (&self.shared.trace, &shown) {
@@ -365,7 +367,8 @@ impl Worker {
     }
 }
 
-/// What became of an operation of another store. The outer error says why its connection broke.
+/// Separates failures of an operation from broken connections: the outer error says why the
+/// connection of another store broke.
 fn usable<T>(done: Result<T, Violation>) -> Result<Result<T, ClientError>, String> {
     match done {
         Ok(done) => Ok(Ok(done)),

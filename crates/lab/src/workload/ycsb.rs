@@ -9,20 +9,20 @@ const EXPONENT: f64 = 0.99;
 /// A named mix of operations, and how they choose keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workload {
-    /// Its letter.
+    /// Its letter in YCSB, A to F.
     pub(crate) name: &'static str,
-    /// What it stands for.
+    /// The mix in words.
     pub(crate) what: &'static str,
-    /// Shares of operations.
+    /// Shares of the kinds of operation.
     pub(crate) mix: Mix,
-    /// Which keys.
+    /// How the key of an operation is chosen.
     pub(crate) choice: Choice,
 }
 
 const NOTHING: Mix =
     Mix { get: 0.0, put: 0.0, blind: 0.0, delete: 0.0, insert: 0.0, modify: 0.0, list: 0.0 };
 
-/// All of them.
+/// The six core workloads, in the order of their letters.
 pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "A",
@@ -62,7 +62,7 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     },
 ];
 
-/// The workload of this name, in either case.
+/// The workload with this name, in upper or lower case.
 pub(crate) fn workload(name: &str) -> Result<Workload, String> {
     let found = WORKLOADS.into_iter().find(|workload| workload.name.eq_ignore_ascii_case(name));
     found.ok_or_else(|| {

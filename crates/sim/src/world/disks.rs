@@ -1,4 +1,5 @@
-//! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
+//! The disks of the hosts: one batch is written at a time, reads run beside it, and all answers are
+//! late.
 
 use pixii_core::gc_epoch::GcState;
 use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
@@ -12,8 +13,8 @@ use super::super::looked_up;
 use super::super::scenario::{Fault, NOTICED_AFTER};
 use super::{Event, World};
 
-/// A store takes records of so many bytes more than a merge may make: what is dead of a key is
-/// noted without a limit of bytes.
+/// Bytes by which a record may exceed twice the limit of merges: the dead events of a key are noted
+/// without a limit.
 const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
@@ -32,8 +33,8 @@ impl World {
         }
     }
 
-    /// What is collected in the GC epoch that a host is in is in none of the records that it
-    /// writes from then on. (One that is written and not durable has not begun yet.)
+    /// Checks that no record that a host writes contains events that its GC epoch purges. (An epoch
+    /// that is written and not yet durable has not begun.)
     fn check_purged(&mut self, at: usize, changes: &[Change]) {
         let host = &self.hosts[at];
         let gc_epochs = host.store.gc_epochs().unwrap_or_default();
@@ -52,7 +53,7 @@ impl World {
         }
     }
 
-    /// One batch at a time, of everything that is queued: group commit.
+    /// Writes everything that is queued as one batch, one batch at a time: group commit.
     fn write(&mut self, at: usize) {
         let most = 2 * self.plan.object_limits().merged + RECORD_SLACK_BYTES;
         let host = &mut self.hosts[at];
@@ -95,7 +96,8 @@ impl World {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
-    /// A host's disk hangs. Its node, and one that starts meanwhile, notices after a while.
+    /// The disk of a host hangs. Its node, and any node that starts meanwhile, notices after a
+    /// while.
     pub(super) fn hang(&mut self, at: usize, length: Micros) {
         let until = self.now() + length;
         self.hosts[at].hung_until = until.max(self.hosts[at].hung_until);
@@ -103,7 +105,7 @@ impl World {
         self.expect_stall(at);
     }
 
-    /// The node of a host is going to notice that its disk hangs, if it does.
+    /// Schedules the moment at which the node of a host notices that its disk hangs.
     pub(super) fn expect_stall(&mut self, at: usize) {
         let (incarnation, when) = (self.hosts[at].incarnation, self.now() + NOTICED_AFTER);
         if self.hosts[at].hung_until > when {
@@ -121,14 +123,14 @@ impl World {
         }
     }
 
-    /// A disk answers again, unless it hangs anew.
+    /// A disk answers again, unless it has begun to hang anew.
     pub(super) fn resume(&mut self, at: usize) {
         if self.hosts[at].hung_until <= self.now() && self.hosts[at].stalled.take().is_some() {
             self.input(at, Input::Stalled(None));
         }
     }
 
-    /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to
+    /// A host crashes and its disk is set back to the copy that was made of all disks. No node can
     /// notice.
     fn restore(&mut self, at: usize, down: Micros) {
         let Some(copy) = self.hosts[at].copy.as_ref().map(MemoryStore::backup) else { return };
@@ -138,12 +140,12 @@ impl World {
         }
         self.hosts[at].store = copy;
         self.hosts[at].unnoticed = true;
-        // Backups of single nodes that were made since are of a history that has ended: a
-        // GC epoch's number may mean something else in it (docs/internals/decisions.md).
+        // Backups of single nodes made since then belong to a history that has ended: the same GC
+        // epoch number may mean another epoch in it (docs/internals/decisions.md).
         self.hosts[at].backup = None;
     }
 
-    /// What befalls a disk itself. The judge is notified of what it forgets.
+    /// Applies a fault of the disk itself and notifies the judge of the data that it loses.
     pub(super) fn disk_fault(&mut self, fault: Fault) {
         match fault {
             Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {

@@ -1,4 +1,4 @@
-//! What goes wrong in the world, and its end.
+//! Begin and end of faults.
 
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Input, Shortage};
@@ -8,9 +8,9 @@ use pixii_core::types::{MILLI, Micros, Time};
 use super::{Event, World};
 use crate::scenario::Fault;
 
-/// A host that stops has so long to finish what it does,
+/// A host that is being stopped has this long to finish its work.
 pub(super) const FINISH: Micros = Micros::from_millis(2_000);
-/// and it is looked so often whether it has.
+/// Interval at which it is checked whether it has.
 const POLL_INTERVAL: Micros = Micros::from_millis(5);
 
 impl World {
@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// Cuts the network in two: hosts whose bit in `side` is set, and the others.
+    /// Cuts the network in two: the hosts whose bit in `side` is set, and the others.
     fn part(&mut self, side: u64, length: Micros) {
         self.count("partitions");
         let in_side = |host: usize| side >> host & 1 == 1;
@@ -102,8 +102,8 @@ impl World {
         }
     }
 
-    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or
-    /// `by` then.
+    /// Stops a host as an operator would: it accepts no further requests, and ends when its work is
+    /// done, at the latest at `by`.
     pub(super) fn stop_cleanly(&mut self, at: usize, incarnation: u64, down: Micros, by: Time) {
         if self.hosts[at].incarnation != incarnation || self.hosts[at].node.is_none() {
             return;
@@ -124,7 +124,7 @@ impl World {
         let binding = Binding { store, incarnation, ring: host.placement().0.id(), limit: 0 };
         let _ = host.store.save_trees(&KeptTrees { binding, trees }.encode());
         self.count("clean stops");
-        // It may have been paused meanwhile.
+        // The host may have been paused meanwhile.
         self.doubt(Fault::CleanStop { host: at, down });
         self.stop(at);
         self.schedule(self.now() + down, Event::Start { at });
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    /// A link breaks at one end and is up again soon.
+    /// Breaks a link at one end; it comes up again soon.
     pub(super) fn relink(&mut self, at: usize, peer: usize) {
         self.input(at, Input::Link { peer: self.hosts[peer].id, up: false });
         self.announce(at, peer, 50 * MILLI);

@@ -1,4 +1,4 @@
-//! What has to be well again some time after healing, with no read and no command.
+//! What has to be restored some time after healing, without a read or a command.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use super::super::judge::Broken;
 use super::{Host, World};
 
 impl World {
-    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps
-    /// nothing for others any more.
+    /// True when every node serves, holds every other to be up, agrees on the members, and keeps no
+    /// hints any more.
     pub(super) fn has_converged(&self) -> bool {
         self.unwell().is_none()
     }
@@ -24,12 +24,12 @@ impl World {
         Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
     }
 
-    /// A key for the trace of what concerns none or all.
+    /// A key under which events that concern no key or all keys are traced.
     pub(super) fn some_key(&self) -> Key {
         Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
     }
 
-    /// What is not well yet.
+    /// The first condition of convergence that does not hold yet; `None` if all hold.
     fn unwell(&self) -> Option<String> {
         let all = || self.hosts.iter().enumerate().filter(|(_, host)| !host.is_removed);
         let first = all().next();
@@ -64,8 +64,8 @@ impl World {
                     return Some(format!("n{at} sees {}: {view:?}", peer.identity.name));
                 }
                 let kept = self.kept(host, peer);
-                // Where every copy is damaged there is nothing to mend them with, and nothing is
-                // taken for them.
+                // A key whose every copy is damaged cannot be repaired, and its owners accept no
+                // hints for it.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
                     return Some(format!("n{at} keeps {key:?} for {}", peer.identity.name));
@@ -85,7 +85,7 @@ impl World {
         self.judge.keys().find_map(|key| self.unequal(key))
     }
 
-    /// What was acknowledged and some owner does not have.
+    /// An acknowledged write that some owner lacks; `None` if there is none.
     fn lacks(&self, key: &Key) -> Option<String> {
         self.copies(key).into_iter().find_map(|(host, copy)| {
             let lacking = self.judge.lacking(key, &copy?)?;
@@ -105,7 +105,8 @@ impl World {
         self.hosts.iter().filter(owner).map(|host| (host, found(host))).collect()
     }
 
-    /// What is not the same at two owners of a key, or damaged: anti-entropy has yet to mend it.
+    /// A key whose copies differ between two owners, or are damaged: anti-entropy has yet to repair
+    /// it.
     fn unequal(&self, key: &Key) -> Option<String> {
         let copies = self.copies(key);
         if copies.iter().all(|(_, copy)| copy.is_none()) {
@@ -114,7 +115,8 @@ impl World {
         let reports = |(_, copy): &&(&Host, Option<Object>)| {
             copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
         };
-        // Hints for a key that is beyond help stay, and hold back what else is in the partition.
+        // Hints for a key that cannot be repaired stay, and hold back the other hints of the
+        // partition.
         let mut beyond_help = self.judge.keys().filter(|other| {
             self.ring.partition(other) == self.ring.partition(key)
                 && self.copies(other).iter().all(|(_, copy)| copy.is_none())

@@ -1,4 +1,4 @@
-//! Beginnings and ends of nodes, and who notices them.
+//! Begin and end of the nodes, and which other nodes notice them.
 
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Config, Node};
@@ -7,11 +7,11 @@ use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
 
-/// Longer than a run.
+/// An interval that is longer than any run.
 const NEVER: Micros = Micros(u64::MAX / 4);
 
 impl World {
-    /// Begins an incarnation; `continues` if it follows another one at once.
+    /// Begins an incarnation; `continues` if it follows another one immediately.
     pub(super) fn start(&mut self, at: usize, continues: bool) {
         let fresh = self.rng.next_u64();
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
@@ -84,7 +84,7 @@ impl World {
         host.stalled = None;
         host.incarnation += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
-            // Some deaths are noticed late: a half-open connection.
+            // Some deaths are noticed late, as with half-open connections.
             let within = if self.rng.chance(0.2) { 2_000 * MILLI } else { 20 * MILLI };
             self.announce(peer, at, within);
         }

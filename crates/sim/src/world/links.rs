@@ -1,4 +1,4 @@
-//! What is said in the world, and how it gets there.
+//! Messages between hosts and clients, and their way through the network.
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::emulation::Verdict;

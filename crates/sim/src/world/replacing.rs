@@ -1,4 +1,4 @@
-//! A member that is replaced for good, and comes back all the same with what it had.
+//! Replacement of a member for good, and the return of the old host with its data.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use super::{Event, Host, World};
 use crate::judge::Broken;
 use crate::scenario::Fault;
 
-/// The command is given again after this time, until it has been carried out.
+/// The operator repeats the command at this interval until it has been carried out.
 const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
-/// A removed node talks for so long before it hears that it is removed.
+/// How long a removed host runs again before it is notified of its removal.
 const TALKS: Micros = Micros::from_millis(500);
 
 pub(super) fn name(at: usize) -> String {
@@ -24,7 +24,7 @@ pub(super) fn name(at: usize) -> String {
 }
 
 impl Host {
-    /// A machine whose configuration names these hosts; an empty disk.
+    /// A host with an empty disk, whose configuration names these members.
     pub(super) fn new(at: usize, members: impl Iterator<Item = usize>, n: u8, q: u16) -> Self {
         let members =
             Members::new(members.map(|at| Member::configured(name(at), "sim:1")).collect());
@@ -56,7 +56,8 @@ impl Host {
         }
     }
 
-    /// The ring that its next incarnation begins with, and the members.
+    /// The ring and the members with which the next incarnation begins: from the disk if it has
+    /// them, else from the configuration.
     pub(super) fn placement(&self) -> (Arc<Ring>, Members) {
         match (self.store.ring(), self.store.members()) {
             (Ok(Some(ring)), Ok(Some(members))) => (Arc::new(ring), members),
@@ -65,19 +66,19 @@ impl Host {
     }
 }
 
-/// One replacement of this run: a host dies for good, and the operator gives its places to another
-/// one.
+/// One replacement of a run: a host dies for good, and an operator gives its places in the ring to
+/// a newcomer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replacing {
-    /// Whose places are given,
+    /// The index of the host whose places are given away.
     pub(super) old: usize,
-    /// and to whom.
+    /// The index of the newcomer that gets them.
     pub(super) new: usize,
     /// When the operator gives the command for the first time; `None` before the host dies.
     begun: Option<Time>,
 }
 
-/// The replacements that are to come, each with a newcomer behind the `hosts` of the beginning.
+/// The planned replacements; newcomers have the indices after the `hosts` of the beginning.
 pub(super) fn planned(faults: &[(Micros, Fault)], hosts: usize) -> Vec<Replacing> {
     let olds = faults.iter().filter_map(|(_, fault)| match fault {
         Fault::Replace { host, .. } => Some(*host),
@@ -87,7 +88,7 @@ pub(super) fn planned(faults: &[(Micros, Fault)], hosts: usize) -> Vec<Replacing
 }
 
 impl World {
-    /// A host that is in a cluster, as its node or its disk knows.
+    /// True if the host belongs to a cluster, by its node or else by its disk.
     fn founded(&self, at: usize) -> bool {
         let host = &self.hosts[at];
         match &host.node {
@@ -96,15 +97,15 @@ impl World {
         }
     }
 
-    /// The hosts that are there from the beginning and are not dead for good.
+    /// The hosts of the beginning that are not dead for good.
     fn living(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.plan.hosts).filter(|at| !self.hosts[*at].is_removed)
     }
 
-    /// The host dies for good, and an operator is about to give its places to a newcomer. Another
+    /// The host dies for good, and an operator is about to give its places to a newcomer. A second
     /// operator may do the same.
     pub(super) fn begin_replacing(&mut self, old: usize, back: Micros) {
-        // A cluster is founded by all its members: before, there is nobody to give the command to.
+        // All members found a cluster together, so before that no node can take the command.
         let runs_founded = |at: usize| self.hosts[at].node.is_some() && self.founded(at);
         if !self.living().filter(|at| *at != old).all(runs_founded) {
             let again = Fault::Replace { host: old, back };
@@ -125,7 +126,7 @@ impl World {
         }
         let starts = self.now() + self.rng.within(2 * RETRY_INTERVAL);
         self.schedule(starts, Event::Start { at: self.replacing[which].new });
-        // Of two operators, the second gives the command when the first does, more or less.
+        // The second operator gives the command at about the same time as the first.
         let others = self.replacing.iter().filter_map(|one| one.begun);
         let command = match others.filter(|begun| *begun > self.now()).max() {
             Some(begun) => begun + self.rng.within(2 * self.plan.mean_delay),
@@ -145,19 +146,20 @@ impl World {
         }
     }
 
-    /// True once some host uses a ring in which others have the places of this one.
+    /// True once some host uses a ring in which other hosts have the places of this one.
     fn is_replaced(&self, old: usize) -> bool {
         self.ring.version() > 1 && !self.ring.has(self.hosts[old].id)
     }
 
-    /// Newcomers that were to have the places of this host.
+    /// The newcomers that were meant to get the places of this host.
     fn newcomers(&self, old: usize) -> impl Iterator<Item = usize> + '_ {
         self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
     }
 
-    /// True once the fence behind the ring without the host has passed: everybody, newcomers that
-    /// have no places apart, uses such a ring, or would after a start. One that is on its way
-    /// to a disk is not in force there: until it is, that member counts what the host acknowledges.
+    /// True once the fence behind the ring without the host has passed: every host uses such a
+    /// ring, or would after a start, newcomers without places excepted. A ring that is still on its
+    /// way to a disk is not in force there: until it is, that member counts acknowledgements of the
+    /// removed host.
     fn is_known(&self, old: usize) -> bool {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
         let newcomers = self.newcomers(old).filter(has_place);
@@ -170,9 +172,9 @@ impl World {
             })
     }
 
-    /// The operator gives the command to some node that serves; again, until everybody knows: who
-    /// took it may have lost its disk before it reported anybody, and the newcomer is nobody to
-    /// those who have forgotten it.
+    /// The operator gives the command to some node that serves, and repeats it until every host
+    /// knows the new ring. The node that took it may have lost its disk before it sent the ring to
+    /// any other, and hosts that have lost the ring do not know the newcomer.
     pub(super) fn replace(&mut self, which: usize) {
         let Replacing { old, new, .. } = self.replacing[which];
         if self.is_known(old) {
@@ -198,8 +200,8 @@ impl World {
         }
     }
 
-    /// All know whose the places are: a newcomer that was promised them in vain is taken away, with
-    /// what it had.
+    /// All hosts know the new owners of the places: a newcomer that did not get them is removed
+    /// together with its data.
     fn dismiss(&mut self, old: usize) {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
         let in_vain = |at: &usize| !has_place(at) && !self.hosts[*at].is_removed;
@@ -212,8 +214,8 @@ impl World {
         }
     }
 
-    /// All others were set back to before the cluster was founded, and some are dead: the operator
-    /// has one of them found it anew, and waits.
+    /// All others were set back to before the founding of the cluster, and some are dead: the
+    /// operator has one of them found it anew, and waits.
     fn bootstrap(&mut self) {
         let runs = |at: &usize| self.hosts[*at].node.is_some();
         let Some(at) = self.living().find(runs) else { return };
@@ -228,7 +230,7 @@ impl World {
         self.hosts[at].bootstrapped = Some(self.hosts[at].incarnation);
     }
 
-    /// A node has a later ring: it ends its incarnation, and begins another one at once.
+    /// A node has received a later ring: it ends its incarnation and begins the next one at once.
     pub(super) fn begin_incarnation(&mut self, at: usize) {
         let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
             return;
@@ -250,9 +252,9 @@ impl World {
         self.start(at, true);
     }
 
-    /// A removed member owns nothing: no node uses a ring that has places for one that was
-    /// removed with this ring or an earlier one. (That a later one has removed another may be heard
-    /// before that ring is.)
+    /// Checks that a removed member owns nothing: no node uses a ring with places for a member that
+    /// this ring or an earlier one removed. (A node may learn of a later removal before it has the
+    /// ring of that removal.)
     pub(super) fn judge_ring(&mut self, at: usize) {
         let (ring, members) = self.hosts[at].placement();
         let owns = |member: &&Member| {
@@ -272,7 +274,7 @@ impl World {
         }
     }
 
-    /// The removed host starts again, with what it had, once nobody is left who does not know.
+    /// The removed host starts again with its old data, once every host knows of its removal.
     pub(super) fn come_back(&mut self, at: usize) {
         if !self.is_known(at) {
             return self.schedule(self.now() + RETRY_INTERVAL, Event::Return { at });
@@ -284,26 +286,26 @@ impl World {
         self.schedule(when, Event::Refused { at });
     }
 
-    /// It hears that it is removed, and ends; its disk stays as it is.
+    /// The removed host is notified of its removal and ends; its disk stays as it is.
     pub(super) fn refuse(&mut self, at: usize) {
         if self.hosts[at].node.is_some() {
             self.stop(at);
         }
     }
 
-    /// Whose place the node has now, or would have had.
+    /// The node that has the places of this one now: its heir once it is replaced, else itself.
     pub(super) fn successor(&self, id: NodeId) -> NodeId {
         let gone = self.replacing.iter().find(|one| self.hosts[one.old].id == id);
         let heir = gone.filter(|one| self.is_replaced(one.old)).and_then(|one| self.heir(one.old));
         heir.map_or(id, |heir| self.hosts[heir].id)
     }
 
-    /// Who has the places of this host.
+    /// The newcomer that has the places of this host; `None` if none has them yet.
     fn heir(&self, old: usize) -> Option<usize> {
         self.newcomers(old).find(|at| self.ring.has(self.hosts[*at].id))
     }
 
-    /// Who is asked in the place of this host.
+    /// The host that receives the requests for this one: its heir once it is replaced, else itself.
     pub(super) fn queried(&self, at: usize) -> usize {
         let gone = self.hosts[at].is_removed && self.is_replaced(at);
         gone.then(|| self.heir(at)).flatten().unwrap_or(at)

@@ -1,4 +1,4 @@
-//! Clients in the world: what they ask, what they are notified, and when it is judged.
+//! Clients in the world: their requests, the answers they get, and when these are judged.
 
 use bytes::Bytes;
 use pixii_core::causal::{Context, Object};
@@ -14,13 +14,13 @@ use super::super::clients::describe;
 use super::super::judge::{Acknowledgement, Broken, Image};
 use super::{Event, Host, World, client_id};
 
-/// At most so many bytes is a write in an encoded object, value and all.
+/// Maximum number of bytes that a write adds to an encoded object, value included.
 const VERSION_BYTES: usize = 36;
-/// A deadline that only a broken promise misses.
+/// Deadline of the requests after healing; only a broken promise misses it.
 const AMPLE_MS: u32 = 10_000;
 
 impl World {
-    /// After healing, everything is read once more from every owner that has its read eligibility.
+    /// After healing, reads every key once more from all its owners that are read-eligible.
     pub(super) fn query_at_the_end(&mut self) {
         self.healed = true;
         self.plan.timeout_ms = AMPLE_MS;
@@ -41,7 +41,7 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// The owners of a key whose copy counts.
+    /// The owners whose copy of the key is read-eligible and sound.
     fn sound_owners<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
         let partition = self.ring.partition(key);
         self.hosts.iter().filter(move |host| {
@@ -49,7 +49,7 @@ impl World {
             let waits_for = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
             let sound = match host.store.read(partition, key) {
                 Ok(Found::Record(_)) => true,
-                // What it has not counts for nothing while others keep hints for it.
+                // An absent key does not count while other nodes keep hints for the owner.
                 Ok(Found::Nothing) => !waits_for(),
                 _ => false,
             };
@@ -59,7 +59,7 @@ impl World {
         })
     }
 
-    /// The operator accepts what is lost where no other host has it.
+    /// The operator accepts the loss of data that no other host has.
     pub(super) fn accept_losses(&mut self) {
         for at in 0..self.hosts.len() {
             let lost = self.hosts[at].node.as_ref().is_some_and(|node| !node.lost().is_empty());
@@ -69,8 +69,8 @@ impl World {
         }
     }
 
-    /// Has a client settle a key that has outgrown its limits, or hints of which are kept: nobody
-    /// else can.
+    /// Has a client settle a key that has outgrown its limits, or for which hints are kept: no node
+    /// can do it.
     pub(super) fn settle_a_key(&mut self) {
         let Some(limit) = self.plan.object_limit else { return };
         if self.settling.is_some() || !self.clients[0].is_done {
@@ -90,8 +90,8 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// Reads a key that is to be settled from all its owners, or from one: an owner that has lost
-    /// its disk, and cannot take the key over, counts in no read. Or deletes what was read.
+    /// Reads a key that has to be settled from all its owners, or from one: an owner that has lost
+    /// its disk and cannot take the key over counts in no read. Then deletes what was read.
     fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
         let n = self.plan.n;
         let all = Quorum { replicas: Some(n), strict: Some(true) };
@@ -161,7 +161,7 @@ impl World {
         });
         let frame = wire::frame(&Call { id: current.call, body });
         let (to, kind) = (self.queried(current.host), current.request.kind());
-        // A connection carries a call once or breaks.
+        // A connection delivers a call exactly once or breaks.
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
@@ -171,7 +171,7 @@ impl World {
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
         let timeout = u64::from(self.plan.timeout_ms) * MILLI;
-        // A client that hedges sends the put to another node while the first one may yet carry it
+        // A client that hedges sends the put to a second node while the first may still carry it
         // out.
         let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
         let timeout = if hedges { timeout / 8 } else { timeout * 3 / 2 };
@@ -179,7 +179,7 @@ impl World {
         self.schedule(self.now() + timeout, Event::GaveUp { client, call });
     }
 
-    /// A node answers a client now: what it says must already be true.
+    /// A node answers a client now: the answer must be true at this moment.
     pub(super) fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
         let Some(current) = self.clients[client].current.clone() else { return };
         self.report(&current.key, || format!("client {client} is answered: {response:?}"));
@@ -210,7 +210,7 @@ impl World {
         self.judge_unknown(client, response);
     }
 
-    /// What each host would have of a key after a power cut now.
+    /// The image of the key on each host after a power cut at this moment.
     fn durable(&self, key: &Key) -> Vec<Image> {
         let owners = self.ring.owners(self.ring.partition(key));
         let image = |host: &Host| {
@@ -279,7 +279,7 @@ impl World {
         self.think(client);
     }
 
-    /// The client does not know what became of its request.
+    /// The client does not know the outcome of its request.
     pub(super) fn uncertain(&mut self, client: usize) {
         if let Some(current) = &mut self.clients[client].current
             && current.write.is_some()
@@ -315,7 +315,7 @@ impl World {
             let images = self.durable(&key);
             let merged = images.iter().fold(Object::default(), |all, one| all.sync(&one.joined()));
             self.report(&key, || format!("at the end, all disks merged: {merged:?}"));
-            // The last read asked all of them, so it has repaired those that were behind.
+            // The last read queried all of them, so it has repaired those that were behind.
             let copies =
                 self.sound_owners(&key).map(|host| (host.id, image(host, &self.ring, &key)));
             let copies: Vec<(NodeId, Object)> = copies.collect();
@@ -329,7 +329,7 @@ impl World {
     }
 }
 
-/// The record that a host would have of a key after a power cut now.
+/// The replica of the key that a host would have after a power cut at this moment.
 fn image(host: &Host, ring: &Ring, key: &Key) -> Object {
     match host.store.read_durable(ring.partition(key), key) {
         Found::Record(record) => record.object,

@@ -1,4 +1,5 @@
-//! Who is in reach of whom beyond doubt, and what a node must not refuse then: always writable.
+//! Which hosts can certainly reach each other, and what a node must not refuse then: always
+//! writable.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +11,24 @@ use super::{Host, World};
 use crate::judge::Broken;
 use crate::scenario::Fault;
 
-/// A host that was away for a short time is all there again so long after it: for a second by its
-/// own clock it refuses what may have come before.
+/// A host is fully back this long after a short absence: for a second by its own clock it refuses
+/// requests that may have come before.
 const AFTER_SHORT: Micros = Micros::from_millis(1_600);
-/// The same after a long time, in which it may have been given up.
+/// The same after a long absence, in which the host may have been marked down.
 const AFTER_LONG: Micros = Micros::from_millis(10_000);
-/// What is longer is a long time: half of the silence after which a member is marked down, for a
-/// fast clock.
+/// Absences from this length on are long: half of the silence after which a member is marked down,
+/// for a fast clock.
 const LONG_ABSENCE: Micros = Micros::from_millis(1_500);
 
-/// A node that has been started again issues so long after it has settled, whoever can know it what
-/// is purged.
+/// A restarted node may refuse writes for this long after it has settled: until then it may not
+/// know which events are purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
-/// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
-/// before it is over.
+/// The longest sync of a slow disk, in multiples of the mean disk time (`disks.rs`). The queue of a
+/// key is full before it is over.
 const SLOWEST_SYNC: u64 = 2_000;
 
-/// Until when hosts and ways between two of them are in doubt. A fault is noted when it begins.
+/// Until when hosts, and ways between two hosts, are in doubt. A fault is noted when it begins.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     hosts: BTreeMap<usize, Time>,
@@ -55,13 +56,13 @@ impl Doubts {
     }
 }
 
-/// When what begins now and takes so long is over beyond doubt.
+/// The time at which a fault of this length that begins now has certainly passed.
 fn over(now: Time, length: Micros) -> Time {
     now + length + if length < LONG_ABSENCE { AFTER_SHORT } else { AFTER_LONG }
 }
 
 impl World {
-    /// Notes whom a fault, which begins now, puts in doubt.
+    /// Notes the hosts and ways that a fault, which begins now, puts in doubt.
     pub(super) fn doubt(&mut self, fault: Fault) {
         let (now, hosts) = (self.now(), self.hosts.len());
         let doubts = &mut self.doubts;
@@ -73,14 +74,14 @@ impl World {
             | Fault::CopyDisk { host, down: length, .. }
             | Fault::Pause { host, length }
             | Fault::Full { host, length } => doubts.host(host, over(now, length)),
-            // A sync that begins in the last moment takes its time as well.
+            // A sync that begins at the last moment needs its time, too.
             Fault::Slow { host, length } | Fault::Hang { host, length } => {
                 doubts.host(host, over(now, length + SLOWEST_SYNC * self.plan.mean_disk));
             }
             Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
-            // Its own copy of some key is refused until it is mended.
+            // Its own copy of some key is refused until it is repaired.
             Fault::Damage { host } => doubts.host(host, Time::MAX),
-            // Its stops are faults of their own.
+            // The stops that belong to it are faults of their own.
             Fault::BackUp { .. } | Fault::CopyAll | Fault::StopAll { .. } => {}
             Fault::PowerCut { down } | Fault::RestoreAll { down } => {
                 (0..hosts).for_each(|host| doubts.host(host, over(now, down)));
@@ -97,22 +98,22 @@ impl World {
                     }
                 }
             }
-            // From then on members and rings differ between hosts for a while.
+            // From then on, members and rings differ between hosts for a while.
             Fault::Replace { .. } => {
                 (0..hosts).for_each(|host| doubts.host(host, Time::MAX));
             }
         }
     }
 
-    /// True if the node of a host is done with its start beyond doubt.
+    /// True if the node of a host has certainly finished its start.
     fn may_issue(&self, at: usize) -> bool {
         let Host { incarnation, settled, .. } = &self.hosts[at];
         let uncertain = if *incarnation == 1 { Micros::ZERO } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
     }
 
-    /// Holds an owner that knows that its disk hangs to the promise that nobody waits for it: it
-    /// refuses a write at once, and so the outcome is known.
+    /// Checks a promise of an owner that knows that its disk hangs: no client waits for it. It
+    /// refuses a write at once, so the outcome is never unknown.
     pub(super) fn judge_unknown(&mut self, client: usize, response: &Response) {
         let Response::Unknown { .. } = response else { return };
         let Some(current) = &self.clients[client].current else { return };
@@ -128,12 +129,12 @@ impl World {
         }
     }
 
-    /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that
-    /// was asked, itself among them, it is not refused because one is missing.
+    /// Checks a promise about sloppy writes: while W hosts are in reach of the coordinator, itself
+    /// included, it does not refuse a write because one host is missing.
     pub(super) fn judge_rejection(&mut self, client: usize, response: &Response) {
         let Response::Refused(rejection) = response else { return };
         let Some(current) = &self.clients[client].current else { return };
-        // A limit that an operator has set may be reached.
+        // The limit of hints, which an operator sets, may be reached.
         let lacks = match rejection {
             Rejection::Hints(_) => false,
             _ => rejection.is_no_quorum() || rejection.is_about_node(),

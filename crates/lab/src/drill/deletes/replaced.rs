@@ -1,4 +1,4 @@
-//! The daemon that was away is replaced by a new one; then it is started again with what it had.
+//! The daemon that was away is replaced by a new one, and then started again with its old disk.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use tokio::time::sleep;
 use super::super::testbed::CACHE_BYTES;
 use super::{PARTITIONS, POLL_INTERVAL, Scenario, seconds};
 
-/// Who comes in its place.
+/// Name of the newcomer.
 const NEW: &str = "n6";
-/// A daemon that is removed has ended in this time.
+/// A removed daemon has to end within this time.
 const REFUSED: Duration = Duration::from_secs(20);
-/// A silent member is marked down in this time.
+/// A silent member has to be marked down within this time.
 const BELIEVED: Duration = Duration::from_secs(20);
 
 impl Scenario<'_> {
-    /// Gives the daemon's places to a new one, waits until nobody reports of what was deleted, and
-    /// starts the old one.
+    /// Gives the daemon's places to a new one, waits until no daemon has tombstones of the deleted
+    /// keys, and starts the old one.
     pub(super) async fn replace(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
         let address = self.testbed.cluster.add(NEW, victim)?;
@@ -46,7 +46,7 @@ impl Scenario<'_> {
         (self.print)(&format!("{last} of the keys are present"))
     }
 
-    /// Gives the command until it is taken: the others have to believe that the old one is down.
+    /// Repeats the command until it is accepted: the others must have marked the old daemon down.
     async fn give_places(&mut self, victim: &str, address: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
@@ -59,8 +59,8 @@ impl Scenario<'_> {
         }
     }
 
-    /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it
-    /// is.
+    /// Starts the removed daemon on its old disk: it has to end, report the reason, and leave the
+    /// disk unchanged.
     async fn start_removed(&mut self, victim: &str) -> Result<(), String> {
         let disk = self.testbed.logs.join(victim);
         let before = on_disk(disk.clone())?;

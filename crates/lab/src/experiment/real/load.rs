@@ -15,11 +15,11 @@ use crate::experiment::driver::{
     followed_key, fresh_key, put, quorum, read_key,
 };
 
-/// Puts at a time while the keys are loaded.
+/// Number of puts in flight while the keys are loaded.
 const WINDOW: u64 = 32;
 
-/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that
-/// of the node's own plan.
+/// Sends requests to live owners, as a client that knows which nodes live. It tries no other node,
+/// so that a latency is that of the coordinator's own plan.
 #[derive(Clone)]
 pub(super) struct Queried {
     client: Client,
@@ -27,14 +27,13 @@ pub(super) struct Queried {
 }
 
 impl Queried {
-    /// All but the dead.
+    /// All nodes are candidates except for these dead ones.
     pub(super) fn new(client: Client, dead: &[String]) -> Self {
         let dead = dead.iter().map(|name| NodeId::of(name)).collect();
         Queried { client, dead: Arc::new(dead) }
     }
 
-    /// Asks the first owner of the key that lives. The error says why it was not answered as it
-    /// should be.
+    /// Sends a request to the first live owner of the key. The error says why it did not succeed.
     async fn first(&self, key: &Key, request: Request) -> Result<(), String> {
         let ring = self.client.ring();
         let mut owners = ring.owners(ring.partition(key)).iter();
@@ -82,7 +81,7 @@ pub(super) async fn fill(queried: Queried) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs closed loops.
+/// Runs all clients until each has sent its requests; the measurements of all of them.
 pub(super) async fn run(queried: Queried, loops: Loops) -> Result<Measured, String> {
     let mut workers = JoinSet::new();
     for number in 0..loops.clients {
@@ -103,7 +102,7 @@ pub(super) async fn run(queried: Queried, loops: Loops) -> Result<Measured, Stri
     Ok(all)
 }
 
-/// One client's loop: what it measured, and when it began to.
+/// The loop of one client: its measurements, and when they began.
 async fn work(queried: Queried, loops: Loops, number: u64) -> (Measured, Instant) {
     let mut rng = Rng::new(loops.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut measured, mut first) = (Measured::default(), Instant::now());
@@ -130,7 +129,7 @@ async fn work(queried: Queried, loops: Loops, number: u64) -> (Measured, Instant
     (measured, first)
 }
 
-/// Puts at a pace, and the reads that follow each.
+/// Sends puts at their pace, and the reads that follow each.
 pub(super) async fn follow(
     client: Client,
     puts: Puts,
@@ -153,7 +152,8 @@ pub(super) async fn follow(
     Ok(followed)
 }
 
-/// A put, and its reads if it is acknowledged: its number then, and what they came to.
+/// A put and, if it is acknowledged, its reads. Returns the number of the put if it was
+/// acknowledged, and the outcomes of the reads.
 async fn one(
     client: Arc<Client>,
     key: Key,
@@ -184,7 +184,7 @@ async fn one(
     (Some(nth), reads.join_all().await)
 }
 
-/// The name of the owner of a key with this number, counted round.
+/// The name of the owner with this number, modulo the number of owners.
 fn owner(client: &Client, key: &Key, number: usize) -> String {
     let ring = client.ring();
     let owners = ring.owners(ring.partition(key));

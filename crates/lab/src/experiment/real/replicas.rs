@@ -1,4 +1,5 @@
-//! When all replicas of real daemons hold the same, by what the daemons tell of their comparisons.
+//! Determines when all replicas of real daemons are equal, from the daemons' reports of
+//! comparisons.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,23 +11,23 @@ use tokio::time::sleep;
 
 use super::POLL_INTERVAL;
 
-/// It is given up after this time.
+/// Waiting ends with an error after this time.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// What daemons count when they bring something to others, or others to them.
+/// The counters of objects that daemons bring to each other.
 const MOVES: [Counter; 3] = [Counter::HintsDeleted, Counter::ObjectsPulled, Counter::ObjectsPushed];
 
-/// Two owners of a partition.
+/// A partition and two of its owners, the one with the lower id first.
 type Pair = (Partition, NodeId, NodeId);
 
 /// Waits until no hint is left, and every two owners of a partition have found each other equal
-/// since anything was moved; how long that last move took to come.
+/// since the last object was moved. Returns the time until that last move.
 pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     let begun = Instant::now();
     let (mut moves, mut changed) = (Vec::new(), begun);
     while begun.elapsed() < TIMEOUT {
         sleep(POLL_INTERVAL).await;
         let now = Instant::now();
-        // One that has just been started does not answer yet.
+        // A daemon that was just started does not answer yet.
         let Ok(reported) = query(addresses).await else { continue };
         let counted: Vec<u64> = reported.iter().flat_map(|(status, _)| counts(status)).collect();
         if counted != moves {
@@ -35,7 +36,7 @@ pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
         let hints =
             reported.iter().flat_map(|(status, _)| &status.peers).any(|peer| peer.hints > 0);
         let unread = reported.iter().any(|(status, repair)| !status.serving || repair.unread > 0);
-        // Nobody has counted what was moved before this look.
+        // Moves before this status report are all counted in it.
         let since = now.saturating_duration_since(changed);
         if !hints && !unread && equal_for(&reported).is_some_and(|oldest| oldest < since) {
             return Ok(changed - begun);
@@ -57,7 +58,7 @@ fn counts(status: &StatusReport) -> impl Iterator<Item = u64> {
     MOVES.iter().map(|counter| status.count(*counter))
 }
 
-/// The longest time since two owners were last found equal; `None` if two never were.
+/// The longest time since two owners were last found equal; `None` if a pair never was.
 fn equal_for(reported: &[(StatusReport, RepairReport)]) -> Option<Duration> {
     let mut pairs: BTreeMap<Pair, Option<u64>> = BTreeMap::new();
     for (status, repair) in reported {

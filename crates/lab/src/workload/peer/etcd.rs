@@ -1,5 +1,5 @@
-//! A client of etcd by the JSON gateway of its server. That is dearer for the server than gRPC:
-//! it translates each request to gRPC and asks itself.
+//! A client of etcd by the JSON gateway of its server. The gateway costs the server more than gRPC:
+//! it translates each request to gRPC and sends it to the server itself.
 
 use pixii_client::ClientError;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::resp::shown;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const OK: u16 = 200;
 
-/// Bytes in base64, as the gateway has them.
+/// Encodes bytes in base64, as the gateway expects them.
 pub(super) fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -25,12 +25,12 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// An open connection.
+/// An open connection to the gateway, with at most one request in flight.
 #[derive(Debug)]
 pub(crate) struct Connection(Http);
 
 impl Connection {
-    /// Connects, and asks for the state of the server.
+    /// Connects and fetches the state of the server, as a check of the protocol.
     pub(super) async fn open(address: &str) -> Result<Self, String> {
         let mut http = Http::open(address).await?;
         let answer = http.post("/v3/maintenance/status", "{}").await?;
@@ -48,7 +48,7 @@ impl Connection {
         self.query("/v3/kv/put", &put).await.map(drop)
     }
 
-    /// A linearizable read; whether there is a value.
+    /// A linearizable read; true if there is a value.
     pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Violation> {
         let found = self.query("/v3/kv/range", &json!({ "key": base64(key) })).await?;
         Ok(found.get("kvs").and_then(Value::as_array).is_some_and(|kvs| !kvs.is_empty()))

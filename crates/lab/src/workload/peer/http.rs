@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a JSON gateway needs: POST over a connection that is kept.
+//! The part of HTTP/1.1 that a JSON gateway needs: POST over a persistent connection.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::resp::shown;
 
-/// Longest head and body that are read, in bytes. Values of the generator are smaller.
+/// Maximum size of a head and of a body, in bytes. Values of the load generator are smaller.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_BODY_BYTES: usize = 16 << 20;
 const READ_BYTES: usize = 16 << 10;
@@ -18,8 +18,8 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// Takes the next answer off `input`; `None` while it is not complete. The error says what is no
-/// answer of this protocol.
+/// Takes the next answer off `input`; `None` while it is incomplete. The error says which part is
+/// not valid HTTP.
 pub(super) fn take_answer(input: &mut BytesMut) -> Result<Option<Answer>, String> {
     let odd =
         |input: &[u8]| format!("it does not speak HTTP/1.1: it answered \"{}\"", shown(input));
@@ -50,7 +50,7 @@ pub(super) fn take_answer(input: &mut BytesMut) -> Result<Option<Answer>, String
     Ok(Some(Answer { status, body: input.split_to(length).freeze() }))
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 #[derive(Debug)]
 pub(super) struct Http {
     stream: TcpStream,
@@ -65,7 +65,7 @@ impl Http {
         Ok(Http { stream, address: address.to_owned(), input: BytesMut::new() })
     }
 
-    /// Sends JSON and gives the answer.
+    /// Sends JSON and returns the answer.
     pub(super) async fn post(&mut self, path: &str, body: &str) -> Result<Answer, String> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\

@@ -11,35 +11,35 @@ use tokio::time::timeout;
 
 use super::{CONNECT_WAIT, Violation};
 
-/// Largest bulk string that is read, in bytes. Values of the generator are smaller.
+/// Maximum size of a bulk string, in bytes. Values of the load generator are smaller.
 const MAX_BULK_BYTES: usize = 16 << 20;
-/// Longest line: a number, a simple string or an error, in bytes.
+/// Maximum length of a line (a number, a simple string or an error), in bytes.
 const MAX_LINE_BYTES: usize = 4 << 10;
-/// Most elements of an array, and how deep arrays may be.
+/// Maximum number of elements of an array, and maximum depth of nested arrays.
 const MAX_ELEMENTS: usize = 1 << 10;
 const MAX_DEPTH: usize = 4;
 const READ_BYTES: usize = 16 << 10;
-/// How much of an odd answer is shown, in bytes.
+/// How much of an unexpected answer is shown, in bytes.
 const SHOWN_BYTES: usize = 60;
-/// `WAIT` gives up this much before the generator does.
+/// `WAIT` times out this much before the load generator does.
 const WAIT_MARGIN: Duration = Duration::from_millis(500);
 
-/// What a server answers.
+/// A reply of the server, with an example of its encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// `+OK`
+    /// `+OK`: a status.
     Simple(String),
-    /// `-ERR ...`
+    /// `-ERR ...`: the server refused the command.
     Error(String),
-    /// `:3`
+    /// `:3`: a number, such as the replicas that `WAIT` counted.
     Integer(i64),
-    /// `$3` and three bytes; none for `$-1`.
+    /// `$3` and three bytes; `None` for `$-1`, the null reply.
     Bulk(Option<Bytes>),
     /// `*2` and two replies; empty for `*-1`.
     Array(Vec<Reply>),
 }
 
-/// Appends a command.
+/// Appends a command, encoded as an array of bulk strings.
 pub(super) fn put_command(out: &mut BytesMut, words: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
@@ -49,8 +49,8 @@ pub(super) fn put_command(out: &mut BytesMut, words: &[&[u8]]) {
     }
 }
 
-/// Takes the next reply off `input`; `None` while it is not complete. The error says what is no
-/// reply of this protocol.
+/// Takes the next reply off `input`; `None` while it is incomplete. The error says which part is
+/// not valid RESP2.
 pub(super) fn take_reply(input: &mut BytesMut) -> Result<Option<Reply>, String> {
     let mut at = 0;
     let reply = parse(input, &mut at, MAX_DEPTH)?;
@@ -103,23 +103,23 @@ fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<Reply>, St
     }))
 }
 
-/// The beginning of what came, in one line.
+/// The beginning of these bytes, escaped, on one line.
 pub(super) fn shown(bytes: &[u8]) -> String {
     bytes[..bytes.len().min(SHOWN_BYTES)].escape_ascii().to_string()
 }
 
-/// An open connection.
+/// An open connection, with at most one operation in flight.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     input: BytesMut,
     out: BytesMut,
-    /// Replicas that have to have a write.
+    /// Replicas that must have a write before it is done; 0 sends no `WAIT`.
     wait: u8,
 }
 
 impl Connection {
-    /// Connects, and asks for a PONG.
+    /// Connects and checks that `PING` is answered by `PONG`.
     pub(super) async fn open(address: &str, wait: u8) -> Result<Self, String> {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
@@ -132,7 +132,7 @@ impl Connection {
         }
     }
 
-    /// SET, and WAIT behind it in the same write, if replicas are to have it.
+    /// Sends SET, and behind it in the same write WAIT, if replicas must have the write.
     pub(super) async fn set(
         &mut self,
         key: &[u8],
@@ -169,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// GET; whether there is a value.
+    /// Sends GET; true if there is a value.
     pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Violation> {
         match self.query(&[b"GET", key]).await.map_err(Violation::Broken)? {
             Reply::Bulk(value) => Ok(value.is_some()),
@@ -209,16 +209,16 @@ fn odd(command: &str, reply: &Reply) -> String {
     format!("it answers {command} with {}", shown(format!("{reply:?}").as_bytes()))
 }
 
-/// What a server says of itself, as far as it does.
+/// What a server reports about itself, as far as it does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Information {
-    /// `always`, or why a write may not be on its disk.
+    /// `always`, or the setting for which a write may not be on its disk; `None` if unknown.
     pub(crate) sync: Option<String>,
     /// Addresses of its replicas, `host:port`.
     pub(crate) replicas: Vec<String>,
 }
 
-/// Asks on a connection of its own: a proxy may close it instead of an answer.
+/// Fetches the report over a separate connection: a proxy may close it instead of answering.
 pub(super) async fn information(address: &str) -> Information {
     let mut information = Information::default();
     let queried = async {
@@ -246,7 +246,7 @@ fn replicas(text: &str) -> Vec<String> {
     lines.filter_map(|(_, fields)| address(fields)).collect()
 }
 
-/// How far `CONFIG GET append*` says that writes are on the disk.
+/// The setting of syncs in a reply to `CONFIG GET append*`; `None` if the reply lacks it.
 fn sync(config: &Reply) -> Option<String> {
     let Reply::Array(words) = config else { return None };
     let texts: Vec<String> = words

@@ -13,7 +13,8 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A server that answers each read with the next of these bytes, and then closes the connection.
+/// A server that answers each read with the next of these byte strings, and then closes the
+/// connection.
 fn server(answers: &'static [&'static [u8]]) -> (String, thread::JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_sibling_of_a_dump_is_refused_by_name() {
         let found = contents(b"s\tone\tsibling 1/2\ns\ttwo\tother\n", false);
-        let reported = "\"s\" has several values in the file (sibling 1/2); a file cannot know \
+        let reported = "\"s\" has several values in the file (sibling 1/2); a file does not say \
             what replaces what, so put one of them";
         assert_eq!(found[0], Err(reported.to_owned()));
         assert_eq!(found[1], Err("2 tabs; a line has one, between key and value".to_owned()));

@@ -241,7 +241,7 @@ fn members_and_places_are_reported() {
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(json["owners"], serde_json::json!(owners));
     let (_, out, _) = run(&fake, &["ring", "k\t1"]);
-    assert!(out.contains(&format!("owners      {}\n", owners.join(" "))), "{out}");
+    assert!(out.contains(&format!("owners     {}\n", owners.join(" "))), "{out}");
     let found = reported(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
     assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
     assert_eq!(json["fallbacks"].as_array().unwrap().len(), 1);
@@ -348,17 +348,17 @@ fn what_is_kept_for_whom_is_reported_over_the_whole_cluster() {
     fake.keeps(1, "n1", [1, 20, 100]);
     let table = "\
 fallback  target  hints  size       age
-n1      n3      12     3.4 KiB    0.9 s
-n2      n1      1      20 bytes   0.1 s
-n2      n3      3      700 bytes  1 min 5 s
+n1        n3      12     3.4 KiB    0.9 s
+n2        n1      1      20 bytes   0.1 s
+n2        n3      3      700 bytes  1 min 5 s
 
 total for  fallbacks  hints  size      age
-n1         1        1      20 bytes  0.1 s
-n3         2        15     4.1 KiB   1 min 5 s
+n1         1          1      20 bytes  0.1 s
+n3         2          15     4.1 KiB   1 min 5 s
 ";
     assert_eq!(run(&fake, &["hints"]), done(table));
     let (_, out, _) = run(&fake, &["hints", "--node", "n1"]);
-    assert!(out.contains("n1      n3      12 ") && !out.contains("n2"), "{out}");
+    assert!(out.contains("n1        n3      12 ") && !out.contains("n2"), "{out}");
     let nothing = done("no hints are kept by n3\n");
     assert_eq!(run(&fake, &["hints", "--node", "n3"]), nothing);
     let (code, _, err) = run(&fake, &["hints", "--node", "n7"]);
@@ -368,7 +368,7 @@ n3         2        15     4.1 KiB   1 min 5 s
     // One that cannot be reached is named; what the others keep is shown.
     fake.kill(1);
     let (code, out, err) = run(&fake, &["hints"]);
-    assert!(code == 0 && out.contains("n3         1        12 "), "{out}");
+    assert!(code == 0 && out.contains("n3         1          12 "), "{out}");
     let begin = format!("pixii: n2 ({}): ", fake.address(1));
     assert!(err.starts_with(&begin) && err.lines().count() == 1, "{err}");
     let (code, out, _) = run(&fake, &["hints", "--json"]);

@@ -158,7 +158,7 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     };
     for absurd in [1 << 40, u64::MAX] {
         bench.peer(peer, 1, heartbeats(me, absurd));
-        assert_eq!(bench.node.meta().incarnation.0, 1, "nobody lives so often");
+        assert_eq!(bench.node.meta().incarnation.0, 1, "no incarnation is that high");
         bench.peer(peer, 1, heartbeats(peer, absurd));
         bench.peer(peer, 1, heartbeats(peer, 3));
     }

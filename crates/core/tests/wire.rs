@@ -231,7 +231,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             },
         ),
         ("held", Body::Ack),
-        ("delete the hint", Body::DeleteHint { key: key(), target: NodeId(1), object: object() }),
+        ("delete-hint", Body::DeleteHint { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::QueryHints),
         ("hints", Body::Hints(300)),
         ("digest", Body::Gossip(Gossip::Digest { heartbeats: heartbeats(), members: 5 })),

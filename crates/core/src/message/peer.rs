@@ -284,7 +284,7 @@ pub enum Body {
     GcEpochNumbers(Vec<(Partition, GcEpoch)>),
     /// Send me the GC epoch of this partition.
     QueryGcEpoch(Partition),
-    /// My GC epoch of a partition: the answer to `QueryGcEpoch`, or the news of one that I began.
+    /// My GC epoch of a partition: the answer to `QueryGcEpoch`, or the report of one that I began.
     GcState {
         /// The partition whose GC epoch it is.
         partition: Partition,

@@ -12,7 +12,7 @@ use std::path::Path;
 use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
-use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Clock, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{
     Cluster, Heartbeat, Incarnation, IncarnationId, Liveness, Member, Members, MembershipStatus,
@@ -36,7 +36,7 @@ mod checksums;
 mod codes;
 
 const DOT: Dot =
-    Dot { actor: Actor { store: 0x1122_3344_5566_7788, actor_epoch: 5 }, counter: 300 };
+    Dot { actor: Actor { store: 0x1122_3344_5566_7788, actor_epoch: ActorEpoch(5) }, counter: 300 };
 
 fn key() -> Key {
     Key::new(&b"key\x00\xff"[..]).unwrap()
@@ -54,7 +54,7 @@ fn cluster() -> Cluster {
 
 fn object() -> Object {
     let version = |write, value| Version { write: WriteId(write), value: blob(value) };
-    let actor = |store| Actor { store, actor_epoch: 1 };
+    let actor = |store| Actor { store, actor_epoch: ActorEpoch(1) };
     let (one, _) = Clock::default().update(&Context::default(), actor(9), version(7, b"one"));
     one.update(&Context::default(), actor(4), version(u128::MAX, b"")).0
 }
@@ -547,7 +547,8 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { request_id: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_epoch: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
+    let record =
+        Record { own_epoch: Some(ActorEpoch(5)), object: object(), gc_epoch: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -557,8 +558,8 @@ fn golden_bytes() {
         birth: 10,
         store: 1,
         incarnation: Incarnation(2),
-        actor_epoch_floor: 3,
-        actor_epoch_end: 4_099,
+        actor_epoch_floor: ActorEpoch(3),
+        actor_epoch_end: ActorEpoch(4_099),
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],

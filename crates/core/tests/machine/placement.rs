@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
 use pixii_core::message::{Body, Quorum, Request};
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
@@ -129,8 +129,11 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let key = Bench::new().key(true);
     let removed = NodeId::of("gone");
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"v")) };
-    let (object, _) =
-        Object::default().update(&Context::default(), Actor { store: 3, actor_epoch: 1 }, version);
+    let (object, _) = Object::default().update(
+        &Context::default(),
+        Actor { store: 3, actor_epoch: ActorEpoch(1) },
+        version,
+    );
     let record = Record { object: object.clone(), ..Record::default() };
     let (disk, mut hints) = (MemoryStore::default(), Kept::default());
     disk.apply(&[Change::Hint { target: removed, key: key.clone(), record: Some(record.clone()) }])

@@ -20,7 +20,7 @@ use pixii_core::members::{
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
-use pixii_core::ring::Ring;
+use pixii_core::ring::{Ring, RingId};
 use pixii_core::rng::Rng;
 use pixii_core::secret::{Exchange, Role, SecretKey};
 use pixii_core::store::{self, Found, Meta, Record, StoreIdentity};
@@ -256,7 +256,14 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
-        ("introduce", Body::Introduce { incarnation: INCARNATION, cluster: Some(1), ring: (2, 3) }),
+        (
+            "introduce",
+            Body::Introduce {
+                incarnation: INCARNATION,
+                cluster: Some(1),
+                ring: RingId { version: 2, digest: 3 },
+            },
+        ),
         ("known", Body::Known { seen: Some(INCARNATION), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Rejection::Damaged)),
         ("restore", Body::Restore { key: key(), object: object() }),
@@ -306,7 +313,14 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("placement", Body::Placement { ring: ring(), members: Members::new(vec![member()]) }),
         ("withdraw", Body::Withdraw { key: key() }),
-        ("ask-ring", Body::QueryRing { ring: (2, 3), old: NodeId(1), new: NodeId(2) }),
+        (
+            "ask-ring",
+            Body::QueryRing {
+                ring: RingId { version: 2, digest: 3 },
+                old: NodeId(1),
+                new: NodeId(2),
+            },
+        ),
         ("ring-granted", Body::RingGranted),
         ("ring-denied", Body::RingDenied { by: NodeId(1) }),
     ]
@@ -463,7 +477,7 @@ fn golden_bytes() {
     raw(&mut out, "preamble", &wire::preamble());
     let peer = Hello::Peer {
         cluster: "c".into(),
-        ring: (1, u64::MAX),
+        ring: RingId { version: 1, digest: u64::MAX },
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
         incarnation: Incarnation(7),
@@ -480,7 +494,7 @@ fn golden_bytes() {
     golden(&mut out, "proven", Welcome::Proven { welcome: blob(b"\x01\x03why"), proof: [8; 32] });
     let as_member = Hello::Member {
         cluster: "c".into(),
-        ring: (1, u64::MAX),
+        ring: RingId { version: 1, digest: u64::MAX },
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
         incarnation: Incarnation(7),

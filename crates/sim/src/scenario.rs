@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 /// A hanging disk is noticed after this time. Daemons take longer; all times of a run are shorter.
 pub(super) const NOTICED_AFTER: Micros = Micros::from_millis(300);
 
-/// A connection stalls for less than this time, or it ends. The window for which the events of
-/// repeated puts are kept is longer than two of them and the attempts of a client, for the fastest
-/// clock of a proposer, too (`incarnations.rs`).
-pub(super) const LONGEST_STALL: Micros = Micros::from_millis(600);
+/// A connection stalls for less than this time, or it ends. Long enough for a GC epoch to end
+/// meanwhile, so that a write that is late can meet clocks that have forgotten it.
+pub(super) const LONGEST_STALL: Micros = Micros::from_millis(2_500);
 
 /// A fault and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

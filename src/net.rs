@@ -15,7 +15,6 @@ pub(crate) mod reachable;
 mod runs;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,8 +30,6 @@ use pixii_transport::frames::{FrameMemory, Outbox};
 use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
 use pixii_transport::throttle::LogThrottle;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -47,10 +44,6 @@ use runs::Runs;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Events that wait for the engine; connections stop reading beyond it.
 const MAX_EVENTS: usize = 1_024;
-/// A silent connection is probed after this time.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// A peer that accepts no bytes for this time is gone.
-const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that accepts no bytes for this time is gone.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -370,18 +363,4 @@ impl Hub {
     pub(crate) fn undialable(&self) -> Option<Complaint> {
         locked(&self.undialable).clone()
     }
-}
-
-/// Sends small frames at once, and detects within about `timeout` that the other side lost its
-/// power, whether bytes are in flight to it or not.
-fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 2);
-    socket.set_tcp_keepalive(&keepalive.with_retries(2))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(timeout))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = timeout;
-    Ok(())
 }

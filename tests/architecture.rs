@@ -24,7 +24,7 @@ const CRATES: [Floors; 6] = [
     ),
     (
         "crates/transport/src",
-        &[&["pace", "secret_file", "throttle"], &["inflow"], &["frames"], &["handshake"]],
+        &[&["pace", "secret_file", "socket", "throttle"], &["inflow"], &["frames"], &["handshake"]],
     ),
     ("crates/client/src", &[&["link"], &["attempts"]]),
     ("crates/kit/src", &[&["text"], &["outcome"], &["arguments", "cluster", "signals"]]),

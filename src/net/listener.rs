@@ -19,6 +19,7 @@ use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Speech
 use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
+use pixii_transport::socket::{SENDER_TIMEOUT, prepare};
 use pixii_transport::{limited, locked};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,7 +32,7 @@ use super::budgets::MAX_CALL_BYTES;
 use super::limiter::{ClientPermit, ConnectionPermit};
 use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
-use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
+use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, Peer};
 
 /// Wait after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -210,7 +211,7 @@ async fn shake_hands(
     };
     let (admitted, welcome) = match hello {
         Hello::Member { cluster, ring, node, to, boot_nonce, address, .. } => {
-            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
+            prepare(reader.half().as_ref(), SENDER_TIMEOUT)?;
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone(), Holder::Peer(node));
             let run = Run { nonce: boot_nonce, from: *from, address };
             let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;

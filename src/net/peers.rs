@@ -8,12 +8,13 @@ use pixii_core::secret::Seal;
 use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
 use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
+use pixii_transport::socket::{SENDER_TIMEOUT, prepare};
 use pixii_transport::{limited, locked};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
 
-use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, prepare};
+use super::{Event, HANDSHAKE, Hub, Peer};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -185,7 +186,7 @@ async fn greet(
 ) -> Result<(Welcome, Speech, Link), String> {
     let stated = |error: std::io::Error| error.to_string();
     let stream = peer.lookups.connect(address).await.map_err(stated)?;
-    prepare(&stream, PEER_TIMEOUT).map_err(stated)?;
+    prepare(&stream, SENDER_TIMEOUT).map_err(stated)?;
     let (mut read, mut write) = stream.into_split();
     let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES);
     let secrets = hub.secrets.get();

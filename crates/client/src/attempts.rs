@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pixii_core::message::{CallBody, Rejection, ReplyBody, Request, Response};
 use pixii_core::types::{MAX_TIMEOUT_MS, NodeId, Partition};
+use pixii_transport::socket::REPEATS_TIMEOUT;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -52,6 +53,7 @@ struct Answered {
 /// The state of a request while it is tried.
 struct Attempts {
     writes: bool,
+    puts: bool,
     /// The reason of the last node that refused it.
     refused: Option<Rejection>,
     /// Why the outcome is unknown; `None` while nothing may have happened without an answer.
@@ -69,6 +71,8 @@ struct Attempts {
     in_flight: JoinSet<Answered>,
     /// Attempts that may have carried it out, or may still do so.
     open: u32,
+    /// When the first of these was sent.
+    first: Instant,
     /// True once a put was sent to a second node while the first one might have it.
     repeats: bool,
     /// The answer of a node that carried out a put and knows of no other attempt.
@@ -94,14 +98,15 @@ impl Client {
         let mut candidates = self.candidates(partition);
         let mut insists = false;
         loop {
-            let in_time = Instant::now() < deadline;
+            let in_time = Instant::now() < attempts.send_by(deadline);
             let queried = attempts.next(&mut candidates).filter(|_| in_time);
             if let Some(id) = queried {
                 let request = attempts.send(&request);
+                let times = (attempts.send_by(deadline), deadline);
                 let client = self.clone();
                 attempts
                     .in_flight
-                    .spawn(async move { client.attempt(id, request, deadline, insists).await });
+                    .spawn(async move { client.attempt(id, request, times, insists).await });
             } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
                     // One of them may be back: try them before reporting that no node answers.
@@ -152,12 +157,13 @@ impl Client {
         }
     }
 
-    /// Sends the request to one node; `insists` as in [`Client::link`].
+    /// Sends the request to one node before the first of two times, and waits for its answer until
+    /// the second; `insists` as in [`Client::link`].
     async fn attempt(
         &self,
         id: NodeId,
         request: Request,
-        deadline: Instant,
+        (by, deadline): (Instant, Instant),
         insists: bool,
     ) -> Answered {
         let again = matches!(request, Request::PutAgain { .. });
@@ -168,7 +174,7 @@ impl Client {
             outcome: Err(Lost::Unsent(why)),
             is_left_alone,
         };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = by.saturating_duration_since(Instant::now());
         let Some(node) = self.0.nodes.get(&id) else {
             return unsent(format!("{id:?}"), "it is no member".into(), false);
         };
@@ -183,7 +189,7 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
-        let outcome = link.call(body, left + GRACE).await;
+        let outcome = link.call(body, by, left + GRACE).await;
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Rejection::Stopping)))) {
             self.avoid(node);
         }
@@ -206,7 +212,8 @@ impl Client {
     ) -> Result<Response, ClientError> {
         let (id, writes) = (self.id_of(name)?, request.is_write());
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
-        let Answered { place, outcome, .. } = self.attempt(id, request, deadline, true).await;
+        let Answered { place, outcome, .. } =
+            self.attempt(id, request, (deadline, deadline), true).await;
         match outcome {
             Ok(ReplyBody::Data(response)) => Ok(response),
             Ok(_) => Err(ClientError::Error(ODD_ANSWER.into())),
@@ -239,6 +246,7 @@ impl Attempts {
     fn new(request: &Request) -> Self {
         Attempts {
             writes: request.is_write(),
+            puts: matches!(request, Request::Put { .. } | Request::PutAgain { .. }),
             refused: None,
             unknown: None,
             reason: None,
@@ -249,8 +257,18 @@ impl Attempts {
             others_left: OTHERS,
             in_flight: JoinSet::new(),
             open: 0,
+            first: Instant::now(),
             repeats: matches!(request, Request::PutAgain { .. }),
             alone: None,
+        }
+    }
+
+    /// Until when an attempt may be sent: a put that may have happened is repeated for a limited
+    /// time, because nodes keep the event that joins its copies for a limited time.
+    fn send_by(&self, deadline: Instant) -> Instant {
+        match self.puts && self.open > 0 {
+            true => deadline.min(self.first + REPEATS_TIMEOUT),
+            false => deadline,
         }
     }
 
@@ -258,6 +276,9 @@ impl Attempts {
     /// still carry out, carries a note of that.
     fn send(&mut self, request: &Request) -> Request {
         self.repeats |= self.writes && self.open > 0;
+        if self.open == 0 {
+            self.first = Instant::now();
+        }
         self.open += 1;
         let request = request.clone();
         if self.repeats { request.again() } else { request }
@@ -342,4 +363,46 @@ impl Attempts {
 fn another_may_accept(rejection: &Rejection) -> bool {
     rejection.is_about_node()
         || matches!(rejection, Rejection::Unreachable { .. } | Rejection::NotOwner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pixii_core::types::{Blob, Key, WriteId};
+
+    use super::*;
+
+    fn refused() -> Answered {
+        let outcome = Ok(ReplyBody::Data(Response::Refused(Rejection::Stopping)));
+        let place = String::new();
+        Answered { id: NodeId(1), again: false, place, outcome, is_left_alone: false }
+    }
+
+    #[test]
+    fn a_put_that_may_have_happened_is_repeated_for_a_limited_time_and_nothing_else_is() {
+        let (key, w) = (Key::new("k").unwrap(), None.into());
+        let put = Request::Put {
+            key: key.clone(),
+            value: Blob::default(),
+            context: None,
+            write: WriteId(1),
+            w,
+        };
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let mut attempts = Attempts::new(&put);
+        assert_eq!(attempts.send_by(deadline), deadline, "it was not sent yet");
+        attempts.send(&put);
+        let limit = attempts.first + REPEATS_TIMEOUT;
+        attempts.send(&put);
+        assert_eq!(attempts.send_by(deadline), limit, "from the first attempt on");
+        assert_eq!(attempts.send_by(attempts.first), attempts.first, "a deadline before it holds");
+        attempts.take(refused()).unwrap();
+        assert_eq!(attempts.send_by(deadline), limit, "the other attempt is still out");
+        attempts.take(refused()).unwrap();
+        assert_eq!(attempts.send_by(deadline), deadline, "nothing has happened");
+        let delete = Request::Delete { key, context: None, w };
+        let mut attempts = Attempts::new(&delete);
+        attempts.send(&delete);
+        assert_eq!(attempts.send_by(deadline), deadline, "a delete names what it deletes");
+    }
 }

@@ -63,6 +63,7 @@ pub use pixii_core::types::Key;
 use pixii_core::types::{Blob, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
 use pixii_transport::random;
 pub use pixii_transport::secret_file::client_secret;
+pub use pixii_transport::socket::REPEATS_TIMEOUT;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -224,11 +225,12 @@ impl Client {
         let (nonces, options) = (Nonces::new(seed), options.clone());
         let secret = options.secret.clone().map(|key| (key, nonces.fresh()));
         let link = Link::open(address, wait, options.in_flight, secret).await?;
-        let report = match link.call(CallBody::Ring, CONTROL_WAIT).await {
-            Ok(ReplyBody::Ring(report)) => report,
-            Ok(_) => return Err(ODD_ANSWER.to_owned().into()),
-            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why.into()),
-        };
+        let report =
+            match link.call(CallBody::Ring, Instant::now() + CONTROL_WAIT, CONTROL_WAIT).await {
+                Ok(ReplyBody::Ring(report)) => report,
+                Ok(_) => return Err(ODD_ANSWER.to_owned().into()),
+                Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why.into()),
+            };
         let entry = NodeId::of(&link.name);
         let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
         // The address that worked is kept for this node, whatever address the cluster has for it.
@@ -297,7 +299,9 @@ impl Client {
 
     /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is
     /// still one write, and once this has succeeded and its value was replaced, no copy of an
-    /// earlier attempt brings that back.
+    /// earlier attempt brings that back. This holds for repetitions that end within
+    /// [`REPEATS_TIMEOUT`] of the first attempt: a later one may bring back a value that was
+    /// replaced.
     pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, ClientError> {
         self.send_put(put, true, timeout_ms).await
     }
@@ -472,9 +476,11 @@ impl Client {
         let node = self.member(name)?;
         let link = self.link(node, CONTROL_WAIT, false).await;
         let link = link.map_err(|unlinked| ClientError::Error(unlinked.why))?;
-        link.call(body, CONTROL_WAIT).await.map_err(|(Lost::Sent(why) | Lost::Unsent(why))| {
-            ClientError::Error(format!("{} ({}): {why}", node.name, node.address))
-        })
+        link.call(body, Instant::now() + CONTROL_WAIT, CONTROL_WAIT).await.map_err(
+            |(Lost::Sent(why) | Lost::Unsent(why))| {
+                ClientError::Error(format!("{} ({}): {why}", node.name, node.address))
+            },
+        )
     }
 
     fn member(&self, name: Option<&str>) -> Result<&Node, ClientError> {

@@ -11,6 +11,7 @@ use pixii_core::secret::{Nonce, Seal, SecretKey};
 use pixii_core::wire::{self, Check, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
 use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
+use pixii_transport::socket::{SENDER_TIMEOUT, prepare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -68,6 +69,8 @@ type Answer = Result<ReplyBody, Lost>;
 
 struct Outgoing {
     body: CallBody,
+    /// It is not sent later than this.
+    by: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -116,14 +119,14 @@ impl Link {
         !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)
     }
 
-    /// Sends a call and waits for its reply, for `wait` in all.
-    pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
+    /// Sends a call, at `by` at the latest, and waits for its reply, for `wait` in all.
+    pub(super) async fn call(&self, body: CallBody, by: Instant, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
-        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout_at(by, self.permits.acquire()).await else {
             return Err(Lost::Unsent(format!("{} calls are in progress already", self.in_flight)));
         };
         let (answer, reply) = oneshot::channel();
-        match timeout_at(deadline, self.calls.send(Outgoing { body, answer })).await {
+        match timeout_at(by, self.calls.send(Outgoing { body, by, answer })).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Lost::Unsent("the connection has ended".into())),
             Err(_) => return Err(Lost::Unsent("the connection is stuck".into())),
@@ -164,7 +167,7 @@ async fn handshake(
     secret: Option<(SecretKey, Nonce)>,
 ) -> Result<(Opened, Speech, Welcome), Unopened> {
     let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    prepare(&stream, SENDER_TIMEOUT)?;
     let (read, mut write) = stream.into_split();
     let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
@@ -209,6 +212,11 @@ impl Waiting {
         // then.
         if self.answers.len() > 2 * self.in_flight {
             self.answers.retain(|_, answer| !answer.is_closed());
+        }
+        // Nobody wants it done any more, or it has waited for the socket for too long.
+        if call.answer.is_closed() || call.by < Instant::now() {
+            let _ = call.answer.send(Err(Lost::Unsent("the connection is stuck".into())));
+            return;
         }
         self.next_id += 1;
         let check = Check::of(seal, self.speech.checksum);
@@ -260,5 +268,51 @@ async fn pump(
                 Err(error) => return Err(plain(&error)),
             },
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pixii_core::message::Request;
+    use pixii_core::types::Key;
+    use pixii_core::wire::PROTOCOL;
+    use pixii_testkit::fake::Fake;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_connection_gives_up_what_its_node_does_not_acknowledge() {
+        let fake = Fake::start(1, 1);
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (opened, ..) =
+            runtime.block_on(handshake(&fake.address(0), None)).map_err(|_| ()).unwrap();
+        let socket = socket2::SockRef::from(opened.write.as_ref());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SENDER_TIMEOUT));
+    }
+
+    #[test]
+    fn a_call_that_nobody_waits_for_or_that_waited_too_long_is_not_sent() {
+        let (speech, now) = (Speech::from(PROTOCOL), Instant::now());
+        let (answers, next_id, in_flight) = (HashMap::new(), 0, 8);
+        let mut waiting = Waiting { speech, answers, next_id, in_flight };
+        let mut sent = |by: Instant, is_awaited: bool| {
+            let (answer, mut reply) = oneshot::channel();
+            if !is_awaited {
+                reply.close();
+            }
+            let request = Request::Get { key: Key::new("k").unwrap(), r: None.into() };
+            let body = CallBody::Data { request, timeout_ms: 1_000 };
+            let mut out = BytesMut::new();
+            waiting.add(Outgoing { body, by, answer }, &mut out, None);
+            let unsent = matches!(reply.try_recv(), Ok(Err(Lost::Unsent(_))));
+            (!out.is_empty(), unsent)
+        };
+        let later = now + Duration::from_secs(60);
+        assert_eq!(sent(later, true), (true, false));
+        assert_eq!(sent(later, false), (false, false));
+        assert_eq!(sent(now - Duration::from_millis(1), true), (false, true), "its caller is told");
     }
 }

@@ -19,6 +19,8 @@ mod ballot;
 mod bench;
 #[path = "machine/experiment.rs"]
 mod experiment;
+#[path = "machine/gossip.rs"]
+mod gossip;
 #[path = "machine/hints.rs"]
 mod hints;
 #[path = "machine/limits.rs"]

@@ -89,6 +89,7 @@ const EXPECTED: &[&str] = &[
     "stalls noticed",
     "trees_taken_over",
     "unsynced batches lost",
+    "writes that arrive late",
     "writes unknown",
     "writes_coordinated_by_a_fallback",
     "writes_hedged",

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 /// A hanging disk is noticed after this time. Daemons take longer; all times of a run are shorter.
 pub(super) const NOTICED_AFTER: Micros = Micros::from_millis(300);
 
+/// A connection stalls for less than this time, or it ends. Long enough for a GC epoch to end
+/// meanwhile, so that a write that is late can meet clocks that have forgotten it.
+pub(super) const LONGEST_STALL: Micros = Micros::from_millis(2_500);
+
 /// A fault and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fault {
@@ -103,6 +107,9 @@ pub(super) struct Scenario {
     /// True if clients send a write to a second node soon, while the first may still carry it out.
     #[serde(default)]
     pub(super) hedges: bool,
+    /// True if connections stall: some writes reach their node much later than they were sent.
+    #[serde(default)]
+    pub(super) stalls: bool,
     /// How many encoded bytes a client's write may make of an object, where that is scaled down so
     /// that merges and hints make objects beyond every limit; N times that, or twice, is the limit
     /// of merges.
@@ -179,6 +186,7 @@ impl Scenario {
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             hints_alone: others.chance(0.1),
             hedges: others.chance(0.3),
+            stalls: Rng::new(seed ^ 0x57a1).chance(0.3),
             object_limit: None,
             faults,
         };

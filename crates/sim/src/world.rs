@@ -77,6 +77,7 @@ enum Event {
     Link { at: usize, peer: usize },
     Wake { at: usize, incarnation: u64 },
     Disk { at: usize, incarnation: u64, work: Work },
+    Held { at: usize, incarnation: u64, input: Box<Input> },
     Synced { at: usize, incarnation: u64, seq: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
@@ -404,6 +405,11 @@ impl World {
                 }
             }
             Event::Disk { at, incarnation, work } => self.disk(at, incarnation, work),
+            Event::Held { at, incarnation, input } => {
+                if self.hosts[at].incarnation == incarnation {
+                    self.input(at, *input);
+                }
+            }
             Event::Synced { at, incarnation, seq } => self.synced(at, incarnation, seq),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
@@ -470,8 +476,14 @@ impl World {
         Time::START + offset + (self.now() - Time::START) * rate / 1_000
     }
 
-    /// Passes an input to a node and carries out its outputs.
+    /// Passes an input to a node and carries out its outputs. A paused node gets it when it
+    /// continues: one that handled it before would not notice how long its pause was.
     fn input(&mut self, at: usize, input: Input) {
+        let Host { incarnation, paused_until, .. } = self.hosts[at];
+        if paused_until > self.now() {
+            let input = Box::new(input);
+            return self.schedule(paused_until, Event::Held { at, incarnation, input });
+        }
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };

@@ -6,6 +6,7 @@ pub mod handshake;
 pub mod inflow;
 mod pace;
 pub mod secret_file;
+pub mod socket;
 pub mod throttle;
 
 use std::io;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii_client::{Client, ClientError, Put};
+use pixii_client::{Client, ClientError, Put, REPEATS_TIMEOUT};
 use pixii_core::message::Quorum;
 use pixii_core::message::Rejection;
 use pixii_core::types::{Key, WriteId};
@@ -59,7 +59,8 @@ pub(crate) async fn write(
     key: Key,
     value: Bytes,
 ) -> Result<Settled, String> {
-    let deadline = Instant::now() + Duration::from_millis(plan.timeout_ms.into());
+    let begun = Instant::now();
+    let mut deadline = begun + Duration::from_millis(plan.timeout_ms.into());
     let write = client.write_id();
     let mut attempts = Attempts { client, plan, key, value, write, context: None };
     let mut unknown = false;
@@ -71,7 +72,10 @@ pub(crate) async fn write(
             }
             Err(failure) => failure,
         };
-        unknown |= matches!(failure, ClientError::Unknown(_));
+        if matches!(failure, ClientError::Unknown(_)) {
+            unknown = true;
+            deadline = deadline.min(begun + REPEATS_TIMEOUT);
+        }
         let again = match &failure {
             ClientError::Refused(rejection) => {
                 matches!(rejection, Rejection::Busy { .. } | Rejection::Stopping)

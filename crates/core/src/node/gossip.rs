@@ -162,6 +162,7 @@ impl Gossip {
                 io.out.set_liveness(*id, liveness, peer.detector.silence(now));
             }
         }
+        self.ask_quiet(now, io);
         let to = self.partners();
         if to.is_empty() {
             return;
@@ -173,6 +174,21 @@ impl Gossip {
             DIGEST,
             Body::Gossip(GossipMessage::Digest { heartbeats, members: self.digest }),
         );
+    }
+
+    /// Asks each linked peer for its heartbeat that has been silent for a while. Where most members
+    /// are out of reach, chance alone may choose none of the others for longer than the timeout,
+    /// and a node that can be reached would be marked down.
+    fn ask_quiet(&self, now: Time, io: &mut Io) {
+        for id in &self.links {
+            if !self.peer(*id).is_some_and(|peer| peer.detector.is_quiet(now)) {
+                continue;
+            }
+            let heartbeats = vec![(self.me, self.own_heartbeat(io))];
+            let (members, digest, wanted) = (Vec::new(), self.digest, vec![*id]);
+            let news = GossipMessage::News { heartbeats, members, digest, wanted };
+            io.out.send(vec![*id], ANSWER, Body::Gossip(news));
+        }
     }
 
     fn own_heartbeat(&self, io: &Io) -> Heartbeat {

@@ -9,7 +9,7 @@ use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
-use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition, REPEAT_WINDOW};
 
 /// An answer to a read is late after the replica's mean time and four mean deviations, but not
 /// before the first of these times, and after the second at the latest. Another replica is queried
@@ -67,8 +67,7 @@ pub struct Config {
     /// answer, not only by all.
     pub bootstrap: bool,
     /// Events of a put that was sent to several nodes are kept in the clocks for this time after
-    /// they are known to be dead, twice that at most: a copy of the put may be on its way for as
-    /// long as connections keep what nobody acknowledges.
+    /// they are known to be dead, twice that at most; see [`REPEAT_WINDOW`].
     pub repeat_window: Micros,
 }
 
@@ -98,7 +97,7 @@ impl Config {
             boot_nonce: 0,
             continues: false,
             bootstrap: false,
-            repeat_window: 20_000 * MILLI,
+            repeat_window: REPEAT_WINDOW,
         }
     }
 }

@@ -38,7 +38,10 @@ impl World {
             }
             Fault::Pause { host, length } => {
                 self.count("pauses");
-                self.hosts[host].paused_until = self.now() + length;
+                // A pause does not end a longer one that has begun before it: the node would find
+                // what waits for the end of the longer one when it has run again for a while.
+                let until = self.now() + length;
+                self.hosts[host].paused_until = until.max(self.hosts[host].paused_until);
             }
             Fault::Full { host, length } => {
                 self.count("full disks");

@@ -6,9 +6,16 @@ use pixii_core::store::{Meta, Process, Store, Taken, begin_incarnation};
 use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
+use crate::scenario::LONGEST_STALL;
 
 /// An interval that is longer than any run.
 const NEVER: Micros = Micros(u64::MAX / 4);
+
+/// Events of repeated puts are kept for this time. A client sends its last attempt 1.5 s after its
+/// first, which stalls on the way to a node and again on the way to an owner; the fastest clock
+/// shows half as much time again.
+const REPEAT_WINDOW: Micros = Micros::from_millis(10_000);
+const _: () = assert!(REPEAT_WINDOW.0 * 2 > (1_500_000 + 2 * LONGEST_STALL.0) * 3);
 
 impl World {
     /// Begins an incarnation; `continues` if it follows another one immediately.
@@ -52,7 +59,7 @@ impl World {
             boot_nonce,
             continues,
             bootstrap: host.bootstraps,
-            repeat_window: 3_000 * MILLI,
+            repeat_window: REPEAT_WINDOW,
             ..Config::new(host.id, ring, members)
         };
         host.node = Some(Node::new(config, meta, seed));

@@ -4,10 +4,11 @@ use bytes::{Bytes, BytesMut};
 use pixii_core::emulation::Verdict;
 use pixii_core::message::{Call, CallBody, Kind, PeerMessage, Request};
 use pixii_core::node::Input;
-use pixii_core::types::{NodeId, Partition, hash64};
+use pixii_core::types::{Micros, NodeId, Partition, hash64};
 use pixii_core::wire;
 
 use super::{Event, World};
+use crate::scenario::LONGEST_STALL;
 
 impl World {
     pub(super) fn send(&mut self, from: usize, to: &[NodeId], message: &PeerMessage) {
@@ -36,10 +37,21 @@ impl World {
                 }
                 let sent = self.time.scheduled();
                 for delay in delays {
+                    let delay = delay + self.lateness(kind);
                     self.schedule(self.now() + delay, make(sent, frame.clone()));
                 }
             }
         }
+    }
+
+    /// By how much a message is delayed beyond the delay of the network, because its connection
+    /// stalls: some writes are.
+    pub(super) fn lateness(&mut self, kind: Kind) -> Micros {
+        if !self.plan.stalls || kind != Kind::Write || !self.rng.chance(0.05) {
+            return Micros::ZERO;
+        }
+        self.count("writes that arrive late");
+        self.rng.within(LONGEST_STALL)
     }
 
     pub(super) fn open<T>(&mut self, frame: &Bytes) -> Option<T>

@@ -164,7 +164,7 @@ impl World {
         // A connection delivers a call exactly once or breaks.
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
-                let delay = delays.first().copied().unwrap_or_default();
+                let delay = delays.first().copied().unwrap_or_default() + self.lateness(kind);
                 let incarnation = self.hosts[to].incarnation;
                 self.schedule(self.now() + delay, Event::ToHost { client, to, incarnation, frame });
             }

@@ -82,13 +82,17 @@ impl Detector {
         }
     }
 
+    /// True if it has been silent for longer than usual. No other peer is suspected.
+    pub(super) fn is_quiet(&self, now: Time) -> bool {
+        self.silence(now).as_f64() > self.mean + CALM * self.least_deviation
+    }
+
     /// The liveness after the present silence; `timeout` must have passed before a peer is down.
     pub(super) fn liveness(&mut self, now: Time, timeout: Micros) -> Liveness {
         let last = *self.last.get_or_insert(now);
         let silence = now.saturating_since(last);
         // Nearly every look at a peer ends here, without a root or a logarithm.
-        let calm = silence.as_f64() <= self.mean + CALM * self.least_deviation;
-        if calm || self.phi(now) < SUSPECT_PHI {
+        if !self.is_quiet(now) || self.phi(now) < SUSPECT_PHI {
             return Liveness::Up;
         }
         if silence < timeout { Liveness::Suspect } else { Liveness::Down }

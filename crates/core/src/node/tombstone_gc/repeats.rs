@@ -3,8 +3,8 @@
 //!
 //! Such an event is what kills a copy of the put that is issued late. No member may have the put in
 //! its queues when the event is purgeable (see `Node::dispatch`), and what is on its way to a
-//! member by then is given up by its connection within the window: a client's and a peer's
-//! connection ends when nothing is acknowledged for ten seconds.
+//! member by then is given up by its connection within the window, which is longer than clients
+//! repeat a put and connections keep what nobody acknowledges (`socket.rs` of the transport).
 
 use std::collections::BTreeSet;
 

@@ -188,6 +188,14 @@ impl Config {
     /// Reads and checks the file at `path`, and the secrets in the files that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
+        let config = Config::read(path)?;
+        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
+        Ok(config)
+    }
+
+    /// Reads and checks the file at `path`, without the secrets.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
         let mut text = String::new();
         let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
@@ -196,7 +204,6 @@ impl Config {
         }
         let mut config = Config::parse(&text, path)?;
         config.data_dir = absolute(&config.data_dir, path).map_err(fault)?;
-        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
         Ok(config)
     }
 

@@ -149,7 +149,9 @@ fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let address = fake.address(0);
     fake.kill(0);
     let stated = format!(
-        "pixii: cannot connect to {address}: connection refused; start a cluster with `pixii dev`\n"
+        "pixii: cannot connect to {address}: connection refused: check that the daemon runs there \
+         (`systemctl status 'pixii@*'`), or name another node with --connect; `pixii dev` starts a \
+         cluster to try on this machine\n"
     );
     assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), stated));
     let both = format!("{address},{}", fake.address(1));

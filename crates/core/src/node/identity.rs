@@ -23,7 +23,7 @@ const ALONE: Micros = Micros::from_millis(3_000);
 
 /// A member that has not answered for this long is reported: the founding of a cluster waits for
 /// all.
-const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
+const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(1_000);
 
 /// What this node knows of its own identity.
 #[derive(Clone, Debug)]

@@ -233,11 +233,10 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// Notes that this node's view of the liveness of a member has changed, after this `silence`.
-    /// The other roles are notified.
-    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
+    /// Notes that this node's view of the liveness of a member has changed. The other roles are
+    /// notified.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
         self.liveness.push_back((peer, liveness));
-        self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
     /// The next liveness that the other roles have not been notified of.

@@ -97,12 +97,11 @@ impl Dump {
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");
-        let missing = outcome.and_then(Missing::verdict).map_err(|error| {
-            match error.message.as_str() {
+        let missing =
+            outcome.and_then(Missing::verdict).map_err(|error| match error.message.as_str() {
                 "" => error,
                 why => CommandError { message: format!("{why}; {lines} printed"), ..error },
-            }
-        });
+            });
         match printer.split.sentence() {
             Some(sentence) => {
                 complain(&sentence);

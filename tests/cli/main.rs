@@ -4,3 +4,4 @@
 mod client;
 mod command;
 mod transfer;
+mod values;

@@ -24,8 +24,7 @@ pub enum DirectoryState {
 /// a daemon may have it open. The content of the store is not read. The error says why a daemon
 /// with the rights of this process could not use the directory.
 pub fn inspect(dir: &Path) -> Result<DirectoryState, OpenError> {
-    let unusable =
-        |reason: String| Err(OpenError::Directory { dir: dir.to_path_buf(), reason });
+    let unusable = |reason: String| Err(OpenError::Directory { dir: dir.to_path_buf(), reason });
     let fault = |error: &io::Error| OpenError::from_io(dir, "looking at it", error);
     match fs::metadata(dir) {
         Ok(about) if !about.is_dir() => return unusable("it is not a directory".into()),

@@ -14,7 +14,8 @@ use serde_json::json;
 #[derive(Args)]
 #[command(after_help = "\
 The value is printed as it is. On a terminal a newline is added unless the value ends with one; \
-a pipe or a file gets the exact bytes. A key with several siblings (concurrent writes) ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
+a pipe or a file gets the exact bytes. A key with several siblings (concurrent writes) ends with \
+exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
 
 Examples:
   pixii get greeting

@@ -35,7 +35,8 @@ on the way, progress is shown on a terminal. Objects and bytes are all that the 
     that time.
 
 Exit codes: 0 all are equal; 1 some could not be compared for 30 seconds, or a peer could not be \
-    reached for 5: the column \"not compared\" counts them for each peer, and standard error says why.
+reached for 5: the column \"not compared\" counts them for each peer, and standard error says \
+why.
 
 Examples:
   pixii repair                       the node that --connect names, with all others

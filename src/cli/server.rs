@@ -33,10 +33,10 @@ a data directory of another node, of another format, or without permission, or a
     of a node \
 that runs elsewhere.
 
-With --check it ends with 0 if the configuration is valid, or with 2 and a line for each problem on \
-standard error. It reads the configuration, its secrets, and the format and permissions of the data \
-directory with the rights of the user who runs it; it opens no port and writes nothing, so that it \
-can run beside the daemon. `pixii check` reads the data.
+With --check it ends with 0 if the configuration is valid, or with 2 and a line for each problem \
+on standard error. It reads the configuration, its secrets, and the format and permissions of the \
+data directory with the rights of the user who runs it; it opens no port and writes nothing, so \
+that it can run beside the daemon. `pixii check` reads the data.
 
 Examples:
   pixii server --config /etc/pixii/n1.toml

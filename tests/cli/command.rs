@@ -332,8 +332,8 @@ in           ";
         out.contains("\nn2    16          16           0\nn3    16          0            16\n"),
         "{out}"
     );
-    let sentence = "pixii: n1 cannot reach n3: partitions 0, 1, 2, 3, 4 and 11 others could not be compared \
-         with it\n";
+    let sentence = "pixii: n1 cannot reach n3: partitions 0, 1, 2, 3, 4 and 11 others could not \
+        be compared with it\n";
     assert_eq!(err, sentence);
     let alone = Fake::start(1, 1);
     let (code, out, _) = run(&alone, &["repair"]);

@@ -141,7 +141,7 @@ impl Bench {
         }
         let program = daemon::program()?;
         let machine = Machine::new().map_err(CommandError::error)?;
-        // With a throw-away cluster there is more to remove than a second signal would leave time for.
+        // A second signal would leave a throw-away cluster's files behind.
         let interrupt = Interrupt::listen(self.cluster.is_empty())?;
         let seed = drawn_seed();
         let mut builder = tempfile::Builder::new();

@@ -15,6 +15,7 @@ mod migrate;
 mod node;
 mod package;
 mod put;
+mod reference;
 mod repair;
 mod ring;
 mod scratch;
@@ -84,6 +85,8 @@ enum Verb {
     Completions(completions::Completions),
     #[command(hide = true)]
     Package(package::Package),
+    #[command(hide = true)]
+    Reference(reference::Reference),
 }
 
 /// Runs the command line that the process was given.
@@ -114,6 +117,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Sim(_) | Verb::Bench(_) | Verb::Drill(_) | Verb::Lab(_) => lab::run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Package(verb) => verb.run(),
+        Verb::Reference(verb) => verb.run(),
     };
     finish(outcome)
 }

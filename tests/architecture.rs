@@ -28,7 +28,17 @@ const CRATES: [Floors; 6] = [
     ),
     ("crates/client/src", &[&["link"], &["attempts"]]),
     ("crates/kit/src", &[&["text"], &["outcome"], &["arguments", "cluster", "signals"]]),
-    ("src", &[&["http", "disk", "config"], &["net", "metrics"], &["engine"], &["cli"], &["main"]]),
+    (
+        "src",
+        &[
+            &["table"],
+            &["http", "disk", "config"],
+            &["net", "metrics"],
+            &["engine", "reference"],
+            &["cli"],
+            &["main"],
+        ],
+    ),
     (
         "crates/lab/src",
         &[

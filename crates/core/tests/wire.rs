@@ -562,7 +562,7 @@ fn golden_bytes() {
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],
-        lives: vec![(NodeId(9), INCARNATION)],
+        peer_incarnations: vec![(NodeId(9), INCARNATION)],
         fresh: vec![9],
     };
     golden(&mut out, "meta", meta);

@@ -282,7 +282,7 @@ impl Identity {
         let seen = io
             .local
             .meta()
-            .lives
+            .peer_incarnations
             .iter()
             .find(|(node, _)| *node == from)
             .map(|(_, incarnation)| *incarnation);
@@ -290,8 +290,8 @@ impl Identity {
         let mut seq = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
         if seen.is_none_or(|seen| incarnation.incarnation > seen.incarnation) {
             seq = Some(io.change_meta(|meta| {
-                meta.lives.retain(|(node, _)| *node != from);
-                meta.lives.push((from, incarnation));
+                meta.peer_incarnations.retain(|(node, _)| *node != from);
+                meta.peer_incarnations.push((from, incarnation));
             }));
         }
         let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());

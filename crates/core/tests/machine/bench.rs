@@ -21,7 +21,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A node at its start, in its `incarnation`th life.
+    /// A node at its start, in this `incarnation`.
     pub(crate) fn at_start(incarnation: u64) -> Self {
         Bench::keeping(incarnation, Kept::default())
     }

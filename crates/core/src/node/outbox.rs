@@ -8,7 +8,7 @@ use super::{ClientId, Config, Hindrance, Notice, Output, Work};
 use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
-use crate::types::{Key, Micros, NodeId, Nodes, Partition};
+use crate::types::{Key, NodeId, Nodes, Partition};
 
 /// The outputs of one node while it handles an input. Messages to itself and notices between roles
 /// stay inside; messages that report unsynced records are held back.

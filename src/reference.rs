@@ -6,8 +6,10 @@ mod limits;
 use crate::table::Table;
 use crate::{config, net};
 
-/// The tables, by the names that the pages have them under.
-const TABLES: [(&str, fn() -> Table); 11] = [
+/// The name that pages have a table under, and what makes it.
+pub type Named = (&'static str, fn() -> Table);
+
+const TABLES: [Named; 11] = [
     ("configuration-node", config::reference::node),
     ("configuration-requests", config::reference::requests),
     ("configuration-background", config::reference::background),

@@ -26,14 +26,14 @@ const NOBODY_LISTENS: &str = ": check that the daemon runs there (`systemctl sta
 /// What every verb understands.
 #[derive(Args)]
 pub struct Shared {
-    /// A node of the cluster, or several, which are tried in turn
+    /// A node of the cluster, or several, which are tried in turn [env: PIXII_CONNECT]
     #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT[,HOST:PORT...]")]
     #[arg(help_heading = "Global options")]
     connect: Vec<String>,
-    /// What clients of the cluster prove themselves with, if it has secrets
+    /// File with the client secret [env: PIXII_SECRET_FILE]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     secret_file: Option<PathBuf>,
-    /// Answer in JSON
+    /// Print JSON
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
 }

@@ -7,9 +7,9 @@ use crate::table::Table;
 use crate::{config, net};
 
 /// The name that pages have a table under, and what makes it.
-pub type Named = (&'static str, fn() -> Table);
+pub type NamedTable = (&'static str, fn() -> Table);
 
-const TABLES: [Named; 11] = [
+const TABLES: [NamedTable; 11] = [
     ("configuration-node", config::reference::node),
     ("configuration-requests", config::reference::requests),
     ("configuration-background", config::reference::background),

@@ -1,7 +1,7 @@
 //! `pixii reference`: tables of the reference pages, for `docs/generate`.
 
 use clap::Args;
-use pixii::reference::{self, Named};
+use pixii::reference::{self, NamedTable};
 use pixii::table::Table;
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit};
 
@@ -13,7 +13,7 @@ pub(crate) struct Reference {
 }
 
 /// The tables of exit codes, which only the command knows.
-const EXIT_CODES: [Named; 3] =
+const EXIT_CODES: [NamedTable; 3] =
     [("exit-codes", codes), ("exit-codes-commands", by_command), ("exit-codes-daemon", of_daemon)];
 
 impl Reference {

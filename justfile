@@ -57,6 +57,12 @@ docs: build
     docs/check
     docs/transcripts {{pixii}}
 
+# Check the doc comments, and the links of the book; needs mdbook.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace
+    mdbook build docs -d ../target/book
+    docs/check --book target/book
+
 # Read the documentation in a browser; needs mdbook.
 book:
     mdbook serve docs --open

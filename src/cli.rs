@@ -15,6 +15,7 @@ mod migrate;
 mod node;
 mod package;
 mod put;
+mod reference;
 mod repair;
 mod ring;
 mod scratch;
@@ -34,14 +35,14 @@ Examples:
   pixii put greeting hello            write a value
   pixii get greeting                  read it
   pixii load data.tsv                 write a file of key<TAB>value lines
-  pixii hints                         what is kept for members that were not there
+  pixii hints                         hints for members that could not be reached
 
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
 
-The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a \
-    cluster with \
-secrets, the one of its clients is in the file that --secret-file or PIXII_SECRET_FILE names.";
+--connect, or else PIXII_CONNECT, names the node to talk to; the default is 127.0.0.1:7432. A \
+cluster with secrets requires the client secret, which is in the file that --secret-file or \
+PIXII_SECRET_FILE names.";
 
 /// A Dynamo-style key-value store that never loses an acknowledged write.
 #[derive(Parser)]
@@ -84,6 +85,8 @@ enum Verb {
     Completions(completions::Completions),
     #[command(hide = true)]
     Package(package::Package),
+    #[command(hide = true)]
+    Reference(reference::Reference),
 }
 
 /// Runs the command line that the process was given.
@@ -114,6 +117,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Sim(_) | Verb::Bench(_) | Verb::Drill(_) | Verb::Lab(_) => lab::run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Package(verb) => verb.run(),
+        Verb::Reference(verb) => verb.run(),
     };
     finish(outcome)
 }

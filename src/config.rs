@@ -1,11 +1,12 @@
 //! The configuration file of a daemon: TOML, every key checked, one sentence per mistake.
 
+mod numbers;
+pub(crate) mod reference;
 mod secrets;
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,7 +15,7 @@ use pixii_core::members::{Member, Members, check_name, check_written};
 use pixii_core::node::Experiment;
 use pixii_core::ring::{Ring, RingError};
 use pixii_core::secret::{Secrets, Vault};
-use pixii_core::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
+use pixii_core::types::{MAX_MEMBERS, NodeId};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -24,16 +25,9 @@ pub(crate) use secrets::SecretFiles;
 /// Where a node listens unless it is reported otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 
+/// What is logged unless the file says otherwise.
+const DEFAULT_LOG: &str = "info";
 const MAX_FILE_BYTES: u64 = 1 << 20;
-const CACHE_MIB: RangeInclusive<i64> = 1..=1_048_576;
-const GOSSIP_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
-const GOSSIP_TIMEOUT_MS: RangeInclusive<i64> = 40..=3_600_000;
-const HINT_LIMIT_MIB: RangeInclusive<i64> = 0..=1_048_576;
-const HINT_AGE_MS: RangeInclusive<i64> = 1_000..=2_592_000_000;
-const REPAIR_INTERVAL_MS: RangeInclusive<i64> = 1_000..=86_400_000;
-const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
-const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
-const CONNECTIONS: RangeInclusive<i64> = 1..=65_536;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was
 /// started.
@@ -181,12 +175,20 @@ fn default_listen() -> String {
 }
 
 fn default_log() -> String {
-    "info".to_owned()
+    DEFAULT_LOG.to_owned()
 }
 
 impl Config {
     /// Reads and checks the file at `path`, and the secrets in the files that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
+        let config = Config::read(path)?;
+        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
+        Ok(config)
+    }
+
+    /// Reads and checks the file at `path`, without the secrets.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
         let mut text = String::new();
@@ -196,12 +198,11 @@ impl Config {
         }
         let mut config = Config::parse(&text, path)?;
         config.data_dir = absolute(&config.data_dir, path).map_err(fault)?;
-        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
         Ok(config)
     }
 
-    /// The same, of the file that a running daemon reads again. A pipe is refused: it may never
-    /// end, and what was in it is gone.
+    /// Reads and checks the file as [`Config::load`] does, for a running daemon. A pipe is refused:
+    /// it may never end, and what was in it is gone.
     pub fn reload(path: &Path) -> Result<Self, ConfigError> {
         match fs::metadata(path) {
             Ok(about) if !about.is_file() => Err(ConfigError(format!(
@@ -282,31 +283,23 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
     check_listen(&keys.listen, keys.allow_insecure_network || secret_files.is_some())?;
-    let connections = keys.max_connections_per_address.unwrap_or(256);
-    let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
-    let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
-    let partitions =
-        number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
+    let connections = numbers::CONNECTIONS.of(keys.max_connections_per_address)?;
+    let n = numbers::N.of(keys.n)? as u8;
+    let partitions = numbers::PARTITIONS.of(keys.partitions)? as u16;
     let majority = i64::from(n / 2 + 1);
-    let r = number("r", keys.r.unwrap_or(majority), 1..=i64::from(n))? as u8;
-    let w = number("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
-    let interval = keys.gossip_interval_ms.unwrap_or(500);
-    let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
-    let timeout = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
-    let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
-    let gossip_timeout_ms = number("gossip_timeout_ms", timeout, bounds)? as u64;
-    let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
-    let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
-    let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);
-    let hint_age_ms = number("hint_age_ms", hint_age, HINT_AGE_MS)? as u64;
-    let repair = keys.repair_interval_ms.unwrap_or(60_000);
-    let repair_interval_ms = number("repair_interval_ms", repair, REPAIR_INTERVAL_MS)? as u64;
-    let scrub = keys.scrub_interval_ms.unwrap_or(86_400_000);
-    let scrub_interval_ms = number("scrub_interval_ms", scrub, SCRUB_INTERVAL_MS)? as u64;
-    let cache_mib = keys.cache_mib.map(|given| number("cache_mib", given, CACHE_MIB));
+    let r = numbers::check("r", keys.r.unwrap_or(majority), 1..=i64::from(n))? as u8;
+    let w = numbers::check("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
+    let interval = numbers::GOSSIP_INTERVAL_MS.of(keys.gossip_interval_ms)?;
+    let gossip_interval_ms = interval as u64;
+    let gossip_timeout_ms = numbers::gossip_timeout(keys.gossip_timeout_ms, interval)? as u64;
+    let hint_limit_mib = numbers::HINT_LIMIT_MIB.of(keys.hint_limit_mib)? as u64;
+    let hint_age_ms = numbers::HINT_AGE_MS.of(keys.hint_age_ms)? as u64;
+    let repair_interval_ms = numbers::REPAIR_INTERVAL_MS.of(keys.repair_interval_ms)? as u64;
+    let scrub_interval_ms = numbers::SCRUB_INTERVAL_MS.of(keys.scrub_interval_ms)? as u64;
+    let cache_mib =
+        keys.cache_mib.map(|given| numbers::check("cache_mib", given, numbers::CACHE_MIB));
     let cache_mib = cache_mib.transpose()?.map(|given| given as u64);
-    let reserve = keys.disk_reserve_mib.unwrap_or(256);
-    let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
+    let disk_reserve_mib = numbers::DISK_RESERVE_MIB.of(keys.disk_reserve_mib)? as u64;
     check_log(&keys.log)?;
     let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
@@ -316,7 +309,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     if members.get(NodeId::of(&keys.name)).is_none() {
         return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
     }
-    let seed = keys.emulation_seed.map(|seed| number("emulation_seed", seed, 0..=i64::MAX));
+    let seed = keys.emulation_seed.map(|seed| numbers::check("emulation_seed", seed, 0..=i64::MAX));
     let emulation_seed = seed.transpose()?.map(|seed| seed as u64);
     let allow_emulation = keys.allow_emulation;
     let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
@@ -397,13 +390,6 @@ fn check_log(log: &str) -> Result<(), String> {
          by target, as in \
          \"info,pixii::net=debug\""
     ))
-}
-
-fn number(key: &str, given: i64, bounds: RangeInclusive<i64>) -> Result<i64, String> {
-    if !bounds.contains(&given) {
-        return Err(format!("{key} = {given}: {key} is {} to {}", bounds.start(), bounds.end()));
-    }
-    Ok(given)
 }
 
 fn check_members(entries: Vec<MemberKeys>) -> Result<Members, String> {

@@ -39,6 +39,7 @@ use pixii_core::types::{Key, NodeId, Partition};
 
 pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
 pub use self::error::OpenError;
+pub use self::files::inspect::{DirectoryState, inspect};
 use self::files::{Directory, WHYS};
 use self::guarded::{Batch, Sled, StoreFault};
 pub use self::layout::NEWEST;

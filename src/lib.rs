@@ -7,6 +7,8 @@ pub mod engine;
 pub mod http;
 mod metrics;
 mod net;
+pub mod reference;
+pub mod table;
 
 use std::sync::LazyLock;
 

@@ -28,7 +28,17 @@ const CRATES: [Floors; 6] = [
     ),
     ("crates/client/src", &[&["link"], &["attempts"]]),
     ("crates/kit/src", &[&["text"], &["outcome"], &["arguments", "cluster", "signals"]]),
-    ("src", &[&["http", "disk", "config"], &["net", "metrics"], &["engine"], &["cli"], &["main"]]),
+    (
+        "src",
+        &[
+            &["table"],
+            &["http", "disk", "config"],
+            &["net", "metrics"],
+            &["engine", "reference"],
+            &["cli"],
+            &["main"],
+        ],
+    ),
     (
         "crates/lab/src",
         &[
@@ -44,6 +54,10 @@ const CRATES: [Floors; 6] = [
 
 /// What the core may not name: it has no clock, no thread, no socket and no file.
 const DRIVERS_ONLY: [&str; 4] = ["std::fs", "std::net", "std::time", "std::thread"];
+
+/// Where a reader or a script is shown which Rust is needed.
+const NAME_THE_RUST: [&str; 4] =
+    ["README.md", "CONTRIBUTING.md", "docs/operating/install.md", ".ci/run"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -249,4 +263,23 @@ fn lines_of_the_log_that_others_can_cause_are_limited() {
         );
     }
     assert!(limited > 30, "{limited} lines are limited");
+}
+
+#[test]
+fn the_oldest_rust_is_the_same_wherever_it_is_named() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let workspace = read("Cargo.toml");
+    let oldest = workspace.split("rust-version = \"").nth(1).unwrap().split('"').next().unwrap();
+    for name in NAME_THE_RUST {
+        let text = read(name);
+        let mut named = text.match_indices("Rust 1.").map(|(at, _)| &text[at + "Rust ".len()..]);
+        assert!(named.clone().next().is_some(), "{name} does not name it");
+        assert!(named.all(|rest| rest.starts_with(oldest)), "{name} names another than {oldest}");
+    }
+    for entry in fs::read_dir(root().join("crates")).unwrap() {
+        let manifest = fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("rust-version.workspace = true"), "{manifest}");
+    }
+    let clippy = read("clippy.toml");
+    assert!(!clippy.contains("msrv"), "clippy takes it from Cargo.toml");
 }

@@ -115,3 +115,26 @@ fn read_file(path: &Path) -> Result<Vec<u8>, CommandError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file as it was taken from UnicodeData.txt: the blake3 hash of its bytes.
+    const SOURCE: &str = "ac9b5de2c6108d018876a3c16f1ac2a8b887d691038d0aa531511f2b6d402adc";
+
+    #[test]
+    fn the_built_in_file_is_what_the_unicode_database_says() {
+        let rows = [
+            "U+0060\tGRAVE ACCENT;Sk;0;ON;;;;;N;SPACING GRAVE;;;;",
+            "U+00C0\tLATIN CAPITAL LETTER A WITH GRAVE;Lu;0;L;0041 0300;;;;N;LATIN CAPITAL LETTER \
+             A GRAVE;;;00E0;",
+            "U+0391\tGREEK CAPITAL LETTER ALPHA;Lu;0;L;;;;;N;;;;03B1;",
+        ];
+        for row in rows {
+            assert!(BUILT_IN.lines().any(|line| line == row), "{row}");
+        }
+        assert_eq!(BUILT_IN.lines().count(), 421);
+        assert_eq!(blake3::hash(BUILT_IN.as_bytes()).to_string(), SOURCE, "a byte has changed");
+    }
+}

@@ -20,6 +20,8 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 /// How often children and signals are looked at.
 const POLL: Duration = Duration::from_millis(100);
 const DEFAULT_DIR: &str = "pixii-dev";
+/// Replicas of each key where there are enough daemons.
+const DEFAULT_N: u8 = 3;
 const ORDERS: &str =
     "start NAME, kill NAME (kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit";
 
@@ -40,6 +42,7 @@ Examples:
   pixii dev --nodes 3 --dir /tmp/three
   pixii dev kill n3 --dir /tmp/three    in another terminal
   pixii dev --nodes 5 --n 5 -r 1 -w 3 --port 9000
+  pixii dev --nodes 1 --http            one daemon, and its /metrics
   pixii dev --allow-emulation           and then, in another terminal: pixii emulate --help")]
 pub(crate) struct Dev {
     #[command(subcommand)]
@@ -47,9 +50,9 @@ pub(crate) struct Dev {
     /// Number of daemons
     #[arg(long, default_value_t = 5)]
     nodes: usize,
-    /// Replicas of each key
-    #[arg(long, default_value_t = 3)]
-    n: u8,
+    /// Replicas of each key [default: 3, or the number of daemons if that is less]
+    #[arg(long)]
+    n: Option<u8>,
     /// Default R: replicas that answer a read [default: the majority of N]
     #[arg(short)]
     r: Option<u8>,
@@ -65,6 +68,9 @@ pub(crate) struct Dev {
     /// Port of the first daemon; the others follow (0: the kernel chooses all)
     #[arg(long, default_value_t = 7432)]
     port: u16,
+    /// Serve metrics and health over HTTP as well, on ports that the kernel chooses
+    #[arg(long)]
+    http: bool,
     /// Let `pixii emulate` make the network slow, lossy or cut
     #[arg(long)]
     allow_emulation: bool,
@@ -125,16 +131,23 @@ impl Dev {
         Ok(Exit::Done)
     }
 
+    /// The shape of the cluster. An error names the option that would make it possible.
+    fn shape(&self) -> Result<Shape, CommandError> {
+        let nodes = self.nodes;
+        let n = self.n.unwrap_or(nodes.min(usize::from(DEFAULT_N)) as u8);
+        if usize::from(n) > nodes && nodes > 0 {
+            return Err(CommandError::usage(format!(
+                "--n {n} needs {n} daemons or more, and --nodes is {nodes}: use --nodes {n}, or \
+                 --n {nodes}"
+            )));
+        }
+        let majority = n / 2 + 1;
+        let (r, w) = (self.r.unwrap_or(majority), self.w.unwrap_or(majority));
+        Ok(Shape { cluster: "dev".into(), nodes, n, r, w, partitions: self.partitions })
+    }
+
     fn serve(&self) -> CommandResult {
-        let majority = self.n / 2 + 1;
-        let shape = Shape {
-            cluster: "dev".into(),
-            nodes: self.nodes,
-            n: self.n,
-            r: self.r.unwrap_or(majority),
-            w: self.w.unwrap_or(majority),
-            partitions: self.partitions,
-        };
+        let shape = self.shape()?;
         let program =
             std::env::current_exe().map_err(|error| CommandError::error(error.to_string()))?;
         let interrupt = Interrupt::listen(false)?;
@@ -142,6 +155,9 @@ impl Dev {
         let first_port = Some(self.port).filter(|port| *port != 0);
         let mut cluster =
             Cluster::create(program, &self.dir, &shape, first_port).map_err(CommandError::error)?;
+        if self.http {
+            cluster.serve_http().map_err(CommandError::error)?;
+        }
         if self.allow_emulation {
             cluster.allow_emulation().map_err(CommandError::error)?;
         }
@@ -177,10 +193,15 @@ impl Dev {
 
     fn welcome(&self, cluster: &Cluster, spent: Duration) -> String {
         let mut rows = vec![row(["name", "address", "pid"])];
+        rows[0].extend(self.http.then(|| "HTTP".into()));
         for daemon in cluster.daemons() {
             let pid = daemon.pid().map_or_else(String::new, |pid| pid.to_string());
-            rows.push(row([&daemon.name, &daemon.address, &pid]));
+            let mut columns = row([&daemon.name, &daemon.address, &pid]);
+            columns.extend(daemon.http.clone());
+            rows.push(columns);
         }
+        let http = cluster.daemons().first().and_then(|daemon| daemon.http.as_deref());
+        let curl = http.map_or_else(String::new, |at| format!("  curl http://{at}/metrics\n"));
         let dir = match self.dir == Path::new(DEFAULT_DIR) {
             true => String::new(),
             false => format!(" --dir {}", self.dir.display()),
@@ -194,7 +215,8 @@ impl Dev {
             "{0} {4} up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
              Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get \
              greeting\n  \
-             pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\n\
+             pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\
+             {curl}\n\
              Orders here: {ORDERS}. Ctrl-C stops all.\n",
             self.nodes,
             spent.as_secs_f64(),

@@ -11,7 +11,7 @@ use pixii_client::{Client, ClientError, Found, KeyPage};
 use pixii_core::message::Rejection;
 use pixii_core::types::{Key, Partition};
 use pixii_kit::arguments::{Shared, deadline};
-use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain};
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text;
 use tokio::sync::Semaphore;
@@ -41,13 +41,17 @@ carriage return \\r, as `pixii load` reads them. A key with siblings has a line 
     third \
 column such as `sibling 1/2`. Deleted keys are left out.
 
+A dump is no backup: it is not of one moment, it has no contexts, and `pixii load` refuses the \
+lines of siblings. Where there are any, everything is printed, standard error says how many, and \
+the exit code is 6; --keys and --json print none of these lines and end with 0.
+
 Where too few replicas can answer, all other partitions are printed; those that are missing are \
     named at the end, and \
 the exit code is 4. Any other failure ends the dump, and so does \
 Ctrl-C: the number of lines that are printed and whole is said.
 
 Examples:
-  pixii dump > backup.tsv
+  pixii dump > values.tsv
   pixii dump --keys | wc -l
   pixii dump -r 3                    every replica must answer
   pixii dump --json                  an object per key, with siblings and context")]
@@ -72,6 +76,7 @@ impl Dump {
         let mut printer = Printer {
             out: BufWriter::new(io::stdout().lock()),
             lines: 0,
+            split: Split::default(),
             keys: self.keys,
             raw: self.raw,
             json: shared.json(),
@@ -92,12 +97,18 @@ impl Dump {
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");
-        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|error| {
-            match error.message.as_str() {
+        let missing =
+            outcome.and_then(Missing::verdict).map_err(|error| match error.message.as_str() {
                 "" => error,
                 why => CommandError { message: format!("{why}; {lines} printed"), ..error },
+            });
+        match printer.split.sentence() {
+            Some(sentence) => {
+                complain(&sentence);
+                missing.map(|()| Exit::Siblings)
             }
-        })
+            None => missing.map(|()| Exit::Done),
+        }
     }
 }
 
@@ -301,6 +312,28 @@ impl<'a> Merge<'a> {
     }
 }
 
+/// Printed keys that have siblings, and their lines.
+#[derive(Default)]
+struct Split {
+    keys: u64,
+    lines: u64,
+}
+
+impl Split {
+    /// Why `pixii load` does not take the whole dump; `None` if it does.
+    fn sentence(&self) -> Option<String> {
+        let (keys, lines) = (text::count(self.keys, "key"), text::count(self.lines, "line"));
+        let have = if self.keys == 1 { "has" } else { "have" };
+        (self.keys > 0).then(|| {
+            format!(
+                "{keys} {have} siblings, in {lines} of this dump that `pixii load` refuses: put \
+                 one value of each with the context of a read (`pixii get KEY --all`), and dump \
+                 again"
+            )
+        })
+    }
+}
+
 fn key_json(key: &Key) -> serde_json::Value {
     serde_json::json!({ "key": text::json_bytes(key.as_bytes()) })
 }
@@ -309,6 +342,7 @@ fn key_json(key: &Key) -> serde_json::Value {
 struct Printer<'a> {
     out: BufWriter<StdoutLock<'a>>,
     lines: u64,
+    split: Split,
     keys: bool,
     raw: bool,
     json: bool,
@@ -330,6 +364,10 @@ impl Printer<'_> {
         self.column(key.as_bytes(), &mut name);
         if self.keys {
             return self.line(&name);
+        }
+        if count > 1 {
+            self.split.keys += 1;
+            self.split.lines += count as u64;
         }
         for (at, value) in found.values.iter().enumerate() {
             let mut line = name.clone();

@@ -1,5 +1,7 @@
 //! `pixii get`.
 
+use std::io::{self, IsTerminal};
+
 use clap::Args;
 use pixii_client::Found;
 use pixii_core::types::Key;
@@ -11,9 +13,9 @@ use serde_json::json;
 /// Print the value of a key
 #[derive(Args)]
 #[command(after_help = "\
-The value is printed as it is, with no newline added. A key with several siblings (concurrent \
-    writes) \
-ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
+The value is printed as it is. On a terminal a newline is added unless the value ends with one; \
+a pipe or a file gets the exact bytes. A key with several siblings (concurrent writes) ends with \
+exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
 
 Examples:
   pixii get greeting
@@ -67,7 +69,9 @@ impl Get {
                 {key:?}"
                 ),
             }),
-            [value] if !quiet && !self.all => emit(value).map(|()| Exit::Done),
+            [value] if !quiet && !self.all => {
+                emit(shown(value, io::stdout().is_terminal())).map(|()| Exit::Done)
+            }
             values => {
                 if self.all && !quiet {
                     let lines = values.iter().flat_map(|value| [value.as_ref(), b"\n"]);
@@ -77,6 +81,12 @@ impl Get {
             }
         }
     }
+}
+
+/// A value as it is printed: on a terminal it ends with a newline, elsewhere it is as it is.
+fn shown(value: &[u8], terminal: bool) -> Vec<u8> {
+    let newline = terminal && !value.ends_with(b"\n");
+    [value, if newline { b"\n" } else { b"" }].concat()
 }
 
 fn siblings(key: &Key, count: usize, shown: bool) -> CommandResult {

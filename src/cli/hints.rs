@@ -11,7 +11,7 @@ use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-/// Show what is kept for members that were not there
+/// Show the hints that are kept for members that could not be reached
 #[derive(Args)]
 #[command(after_help = "\
 A member that cannot be reached when a key is written lacks that write. Another one keeps it \

@@ -12,7 +12,7 @@ use super::scratch::ScratchArgs;
 
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Bring the data of stopped nodes to this program's schema, or say what that would be
+/// Migrate the data of stopped nodes to this program's schema, or show what that would do
 #[derive(Args)]
 #[command(after_help = "\
 A daemon does the same at its start, before anything is served; nobody has to run this. With \
@@ -37,7 +37,7 @@ pub(crate) struct Migrate {
     /// The nodes' data directories
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long)]
     check: bool,
     #[command(flatten)]

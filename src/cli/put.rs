@@ -32,12 +32,15 @@ Examples:
   pixii put greeting hello
   pixii put photo --file photo.jpg
   date | pixii put now -                     the value from standard input
+  pixii put flag -- -x                       a value that begins with -; -5 needs no --
   pixii put cart milk --context $(pixii get cart --print-context)
   pixii put greeting hello -w 3              all three replicas, or exit code 4 or 5")]
 pub(crate) struct Put {
     #[command(flatten)]
     key: KeyArgument,
-    /// The value, up to 1 MiB; `-` takes it from standard input
+    /// The value, up to 1 MiB; `-` takes it from standard input. One that begins with - and is no
+    /// number comes after --
+    #[arg(allow_negative_numbers = true)]
     value: Option<OsString>,
     /// Take the value from a file; `-` is standard input
     #[arg(long)]

@@ -34,8 +34,9 @@ The command has one node do it now, and ends when each of its partitions was fou
 on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in \
     that time.
 
-Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be \
-    reached for 5.
+Exit codes: 0 all are equal; 1 some could not be compared for 30 seconds, or a peer could not be \
+reached for 5: the column \"not compared\" counts them for each peer, and standard error says \
+why.
 
 Examples:
   pixii repair                       the node that --connect names, with all others
@@ -211,13 +212,14 @@ impl Watch {
             let (peer, what) = (name(peer), named(&partitions));
             match why {
                 Some(why) => format!("{own} could not compare {what} with {peer}: {why}"),
-                None => format!("{own} cannot reach {peer}, which also owns {what}"),
+                None => format!("{own} cannot reach {peer}: {what} could not be compared with it"),
             }
         };
         reasons.into_iter().map(sentence).collect()
     }
 
-    /// Each peer, with how many partitions are compared with it and how many of them are equal.
+    /// Each peer, with how many partitions it shares and how many of them were found equal. Those
+    /// that differ are made equal, so that only the ones that could not be compared are left.
     fn by_peer(&self, name: &dyn Fn(NodeId) -> String) -> BTreeMap<String, (u64, u64)> {
         let mut peers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for pair in &self.report.pairs {
@@ -234,9 +236,9 @@ impl Watch {
         if peers.is_empty() {
             return format!("{own} has no partition with another owner: nothing to compare\n");
         }
-        let mut rows = vec![row(["peer", "partitions compared", "equal"])];
+        let mut rows = vec![row(["peer", "partitions", "found equal", "not compared"])];
         let peer = |(peer, (all, equal)): (String, (u64, u64))| {
-            row([&peer, &all.to_string(), &equal.to_string()])
+            row([&peer, &all.to_string(), &equal.to_string(), &(all - equal).to_string()])
         };
         rows.extend(peers.into_iter().map(peer));
         let moved = self.moved();
@@ -258,8 +260,9 @@ impl Watch {
     fn as_json(&self, name: &dyn Fn(NodeId) -> String, errors: &[String]) -> Value {
         let (report, moved) = (&self.report, self.moved());
         let peer = |(peer, (all, equal)): (String, (u64, u64))| {
-            json!({ "name": peer,
-            "partitions": all, "equal": equal })
+            json!({
+                "name": peer, "partitions": all, "equal": equal, "not_compared": all - equal,
+            })
         };
         json!({
             "node": report.name,

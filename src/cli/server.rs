@@ -1,5 +1,7 @@
 //! `pixii server`.
 
+mod check;
+
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -31,12 +33,22 @@ a data directory of another node, of another format, or without permission, or a
     of a node \
 that runs elsewhere.
 
+With --check it ends with 0 if the configuration is valid, or with 2 and a line for each problem \
+on standard error. It reads the configuration, its secrets, and the format and permissions of the \
+data directory with the rights of the user who runs it; it opens no port and writes nothing, so \
+that it can run beside the daemon. `pixii check` reads the data.
+
 Examples:
-  pixii server --config /etc/pixii/n1.toml")]
+  pixii server --config /etc/pixii/n1.toml
+  pixii server --check --config /etc/pixii/n1.toml
+                                     before a start, or before systemctl reload")]
 pub(crate) struct Server {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Check the configuration, its secrets and the data directory, and start nothing
+    #[arg(long, conflicts_with_all = ["bootstrap", "rejoin_empty", "new_identity"])]
+    check: bool,
     /// This is a new cluster: found it with the members that answer, without waiting for all. Those
     /// that come later join as if they had lost their disks
     #[arg(long)]
@@ -58,6 +70,9 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until ordered to stop.
     pub(crate) fn run(self) -> CommandResult {
+        if self.check {
+            return check::run(&self.config);
+        }
         let outcome = self.serve();
         if let Err(error) = &outcome {
             // A service manager shows why; one that is not there changes nothing.

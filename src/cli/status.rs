@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::repair::pair_json;
 
-/// Show how a node is
+/// Show the state of a node
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

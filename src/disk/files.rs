@@ -5,6 +5,7 @@
 //! written anew at each start.
 
 pub(super) mod copy;
+pub(super) mod inspect;
 mod twin;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

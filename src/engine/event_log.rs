@@ -254,9 +254,9 @@ fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle
     let name = &config.name;
     match notice {
         Notice::WaitsFor(_) => limited!(
-            log.several("waited for", peer),
+            log.several("founding_waits", peer),
             warn,
-            [event = "waited for", peer,],
+            [event = "founding_waits", peer,],
             "node {name} waits for {peer}: a new cluster is founded when all of its members have \
              answered, or, by \
              `pixii server --bootstrap`, by those that have"
@@ -339,9 +339,9 @@ fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &Lo
              does not take it",
         ),
         Notice::Forged(_) => limited!(
-            log.several("life_refused", peer),
+            log.several("incarnation_refused", peer),
             error,
-            [event = "life_refused", peer,],
+            [event = "incarnation_refused", peer,],
             "peer {peer} reports of an incarnation of node {name} that cannot have been: not \
              believed"
         ),

@@ -8,6 +8,8 @@ use pixii_core::wire::MAX_FRAME_BYTES;
 use pixii_transport::frames::Limits;
 use pixii_transport::inflow::Sizes;
 
+use crate::table::{Table, size};
+
 const MIB: usize = 1 << 20;
 /// Largest frame of a client. It is well over what a call may carry, so that a value over the limit
 /// is refused with the reason.
@@ -52,6 +54,29 @@ const PEER_SHARE: usize = 160 * MIB;
 const ADDRESS_REPLIES: usize = 112 * MIB;
 /// Most bytes in one outgoing queue.
 const QUEUE_BYTES: usize = 64 * MIB;
+
+/// The table of the reference.
+pub(crate) fn reference() -> Table {
+    let (wait, busy) = ("they wait", "large replies are refused as busy");
+    let mut table = Table::new(["what", "limit", "at the limit"]);
+    for (what, bytes, then) in [
+        ("frames of all clients that arrive or are worked on", CLIENT_FRAMES.most, wait),
+        ("the same, of the clients of one address", CLIENT_SHARE, wait),
+        ("frames of all peers", PEER_FRAMES.most, wait),
+        ("the same, of one peer", PEER_SHARE, wait),
+        ("replies that clients have not read", REPLIES.most, busy),
+        ("the same, of the clients of one address", ADDRESS_REPLIES, busy),
+        ("the same, of one client", QUEUE_BYTES, busy),
+        (
+            "messages that wait to leave for all peers",
+            PEER_QUEUES.most,
+            "they are dropped and counted",
+        ),
+    ] {
+        table = table.row([what, &size(bytes), then]);
+    }
+    table
+}
 
 /// The memory that connections may take.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use crate::table::{Table, number};
+
 /// Descriptors of any daemon: standard streams, event loops, timers, listening sockets and the
 /// store's files take 21 at rest; the others are for files that are open for a moment, such as
 /// large records, the configuration and secrets.
@@ -46,16 +48,40 @@ pub(crate) struct Places {
     pub(crate) sockets: usize,
 }
 
+/// The shares of what is left, as divisors, with the least number of each.
+const HANDSHAKES: (usize, usize) = (4, 4);
+const REJECTIONS: (usize, usize) = (8, 2);
+const HTTP: (usize, usize) = (8, 2);
+const STRANGERS: (usize, usize) = (32, 1);
+const OPERATORS: (usize, usize) = (16, 2);
+
+/// The table of the reference.
+pub(crate) fn reference() -> Table {
+    let share = |(divisor, least): (usize, usize), most: usize| {
+        format!("1/{divisor} of the rest, {least} to {most}")
+    };
+    let clients = format!("what is left, at most {}", number(MAX_CLIENTS as u64));
+    Table::new(["descriptors for", "how many"])
+        .row(["the store, event loops, timers, listening sockets", &BASE.to_string()])
+        .row(["each peer", &PER_PEER.to_string()])
+        .row(["the HTTP port", &share(HTTP, MAX_HTTP)])
+        .row(["connections in their handshake", &share(HANDSHAKES, MAX_HANDSHAKES)])
+        .row(["refused connections that still read the reason", &share(REJECTIONS, MAX_REJECTIONS)])
+        .row(["nodes that are not among the members", &share(STRANGERS, MAX_STRANGERS)])
+        .row(["commands of the operator", &share(OPERATORS, MAX_OPERATORS)])
+        .row(["clients", &clients])
+}
+
 impl Places {
     /// The places of a node with `peers` peers, in a process with this limit of descriptors.
     pub(crate) fn of(limit: usize, peers: usize) -> Self {
         let left = limit.saturating_sub(BASE + PER_PEER * peers);
-        let share = |divisor: usize, least: usize, most: usize| (left / divisor).clamp(least, most);
-        let handshakes = share(4, 4, MAX_HANDSHAKES);
-        let rejections = share(8, 2, MAX_REJECTIONS);
-        let http = share(8, 2, MAX_HTTP);
-        let strangers = share(32, 1, MAX_STRANGERS);
-        let operators = share(16, 2, MAX_OPERATORS);
+        let share = |(divisor, least): (usize, usize), most| (left / divisor).clamp(least, most);
+        let handshakes = share(HANDSHAKES, MAX_HANDSHAKES);
+        let rejections = share(REJECTIONS, MAX_REJECTIONS);
+        let http = share(HTTP, MAX_HTTP);
+        let strangers = share(STRANGERS, MAX_STRANGERS);
+        let operators = share(OPERATORS, MAX_OPERATORS);
         let taken = handshakes + rejections + http + strangers + operators;
         let clients = left.saturating_sub(taken).clamp(1, MAX_CLIENTS);
         let accepted = ACCEPTED_PER_PEER * peers;

@@ -1,6 +1,6 @@
 //! The client against fake nodes: where requests go, and what is known after a failure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii_client::{Client, ClientError, Options, Put};
@@ -150,6 +150,28 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         assert!(matches!(error, ClientError::Unknown(_)), "{error}");
         client.put_again(write, TIMEOUT_MS).await.unwrap();
         assert_eq!(fake.repeats(), [2]);
+    });
+}
+
+#[test]
+fn the_time_in_an_unknown_outcome_is_the_time_that_the_caller_waited() {
+    let fake = Fake::start(2, 2);
+    run(async {
+        let client = client(&fake).await;
+        fake.all_behave(&Behaviour::Unknown);
+        let begun = Instant::now();
+        let key = key("k");
+        let putting = client.put(put(&client, &key, "v", None), 1_000);
+        // The last node that says how many replicas confirmed it is not the last that is tried.
+        let refusing = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fake.all_behave(&Behaviour::Refuse(Rejection::Stopping));
+        };
+        let (outcome, ()) = tokio::join!(putting, refusing);
+        let (waited, error) = (begun.elapsed().as_millis(), outcome.unwrap_err().to_string());
+        let stated = error.split(" in ").nth(1).and_then(|rest| rest.split(' ').next());
+        let stated: u128 = stated.unwrap_or_default().parse().unwrap_or_default();
+        assert!((waited - 100..=waited).contains(&stated), "{waited} ms, and \"{error}\"");
     });
 }
 

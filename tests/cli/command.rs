@@ -149,7 +149,9 @@ fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let address = fake.address(0);
     fake.kill(0);
     let stated = format!(
-        "pixii: cannot connect to {address}: connection refused; start a cluster with `pixii dev`\n"
+        "pixii: cannot connect to {address}: connection refused: check that the daemon runs there \
+         (`systemctl status 'pixii@*'`), or name another node with --connect; `pixii dev` starts a \
+         cluster to try on this machine\n"
     );
     assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), stated));
     let both = format!("{address},{}", fake.address(1));
@@ -214,6 +216,7 @@ fn every_verb_has_help_with_examples() {
         let (code, help, _) = run(&fake, &[verb, "--help"]);
         assert_eq!(code, 0);
         assert!(help.contains("Examples:\n  "), "{verb}: {help}");
+        assert!(help.contains("--connect <HOST:PORT[,HOST:PORT...]>"), "{verb}: {help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{verb}: {help}");
         // Paragraphs are wrapped once, by the terminal's width: no short lines in their middle.
         let prose = |line: &&str| line.starts_with(|c: char| c.is_alphabetic() || c == '-');
@@ -300,9 +303,9 @@ fn a_repair_ends_when_all_are_equal_and_names_whom_it_cannot_reach() {
     let (code, out, err) = run(&fake, &["repair", "--node", "n2", "--partition", "7"]);
     assert_eq!((code, err.as_str()), (0, ""));
     let table = "\
-peer  partitions compared  equal
-n1    1                    1
-n3    1                    1
+peer  partitions  found equal  not compared
+n1    1           1            0
+n3    1           1            0
 
 n2 received  2 objects, 200 bytes
 n2 sent      0 objects, 0 bytes
@@ -310,7 +313,9 @@ in           ";
     assert!(out.starts_with(table), "{out}");
     let (_, out, _) = run(&fake, &["repair", "--peer", "n3", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
-    let peers = serde_json::json!([{ "name": "n3", "partitions": 16, "equal": 16 }]);
+    let peers = serde_json::json!([
+        { "name": "n3", "partitions": 16, "equal": 16, "not_compared": 0 }
+    ]);
     assert_eq!((&json["complete"], &json["peers"]), (&true.into(), &peers));
     assert_eq!(json["pairs"].as_array().unwrap().len(), 16);
     assert_eq!(json["received"], serde_json::json!({ "objects": 16, "bytes": 1_600 }));
@@ -324,11 +329,11 @@ in           ";
     let (code, out, err) = run(&fake, &["repair"]);
     assert_eq!(code, 1);
     assert!(
-        out.contains("\nn2    16                   16\nn3    16                   0\n"),
+        out.contains("\nn2    16          16           0\nn3    16          0            16\n"),
         "{out}"
     );
-    let sentence =
-        "pixii: n1 cannot reach n3, which also owns partitions 0, 1, 2, 3, 4 and 11 others\n";
+    let sentence = "pixii: n1 cannot reach n3: partitions 0, 1, 2, 3, 4 and 11 others could not \
+        be compared with it\n";
     assert_eq!(err, sentence);
     let alone = Fake::start(1, 1);
     let (code, out, _) = run(&alone, &["repair"]);

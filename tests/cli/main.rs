@@ -3,4 +3,6 @@
 
 mod client;
 mod command;
+mod reference;
 mod transfer;
+mod values;

@@ -57,13 +57,22 @@ fn blind_loads_leave_siblings_and_dumps_mark_them() {
         let line = format!("k\t{value}\n");
         assert_eq!(fed(&fake, &["load", "-", "--blind"], line.as_bytes()).status.code(), Some(0));
     }
-    let (_, out, _) = run(&fake, &["dump"]);
+    let (code, out, err) = run(&fake, &["dump"]);
+    let refused = "pixii: 1 key has siblings, in 2 lines of this dump that `pixii load` refuses: ";
+    assert!(code == 6 && err.starts_with(refused) && err.lines().count() == 1, "{err}");
+    let (_, help, _) = run(&fake, &["dump", "--help"]);
+    assert!(help.contains("A dump is no backup") && !help.contains("backup.tsv"), "{help}");
+    assert_eq!(fed(&fake, &["load", "-"], out.as_bytes()).status.code(), Some(1));
+    for other in ["--keys", "--json"] {
+        let (code, _, err) = run(&fake, &["dump", other]);
+        assert_eq!((code, err.as_str()), (0, ""), "{other} has no such lines");
+    }
     let columns: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!([columns[0][2], columns[1][2]], ["sibling 1/2", "sibling 2/2"]);
     // Lines of one key are written one after the other, and the last one stays.
     let many: String = (0..50).map(|number| format!("k\t{number}\n")).collect();
     assert_eq!(fed(&fake, &["load", "-"], many.as_bytes()).status.code(), Some(0));
-    assert_eq!(run(&fake, &["dump"]).1, "k\t49\n");
+    assert_eq!(run(&fake, &["dump"]), (0, "k\t49\n".into(), String::new()));
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     assert_eq!(cluster.status("n2").read_ineligible, 64);
     assert!(cluster.path("n2").join("damaged-2/sled/db").exists());
     let reported = cluster.run(&["get", "key-1", "-r", "2"]);
-    let outcomes = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
+    let outcomes = "(counted: n1; answered, not counted: n2; silent or unreachable: n3)";
     let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {outcomes}\n");
     assert_eq!(reported.stated(), (4, &*sentence));
 

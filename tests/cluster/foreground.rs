@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
@@ -128,6 +128,38 @@ fn dev_obeys_orders_and_has_its_data_back_the_next_time() {
     signal("INT", dev.child.id());
     dev.hears("all daemons have stopped");
     assert_eq!(dev.ends(), Some(0));
+}
+
+#[test]
+fn one_daemon_is_enough_and_shows_its_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let one = ["dev", "--nodes", "1", "--port", "0", "--http", "--dir", place];
+    let mut child = pixii(&one);
+    child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let (out, err, orders) =
+        (lines(child.stdout.take()), lines(child.stderr.take()), child.stdin.take());
+    let mut dev = Dev { child, orders, out, err, daemons: Vec::new() };
+    dev.hears("1 daemon is up after ");
+    let words: Vec<String> = dev.hears("n1 ").split_whitespace().map(String::from).collect();
+    let http = dev.hears("  curl http://");
+    assert_eq!(http.trim(), format!("curl http://{}/metrics", words[3]));
+    let mut stream = TcpStream::connect(&words[3]).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("\npixii_ready 1\n"), "{text}");
+    dev.daemons.push((words[0].clone(), words[1].clone(), words[2].parse().unwrap()));
+    dev.run(&["put", "k", "v"]).done();
+    assert_eq!(dev.run(&["get", "k"]).done(), "v");
+    dev.order(b"quit\n");
+    assert_eq!(dev.ends(), Some(0));
+
+    let few = pixii(&["dev", "--nodes", "2", "--n", "3", "--dir", place]);
+    let sentence = "pixii: --n 3 needs 3 daemons or more, and --nodes is 2: use --nodes 3, or --n \
+        2\n";
+    assert_eq!(Run::start(few, b"").end().stated(), (2, sentence));
 }
 
 #[test]

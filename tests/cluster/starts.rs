@@ -1,7 +1,9 @@
 //! How a daemon begins, what it says of that, and what it makes of a configuration.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -83,6 +85,44 @@ fn what_no_configuration_can_mean_is_refused_in_the_terms_of_toml() {
             reported.err
         );
     }
+}
+
+#[test]
+fn a_configuration_is_checked_and_nothing_is_started_or_written() {
+    let cluster = TestCluster::start(1);
+    let files = |dir: &Path| {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<BTreeSet<_>>()
+    };
+    let check = |name: &str| {
+        let path = cluster.path(name);
+        Run::start(pixii(&["server", "--check", "--config", path.to_str().unwrap()]), b"").end()
+    };
+    // Beside the daemon that uses it.
+    let checked = check("n1.toml");
+    assert!(checked.done().contains("n1.toml: the configuration is valid: node n1 of cluster "));
+    assert!(checked.out.ends_with(" has a store\n"), "{}", checked.out);
+    assert!(cluster.run(&["put", "k", "v"]).code == 0, "the daemon goes on");
+
+    let good = alone("new/data", "127.0.0.1:1");
+    fs::write(cluster.path("try.toml"), &good).unwrap();
+    let before = files(cluster.dir.path());
+    assert!(check("try.toml").done().ends_with("new/data will be created\n"));
+    assert_eq!(files(cluster.dir.path()), before);
+    fs::create_dir(cluster.path("new")).unwrap();
+    fs::write(cluster.path("new/letter"), "dear").unwrap();
+    let secrets = "n = 1\nsecret_file = \"/no/such\"\nclient_secret_file = \"/no/such\"\n";
+    let wrong = good.replace("new/data", "new").replace("n = 1\n", secrets);
+    fs::write(cluster.path("try.toml"), wrong).unwrap();
+    let checked = check("try.toml");
+    let (code, err) = checked.stated();
+    assert_eq!((code, err.lines().count()), (2, 2), "a line for each problem: {err}");
+    assert!(err.contains("try.toml: secret_file: /no/such: No such file"), "{err}");
+    assert!(err.contains("holds \"letter\" and no FORMAT file: it is no data directory"), "{err}");
+    fs::write(cluster.path("try.toml"), good.replace("n = 1\n", "n = 9\n")).unwrap();
+    assert_eq!(check("try.toml").code, 2);
+    fs::write(cluster.path("try.toml"), good.replace("new/data", "new/letter/x")).unwrap();
+    assert_eq!(check("try.toml").code, 2);
 }
 
 #[test]

@@ -50,6 +50,27 @@ struct Answered {
     is_left_alone: bool,
 }
 
+/// Why the outcome of a write is unknown.
+enum Doubt {
+    /// So many replicas of those that were needed have confirmed it to the last coordinator.
+    Unconfirmed { acknowledged: u8, needed: u8 },
+    /// Another reason, in words.
+    Other(String),
+}
+
+impl Doubt {
+    /// In words; `waited` is the time of all attempts together, which no node knows.
+    fn reason(self, waited: Duration) -> String {
+        match self {
+            Doubt::Unconfirmed { acknowledged, needed } => {
+                let ms = waited.as_millis();
+                format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms")
+            }
+            Doubt::Other(why) => why,
+        }
+    }
+}
+
 /// The state of a request while it is tried.
 struct Attempts {
     writes: bool,
@@ -57,7 +78,7 @@ struct Attempts {
     /// The reason of the last node that refused it.
     refused: Option<Rejection>,
     /// Why the outcome is unknown; `None` while nothing may have happened without an answer.
-    unknown: Option<String>,
+    unknown: Option<Doubt>,
     /// The reason of a node that refused a further attempt, after the outcome had become unknown.
     reason: Option<Rejection>,
     since: Instant,
@@ -324,18 +345,12 @@ impl Attempts {
                 }
             }
             Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
-                // The time of all attempts together, which the node does not know.
-                let ms = self.since.elapsed().as_millis();
-                let reported = format!(
-                    "{acknowledged} of {needed} replicas confirmed it in {ms} \
-                    ms"
-                );
-                self.unknown = Some(reported);
+                self.unknown = Some(Doubt::Unconfirmed { acknowledged, needed });
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
-            Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),
+            Ok(_) if self.writes => self.unknown = Some(Doubt::Other(ODD_ANSWER.into())),
             Ok(_) => self.faults.push(named(ODD_ANSWER.into())),
-            Err(Lost::Sent(why)) if self.writes => self.unknown = Some(named(why)),
+            Err(Lost::Sent(why)) if self.writes => self.unknown = Some(Doubt::Other(named(why))),
             Err(Lost::Sent(why) | Lost::Unsent(why)) => self.faults.push(named(why)),
         }
         Ok(None)
@@ -343,7 +358,8 @@ impl Attempts {
 
     /// The error when no node has carried it out: the worst that may have happened.
     fn failure(self, timeout_ms: u32) -> ClientError {
-        match (self.unknown, self.refused) {
+        let waited = self.since.elapsed();
+        match (self.unknown.map(|doubt| doubt.reason(waited)), self.refused) {
             (Some(why), _) => ClientError::Unknown(match self.reason {
                 Some(reason) => format!("{why}; a further attempt was refused: {reason}"),
                 None => why,

@@ -87,7 +87,7 @@ pub struct Meta {
     /// lost.
     pub read_ineligible: Vec<Partition>,
     /// The last incarnation of each other member that introduced itself here.
-    pub lives: Vec<(NodeId, IncarnationId)>,
+    pub peer_incarnations: Vec<(NodeId, IncarnationId)>,
     /// The store ids that issued dots here since this disk was last known to be the newest. If it
     /// turns out to be an old copy, their events are not old.
     pub fresh: Vec<u64>,
@@ -120,7 +120,7 @@ impl Meta {
             clean: true,
             cluster: None,
             read_ineligible: Vec::new(),
-            lives: Vec::new(),
+            peer_incarnations: Vec::new(),
             fresh: Vec::new(),
         }
     }

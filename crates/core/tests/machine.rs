@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use pixii_core::causal::{ActorEpoch, Object};
 use pixii_core::gc_epoch::{GcEpoch, GcState};
-use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Member};
+use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Liveness, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
@@ -454,12 +454,33 @@ fn whom_the_founding_of_a_cluster_waits_for_is_said_once() {
         });
         named.collect()
     };
-    assert_eq!(waits_for(bench.tick(9_000)), []);
-    let mut named = waits_for(bench.tick(3_000));
+    assert_eq!(waits_for(bench.tick(900)), []);
+    let mut named = waits_for(bench.tick(300));
     named.sort_unstable();
     others.sort_unstable();
     assert_eq!(named, others, "nobody has answered yet");
     assert_eq!(waits_for(bench.tick(30_000)), []);
+}
+
+#[test]
+fn a_silent_member_is_reported_down_once_there_is_a_cluster() {
+    let mut bench = Bench::at_start(1);
+    let others = bench.peers();
+    bench.tick_for_liveness(30_000, |_, liveness| {
+        panic!("{liveness:?} is reported of a member of a cluster that is not founded");
+    });
+    // It joins the cluster of the one that answers; the other two are silent as before.
+    let cluster = Cluster::found("c", others.iter().copied().zip(2..).collect());
+    bench.give(Input::Link { peer: others[0], up: true });
+    let out =
+        bench.peer(others[0], 5, Body::Known { seen: None, birth: 2, cluster: Some(cluster) });
+    bench.disk(out, &Record::default());
+    let mut down = Vec::new();
+    bench.tick_for_liveness(1_000, |peer, liveness| down.push((peer, liveness)));
+    down.sort_unstable_by_key(|(peer, _)| *peer);
+    let mut silent = others[1..].to_vec();
+    silent.sort_unstable();
+    assert_eq!(down, silent.into_iter().map(|peer| (peer, Liveness::Down)).collect::<Vec<_>>());
 }
 
 #[test]

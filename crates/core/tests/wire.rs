@@ -577,7 +577,7 @@ fn golden_bytes() {
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],
-        lives: vec![(NodeId(9), INCARNATION)],
+        peer_incarnations: vec![(NodeId(9), INCARNATION)],
         fresh: vec![9],
     };
     golden(&mut out, "meta", meta);
@@ -603,7 +603,7 @@ fn every_rejection_is_one_sentence() {
     }
     let (outcomes, answered) = (outcomes(), 1);
     let text = Rejection::NoQuorum { answered, outcomes, needed: 2, timeout_ms: 500 }.to_string();
-    let who = "counted: n1; without a word that counts: n2; silent or unreachable: n3, n4";
+    let who = "counted: n1; answered, not counted: n2; silent or unreachable: n3, n4";
     assert_eq!(text, format!("no quorum: 1 of 2 replicas answered in 500 ms ({who})"));
     let text =
         Rejection::Unreachable { reachable: 0, needed: 1, outcomes: ReplicaOutcomes::default() }

@@ -19,17 +19,21 @@ use crate::text;
 /// The address of a node that listens where nothing else is configured.
 pub const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
 
+/// Advice where no daemon listens at any of the addresses.
+const NOBODY_LISTENS: &str = ": check that the daemon runs there (`systemctl status 'pixii@*'`), \
+    or name another node with --connect; `pixii dev` starts a cluster to try on this machine";
+
 /// What every verb understands.
 #[derive(Args)]
 pub struct Shared {
-    /// A node of the cluster; several are tried in turn
-    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    /// A node of the cluster, or several, which are tried in turn [env: PIXII_CONNECT]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT[,HOST:PORT...]")]
     #[arg(help_heading = "Global options")]
     connect: Vec<String>,
-    /// What clients of the cluster prove themselves with, if it has secrets
+    /// File with the client secret [env: PIXII_SECRET_FILE]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     secret_file: Option<PathBuf>,
-    /// Answer in JSON
+    /// Print JSON
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
 }
@@ -123,7 +127,7 @@ impl Shared {
 async fn connect(addresses: &[String], options: Options) -> Result<Client, CommandError> {
     Client::connect(addresses, options).await.map_err(|failure| {
         let nobody = matches!(failure, ClientError::NobodyListens(_));
-        let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
+        let hint = if nobody { NOBODY_LISTENS } else { "" };
         CommandError::error(format!("{failure}{hint}"))
     })
 }
@@ -156,6 +160,7 @@ pub fn deadline() -> RangedI64ValueParser<u32> {
 #[derive(Args)]
 pub struct KeyArgument {
     /// The key, 1 to 1024 bytes
+    #[arg(allow_negative_numbers = true)]
     key: OsString,
     /// KEY is given in hexadecimal, so that it can have any bytes
     #[arg(long)]

@@ -90,11 +90,18 @@ impl Cluster {
 
     /// Adds a line to the configuration of all daemons; it holds from their next start.
     pub fn configure(&self, line: &str) -> Result<(), String> {
-        self.daemons.iter().try_for_each(|Daemon { config, .. }| {
-            let fault = |error: io::Error| format!("{}: {error}", config.display());
-            let text = fs::read_to_string(config).map_err(fault)?;
-            fs::write(config, format!("{line}\n{text}")).map_err(fault)
-        })
+        self.daemons.iter().try_for_each(|daemon| daemon.configure(line))
+    }
+
+    /// Lets each daemon serve metrics and health over HTTP, on a port that the kernel chooses, from
+    /// its next start.
+    pub fn serve_http(&mut self) -> Result<(), String> {
+        let addresses = free_addresses(self.daemons.len(), None)?;
+        for (daemon, address) in self.daemons.iter_mut().zip(addresses) {
+            daemon.configure(&format!("http_listen = \"{address}\""))?;
+            daemon.http = Some(address);
+        }
+        Ok(())
     }
 
     /// The daemons in the order of their numbers.

@@ -24,6 +24,35 @@ pub enum Exit {
     Siblings = 6,
 }
 
+impl Exit {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Exit; 7] = [
+        Exit::Done,
+        Exit::Error,
+        Exit::Usage,
+        Exit::Absent,
+        Exit::NoQuorum,
+        Exit::Unknown,
+        Exit::Siblings,
+    ];
+
+    /// What the code says to a script, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Error => {
+                "an error, in a sentence on standard error; where several nodes were asked, one \
+                 for each that failed"
+            }
+            Exit::Usage => "the command line cannot be read, or the configuration is wrong",
+            Exit::Absent => "the key is absent",
+            Exit::NoQuorum => "no quorum: too few replicas could answer; nothing was written",
+            Exit::Unknown => "the outcome of a write is unknown: it may or may not have happened",
+            Exit::Siblings => "the key has several siblings",
+        }
+    }
+}
+
 /// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
 #[derive(Debug)]
 pub struct CommandError {

@@ -130,6 +130,11 @@ async fn run(
     line(case, &report, &before, &Counters::now(servers, meters)?)
 }
 
+/// The first bytes of all keys of a measurement with this seed.
+pub(crate) fn prefix(seed: u64) -> String {
+    format!("bench/{:08x}/", seed as u32)
+}
+
 fn spec(field: &Field, case: Case) -> Spec {
     let (mix, choice) = match case.kind {
         Kind::Get => (Mix { get: 1.0, ..Mix::default() }, Choice::Uniform),
@@ -140,7 +145,7 @@ fn spec(field: &Field, case: Case) -> Spec {
         clients,
         arrivals: None,
         mix,
-        prefix: format!("bench/{:08x}/{kind:?}/{size}/{clients}/", field.seed as u32),
+        prefix: format!("{}{kind:?}/{size}/{clients}/", prefix(field.seed)),
         keys: field.keys,
         choice,
         sizes: Sizes::fixed(size),

@@ -39,7 +39,7 @@ impl fmt::Display for ReplicaOutcomes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let parts = [
             ("counted", &self.counted),
-            ("without a word that counts", &self.uncounted),
+            ("answered, not counted", &self.uncounted),
             ("silent or unreachable", &self.silent),
         ];
         let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());

@@ -51,6 +51,9 @@ pub(super) struct Gossip {
     /// Digests that leave beside the usual one in the next round.
     eager: u8,
     digest: u64,
+    /// True once this node is in a cluster. Before, silent members are no news: they are waited
+    /// for.
+    reports: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,14 +65,27 @@ struct Peer {
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, now: Time, id: NodeId, io: &mut Io) {
+    fn revive(&mut self, now: Time, id: NodeId, reports: bool, io: &mut Io) {
         if self.liveness == Liveness::Down {
             self.detector.returned();
         }
         if self.liveness != Liveness::Up {
-            self.liveness = Liveness::Up;
-            io.out.set_liveness(id, Liveness::Up, self.detector.silence(now));
+            self.change(now, id, Liveness::Up, reports, io);
         }
+    }
+
+    /// Its liveness is another one now; `reports` as in [`Gossip`].
+    fn change(&mut self, now: Time, id: NodeId, liveness: Liveness, reports: bool, io: &mut Io) {
+        self.liveness = liveness;
+        io.out.set_liveness(id, liveness);
+        if reports {
+            self.report(now, id, io);
+        }
+    }
+
+    fn report(&self, now: Time, id: NodeId, io: &mut Io) {
+        let silence = self.detector.silence(now);
+        io.out.notice(Notice::LivenessChanged(id, self.liveness, silence));
     }
 }
 
@@ -97,6 +113,7 @@ impl Gossip {
             next_round: Time::START,
             eager: EAGER,
             digest: config.members.digest(),
+            reports: false,
         }
     }
 
@@ -137,8 +154,9 @@ impl Gossip {
 
     /// A message of a peer has come, whatever it says.
     pub(super) fn heard(&mut self, now: Time, from: NodeId, io: &mut Io) {
+        let reports = self.reports;
         if let Some(peer) = self.peer_mut(from) {
-            peer.revive(now, from, io);
+            peer.revive(now, from, reports, io);
             peer.detector.sign(now);
         }
     }
@@ -155,11 +173,14 @@ impl Gossip {
         if known < io.local.meta().incarnation {
             self.announce(io);
         }
+        let joined = io.local.meta().cluster.is_some() && !self.reports;
+        self.reports |= joined;
         for (id, peer) in self.ids.iter().zip(&mut self.peers) {
             let liveness = peer.detector.liveness(now, self.timeout);
             if liveness != peer.liveness {
-                peer.liveness = liveness;
-                io.out.set_liveness(*id, liveness, peer.detector.silence(now));
+                peer.change(now, *id, liveness, self.reports, io);
+            } else if joined && liveness != Liveness::Up {
+                peer.report(now, *id, io);
             }
         }
         self.ask_quiet(now, io);
@@ -329,6 +350,7 @@ impl Gossip {
                 self.hear_of_myself(from, heartbeat, io);
                 continue;
             }
+            let reports = self.reports;
             let Some(peer) = self.peer_mut(id) else {
                 io.out.count(Counter::GossipOfStrangers);
                 continue;
@@ -340,7 +362,7 @@ impl Gossip {
             }
             if heartbeat > known {
                 peer.heartbeat = heartbeat;
-                peer.revive(now, id, io);
+                peer.revive(now, id, reports, io);
                 peer.detector.heartbeat(now);
             }
         }

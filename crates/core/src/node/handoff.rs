@@ -537,7 +537,8 @@ impl Handoff {
 /// Notifies each member that nothing is kept for any more, when that is synced.
 fn report_drained(io: &mut Io) {
     for target in io.local.hints.take_drained() {
-        let incarnation = io.local.meta().lives.iter().find(|(node, _)| *node == target);
+        let incarnation =
+            io.local.meta().peer_incarnations.iter().find(|(node, _)| *node == target);
         if let (Some((_, incarnation)), 0) = (incarnation, io.local.hints.pending(target)) {
             let (request_id, seq) = (RequestId::of_wire(incarnation.nonce), io.out.last_mark());
             io.out.send_synced(Some(seq), target, request_id, Body::Hints(0));

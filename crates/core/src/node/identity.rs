@@ -23,7 +23,7 @@ const ALONE: Micros = Micros::from_millis(3_000);
 
 /// A member that has not answered for this long is reported: the founding of a cluster waits for
 /// all.
-const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
+const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(1_000);
 
 /// What this node knows of its own identity.
 #[derive(Clone, Debug)]
@@ -282,7 +282,7 @@ impl Identity {
         let seen = io
             .local
             .meta()
-            .lives
+            .peer_incarnations
             .iter()
             .find(|(node, _)| *node == from)
             .map(|(_, incarnation)| *incarnation);
@@ -290,8 +290,8 @@ impl Identity {
         let mut seq = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
         if seen.is_none_or(|seen| incarnation.incarnation > seen.incarnation) {
             seq = Some(io.change_meta(|meta| {
-                meta.lives.retain(|(node, _)| *node != from);
-                meta.lives.push((from, incarnation));
+                meta.peer_incarnations.retain(|(node, _)| *node != from);
+                meta.peer_incarnations.push((from, incarnation));
             }));
         }
         let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());

@@ -8,7 +8,7 @@ use super::{ClientId, Config, Hindrance, Notice, Output, Work};
 use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
-use crate::types::{Key, Micros, NodeId, Nodes, Partition};
+use crate::types::{Key, NodeId, Nodes, Partition};
 
 /// The outputs of one node while it handles an input. Messages to itself and notices between roles
 /// stay inside; messages that report unsynced records are held back.
@@ -233,11 +233,10 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// Notes that this node's view of the liveness of a member has changed, after this `silence`.
-    /// The other roles are notified.
-    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
+    /// Notes that this node's view of the liveness of a member has changed. The other roles are
+    /// notified.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
         self.liveness.push_back((peer, liveness));
-        self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
     /// The next liveness that the other roles have not been notified of.

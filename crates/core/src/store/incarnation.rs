@@ -120,7 +120,7 @@ pub fn begin_anew(
     meta.birth = fresh_id;
     meta.identity.cluster.clone_from(&identity.cluster);
     meta.cluster = None;
-    meta.lives.clear();
+    meta.peer_incarnations.clear();
     store.apply(&[Change::Meta(meta), Change::Members(Members::new(members))])?;
     store.sync()?;
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
-use pixii_core::members::{Incarnation, Member, Members};
+use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{Body, PeerMessage, Rejection, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
@@ -21,7 +21,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A node at its start, in its `incarnation`th life.
+    /// A node at its start, in this `incarnation`.
     pub(crate) fn at_start(incarnation: u64) -> Self {
         Bench::keeping(incarnation, Kept::default())
     }
@@ -118,6 +118,21 @@ impl Bench {
             out.extend(self.give(Input::Tick));
         }
         out
+    }
+
+    /// Lets time pass, and gives each change of a member's liveness that is reported.
+    pub(crate) fn tick_for_liveness(&mut self, ms: u64, mut see: impl FnMut(NodeId, Liveness)) {
+        let end = self.now + ms * MILLI;
+        while self.now < end {
+            self.now = (self.now + 100 * MILLI).min(end);
+            let mut out = Vec::new();
+            self.node.handle(self.now, Input::Tick, &mut out);
+            for output in out {
+                if let Output::Notice(Notice::LivenessChanged(peer, liveness, _)) = output {
+                    see(peer, liveness);
+                }
+            }
+        }
     }
 
     /// Does everything that the node asks its store for; the disk holds `record`.

@@ -1,7 +1,7 @@
 //! One daemon's process, from its start to its end.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,6 +25,8 @@ pub struct Daemon {
     pub name: String,
     /// The `host:port` at which it listens for clients and peers.
     pub address: String,
+    /// The `host:port` of its metrics and health, if it serves HTTP.
+    pub http: Option<String>,
     pub(super) config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -41,7 +43,15 @@ impl Daemon {
         let config = dir.join(format!("{name}.toml"));
         let log = dir.join(format!("{name}.log"));
         let (child, frozen, program, environment) = (None, false, None, Vec::new());
-        Daemon { name, address, config, log, child, frozen, program, environment }
+        let http = None;
+        Daemon { name, address, http, config, log, child, frozen, program, environment }
+    }
+
+    /// Adds a line to its configuration; it holds from the next start.
+    pub(super) fn configure(&self, line: &str) -> Result<(), String> {
+        let fault = |error: io::Error| format!("{}: {error}", self.config.display());
+        let text = fs::read_to_string(&self.config).map_err(fault)?;
+        fs::write(&self.config, format!("{line}\n{text}")).map_err(fault)
     }
 
     /// Starts the process, of `program` unless it has one of its own; it runs until its standard

@@ -2,6 +2,7 @@
 //! store.
 
 mod beside;
+mod cleanup;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,11 @@ use pixii_kit::arguments::{Shared, drawn_seed};
 use pixii_kit::cluster::{Cluster, Shape};
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
+use pixii_kit::text::count;
 
 use crate::bench::compare::{Match, Opponent};
 use crate::bench::usage::{Device, Machine, listener, load_average};
-use crate::bench::{Case, Field, Meters, echo, limits, measure};
+use crate::bench::{Case, Field, Meters, echo, limits, measure, prefix};
 use crate::daemon;
 use crate::workload::Kind;
 use crate::workload::peer::Peer;
@@ -54,6 +56,10 @@ The limits are measured in the same run: 100 bytes sent back over TCP, appends w
 the store without a cluster. The ratios say how many times the least possible CPU an operation \
 takes.
 
+On a cluster that runs (--connect) the keys begin with bench/ and a number of the run. They are \
+deleted at the end, also on Ctrl-C (a second one ends it at once), unless --keep: standard error \
+says how many. Their tombstones are purged later, in the background.
+
 With --against the same load goes to another store in turn: the same generator, keys and sizes. \
 Pixii is measured twice, with a connection to each node for all clients and with one for each \
 client; the other store has one for each client. In each round another side is the first. Ratios \
@@ -64,7 +70,7 @@ is driven by its JSON gateway, which is dearer for it than gRPC. benches/peers s
 Examples:
   pixii bench --cluster 3                a throw-away cluster
   pixii bench --cluster 3,5,10           three of them, one after the other
-  pixii bench --connect 127.0.0.1:7432   one that runs; its keys begin with bench/ and stay
+  pixii bench --connect 127.0.0.1:7432   one that runs
   pixii bench --cluster 3 --clients 64 --sizes 100 --kind get --json
   pixii bench --cluster 3 --against redis://127.0.0.1:6379 --against-wait 1")]
 pub(crate) struct Bench {
@@ -91,6 +97,9 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 10_000,
         value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
+    /// Leave the keys in the cluster that --connect names, instead of deleting them at the end
+    #[arg(long, conflicts_with = "cluster")]
+    keep: bool,
     /// A directory on the daemons' file system, for the throw-away cluster and the limits [default:
     /// the one for temporary files]
     #[arg(long)]
@@ -132,7 +141,9 @@ impl Bench {
         }
         let program = daemon::program()?;
         let machine = Machine::new().map_err(CommandError::error)?;
-        let interrupt = Interrupt::listen(false)?;
+        // A second signal would leave a throw-away cluster's files behind.
+        let interrupt = Interrupt::listen(self.cluster.is_empty())?;
+        let seed = drawn_seed();
         let mut builder = tempfile::Builder::new();
         builder.prefix("pixii-bench-");
         let scratch = match &self.dir {
@@ -159,12 +170,14 @@ impl Bench {
         for nodes in sizes {
             let mut cluster =
                 nodes.map(|nodes| start(nodes, &program, scratch.path())).transpose()?;
-            block_on(async {
+            let mut loaded = false;
+            let measured = block_on(async {
                 if let Some(cluster) = &mut cluster {
                     cluster.start_all().map_err(CommandError::error)?;
                 }
                 let measuring = async {
-                    let field = self.field(shared, cluster.as_mut()).await?;
+                    let field = self.field(shared, cluster.as_mut(), seed).await?;
+                    loaded = nodes.is_none();
                     self.notice_unseen(&field, &mut results);
                     match &opponent {
                         Some(opponent) => {
@@ -178,7 +191,9 @@ impl Bench {
                     done = measuring => done,
                     () = interrupt.wait() => Err(CommandError::error("interrupted")),
                 }
-            })?;
+            });
+            let removed = if loaded { self.remove_keys(shared, seed) } else { Ok(()) };
+            measured.and(removed)?;
         }
         match beside {
             Some(beside) => self.report(&beside, &results, shared.json())?,
@@ -186,6 +201,29 @@ impl Bench {
             None => emit(results.as_text())?,
         }
         Ok(Exit::Done)
+    }
+
+    /// Deletes the keys of this run from the cluster that goes on, or says which are kept.
+    fn remove_keys(&self, shared: &Shared, seed: u64) -> Result<(), CommandError> {
+        let prefix = prefix(seed);
+        if self.keep {
+            complain(&format!("the keys that begin with {prefix} are kept"));
+            return Ok(());
+        }
+        let deleted = block_on(async {
+            let client = shared.client().await?;
+            cleanup::delete_all(&client, &prefix).await.map_err(CommandError::error)
+        });
+        // An interruption is the error that is reported; this one has to be seen as well.
+        let deleted = deleted.map_err(|error| {
+            complain(&error.message);
+            CommandError { message: String::new(), ..error }
+        })?;
+        complain(&format!(
+            "deleted {} that began with {prefix}; the tombstones are purged in the background",
+            count(deleted, "key")
+        ));
+        Ok(())
     }
 
     /// Writes what a comparison came to, to standard output and the directory that was asked for.
@@ -299,8 +337,8 @@ impl Bench {
         &self,
         shared: &Shared,
         cluster: Option<&mut Cluster>,
+        seed: u64,
     ) -> Result<Field, CommandError> {
-        let seed = drawn_seed();
         let (keys, duration) = (self.keys, Duration::from_secs(self.seconds));
         if let Some(cluster) = cluster {
             cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use pixii_testkit::cluster::TestCluster;
+use pixii_testkit::cluster::{Run, TestCluster, signal};
 use pixii_testkit::until;
 use serde_json::Value;
 
@@ -44,6 +44,34 @@ fn live_predictions_find_the_delays_that_were_emulated() {
         assert!((0.5..2.0).contains(&(modelled / measured)), "{ends:?}: {link}");
     }
     assert_eq!(reported["meet"].as_array().unwrap().len(), 9, "all are fresh in the end");
+}
+
+#[test]
+fn a_measurement_deletes_its_keys_even_when_it_is_interrupted() {
+    let cluster = TestCluster::start(1);
+    cluster.run(&["put", "bench/other", "stays"]).done();
+    let quick = ["bench", "--keys", "50", "--clients", "4", "--sizes", "100", "--seconds", "1"];
+    let kept = cluster.run(&[&quick[..], &["--kind", "get", "--keep"]].concat());
+    let (first, last) = ("pixii: the keys that begin with bench/", "/ are kept\n");
+    assert!(kept.code == 0 && kept.err.starts_with(first) && kept.err.ends_with(last), "{kept:?}");
+    assert_eq!(cluster.run(&["dump", "--keys"]).done().lines().count(), 51);
+    let deleted = cluster.run(&[&quick[..], &["--kind", "get"]].concat());
+    let first = "pixii: deleted 50 keys that began with bench/";
+    let last = "; the tombstones are purged in the background\n";
+    assert!(deleted.code == 0 && deleted.err.starts_with(first), "{deleted:?}");
+    assert!(deleted.err.ends_with(last), "{deleted:?}");
+    assert_eq!(cluster.run(&["dump", "--keys"]).done().lines().count(), 51);
+
+    let long = ["bench", "--clients", "4", "--sizes", "100", "--seconds", "600", "--kind", "put"];
+    let run = Run::start(cluster.command(&long), b"");
+    until("it has begun", || {
+        (cluster.run(&["dump", "--keys"]).done().lines().count() > 100).then_some(())
+    });
+    signal("INT", run.pid());
+    let ended = run.end();
+    assert!(ended.code == 1 && ended.err.contains("pixii: deleted "), "{ended:?}");
+    assert!(ended.err.ends_with("pixii: interrupted\n"), "{ended:?}");
+    assert_eq!(cluster.run(&["dump", "--keys"]).done().lines().count(), 51);
 }
 
 #[test]

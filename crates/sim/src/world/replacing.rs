@@ -239,7 +239,7 @@ impl World {
             let _ = self.hosts[at].store.apply(&changes);
         }
         let _ = end_incarnation(&self.hosts[at].store, &meta);
-        self.count("lives ended by a later ring");
+        self.count("incarnations ended by a later ring");
         let (ring, _) = self.hosts[at].placement();
         if ring.version() == self.ring.version() && ring.id() != self.ring.id() {
             self.count("rings made at once");

@@ -35,7 +35,7 @@ use super::watch::Watch;
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 /// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
 /// 500 bytes.
-const LOG_PER_BYTE: u64 = 6;
+pub(super) const LOG_PER_BYTE: u64 = 6;
 
 /// The name of the note of damage within the data.
 const DAMAGED: &str = "DAMAGED";
@@ -221,6 +221,11 @@ impl Sled {
             fault.clone()
         };
         self.fault.get_or_init(note).clone()
+    }
+
+    /// The fault that ended everything, if there was one.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        self.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
     /// True if what has failed is that the files contradict themselves.

@@ -27,8 +27,10 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const RING: &str = "ring";
 /// Where the store keeps the number of its last write.
 pub(super) const LAST_WRITE: &str = "write";
+/// Where the store keeps the id of its commit log, once it has one.
+pub(super) const LOG: &str = "log";
 /// The schema that this program reads and writes: as many steps lead to it (see `schema`).
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 /// Where the schema's version is.
 pub(super) const SCHEMA: &str = "schema";
 

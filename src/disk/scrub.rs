@@ -1,4 +1,4 @@
-//! Reading an open store off the device, a segment of sled's log at a time.
+//! Reading an open store off the device: a segment of sled's log at a time, or the commit log.
 
 use std::thread;
 use std::time::Duration;
@@ -17,11 +17,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 type Finding = ((Header, usize), String);
 
 impl DiskStore {
-    /// Reads a segment of the log.
+    /// Reads a segment of sled's log, or, as the last part, the commit log.
     pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, Fault> {
-        let parts = segments(self.sled.log().metadata()?.len()).max(1);
+        let parts = segments(self.tree.tree().log().metadata()?.len()).max(1) + 1;
+        if part % parts == parts - 1 {
+            return Ok(Scrubbed { parts, damage: self.scrub_commit_log()? });
+        }
         // All up to here must be there from now on.
-        let synced = self.directory.mark();
+        let synced = self.tree.applied();
         let mut before: Option<Finding> = None;
         for _ in 0..LOOKS {
             let found = self.look(part % parts, synced)?;
@@ -35,13 +38,28 @@ impl DiskStore {
         Ok(Scrubbed { parts, damage: before.map(|(_, what)| what) })
     }
 
+    fn scrub_commit_log(&self) -> Result<Option<String>, Fault> {
+        let mut found = None;
+        for look in 0..LOOKS {
+            if look > 0 {
+                thread::sleep(PAUSE);
+            }
+            // Segments are written over while they are read.
+            found = self.tree.damage_of_log()?;
+            if found.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     fn look(&self, number: u64, synced: u64) -> Result<Option<Finding>, Fault> {
-        let positions = positions(self.sled.log())?;
+        let positions = positions(self.tree.tree().log())?;
         let newest = positions.last_key_value().map(|(position, _)| *position);
-        let segment = Segment::read(self.sled.log(), number)?;
+        let segment = Segment::read(self.tree.tree().log(), number)?;
         let shape = (segment.header, segment.end);
         if !segment.is_whole(newest) {
-            let excused = self.sled.survey().excuses(number, &segment);
+            let excused = self.tree.tree().survey().excuses(number, &segment);
             return Ok((!excused).then(|| (shape, segment.what_is_wrong(number))));
         }
         let Header::At(position) = segment.header else { return Ok(None) };
@@ -58,7 +76,7 @@ impl DiskStore {
         let previous = position.checked_sub(SEGMENT_BYTES as u64);
         let previous = previous.and_then(|position| positions.get(&position));
         if let Some(previous) = previous
-            && Segment::read(self.sled.log(), *previous)?.reaches(synced)
+            && Segment::read(self.tree.tree().log(), *previous)?.reaches(synced)
         {
             return Ok(None);
         }

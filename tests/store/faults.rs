@@ -143,10 +143,10 @@ fn a_newer_schema_is_refused_and_a_lost_one_is_damage() {
         }
         old.to_vec()
     };
-    let ours = set(Some(seal("schema", &4u32.to_be_bytes())));
-    assert_eq!(ours, seal("schema", &3u32.to_be_bytes()));
+    let ours = set(Some(seal("schema", &5u32.to_be_bytes())));
+    assert_eq!(ours, seal("schema", &4u32.to_be_bytes()));
     let (error, text) = refusal(dir.path());
-    assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{text}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 5, .. }), "{text}");
     set(Some(ours.clone()));
     assert_holds(&open(dir.path()), &model);
     for bad in [vec![], vec![1], seal("schema", b""), seal("schema", &[0; 4]), vec![7; 13]] {

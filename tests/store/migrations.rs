@@ -28,7 +28,7 @@ const FIXTURES: [Fixture; 3] = [
     Fixture { schema: 2, live_keys: 30, tombstones: 3, hints: 2, digest: "47ee718084a9aef6" },
     Fixture { schema: 3, live_keys: 30, tombstones: 1, hints: 2, digest: "3d77610bef31747a" },
 ];
-const NEWEST: u32 = 3;
+const NEWEST: u32 = 4;
 
 impl Fixture {
     fn unpack(&self) -> (TempDir, PathBuf) {
@@ -84,13 +84,13 @@ fn a_newer_schema_is_refused_by_name_and_left_alone() {
     let (_dir, data) = FIXTURES[2].unpack();
     let ours = {
         let db = raw(&data);
-        db.insert(b"\x01schema", seal("schema", &4u32.to_be_bytes())).unwrap().unwrap().to_vec()
+        db.insert(b"\x01schema", seal("schema", &5u32.to_be_bytes())).unwrap().unwrap().to_vec()
     };
     for done in [schema_of(&data, &scratch(), CACHE), migrate(&data, CACHE)] {
         let error = done.unwrap_err();
-        assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{error}");
+        assert!(matches!(error, OpenError::NewerSchema { found: 5, .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("has schema 4 and this program knows schemas up to 3"), "{text}");
+        assert!(text.contains("has schema 5 and this program knows schemas up to 4"), "{text}");
     }
     raw(&data).insert(b"\x01schema", ours).unwrap();
     FIXTURES[2].assert_whole(&data, "with its own schema again");

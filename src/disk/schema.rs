@@ -137,7 +137,7 @@ mod tests {
         migrate_with(&sled, &[killed, killed, killed, killed, fifth]).unwrap();
         assert_eq!(version(), Some(5));
         assert_eq!(sled.get(&meta_key("fifth")).unwrap().unwrap(), "done");
-        migrate_with(&sled, &[killed; 5]).unwrap();
+        migrate_with(&sled, &[killed as Migration; 5]).unwrap();
         assert_eq!(migrate(&sled), Err(SchemaError::Newer(5)));
     }
 
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
         migrate(&sled).unwrap();
         assert_eq!(verify(&sled), Ok(()));
-        migrate_with(&sled, &[killed; 4]).unwrap();
+        migrate_with(&sled, &[killed as Migration; 4]).unwrap();
         assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(4)));
     }
 }

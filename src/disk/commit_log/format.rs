@@ -257,9 +257,12 @@ mod tests {
         assert_eq!(RecordHead::decode(1, &bytes), Some(record(&body)));
     }
 
-    const GOLDEN_FILE: &str = "";
-    const GOLDEN_SEGMENT: &str = "";
-    const GOLDEN_RECORD: &str = "";
+    const GOLDEN_FILE: &str =
+        "70697869696c6f6700000001000800000102030405060708000000000000000960316a47";
+    const GOLDEN_SEGMENT: &str = "4ca2551450584c53000000000000000500000000000000040000000600000040\
+        0000000000000007000000000000000800000000000000090000000000000000";
+    const GOLDEN_RECORD: &str = "7b5224d150584c520b2bf78b0000001a0000000000000005000000000000012c\
+        000000000000012b000000000000012a";
 
     #[test]
     fn a_flipped_bit_a_cut_and_another_log_are_noticed() {

@@ -88,31 +88,33 @@ pub(super) fn replay(
     visit: &mut dyn FnMut(u64, Vec<Edit>),
 ) -> Result<Replayed, Problem> {
     let mut heads = heads(device, head)?;
-    let next_number = heads.last_key_value().map_or(1, |(number, _)| number + 1);
+    // Segments may have been begun whose heads a crash kept from the disk, and not their records.
+    let newest = heads.last_key_value().map_or(0, |(number, _)| *number);
+    let next_number = newest + u64::from(segments(device, head)?) + 1;
+    // Of segments that hang in the air: what they say was synced, and the first of them.
+    let mut torn = (0, 0);
     loop {
         let (chain, is_whole) = chain(&heads, applied);
-        let Some((_, oldest)) = chain.first() else {
-            return Ok(Replayed { next_number, ..Replayed::default() });
-        };
-        if is_whole {
-            let mut reader = Reader::new(device, *head, &chain);
-            reader.run(applied, visit)?;
-            return Ok(reader.found(next_number));
-        }
-        // A segment before it is missing. Was something in it synced?
-        let before = oldest.number;
         let mut reader = Reader::new(device, *head, &chain);
-        let synced = reader.synced_behind(0, 0)?;
-        if synced > applied {
-            let what = format!(
-                "the commit log lacks the segment before its segment {before}: the tree ends at \
-                 write {applied}, and {synced} was synced"
-            );
-            return Err(Problem::Damaged(what));
+        if !chain.is_empty() && !is_whole {
+            // A segment before it is missing. A crash may have kept it from the disk.
+            torn = (torn.0.max(reader.synced_behind(0, 0)?), chain[0].1.number);
+            chain.iter().for_each(|(_, found)| drop(heads.remove(&found.number)));
+            continue;
         }
-        for (_, torn) in chain {
-            heads.remove(&torn.number);
+        let mut found = Replayed::default();
+        if !chain.is_empty() {
+            reader.run(applied, visit)?;
+            found = reader.found();
         }
+        let (last, (synced, number)) = (found.last_seq.max(applied), torn);
+        if synced > last {
+            return Err(Problem::Damaged(format!(
+                "the commit log lacks the segment before its segment {number}: it reads up to \
+                 write {last}, and {synced} was synced"
+            )));
+        }
+        return Ok(Replayed { next_number, ..found });
     }
 }
 
@@ -334,13 +336,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn found(self, next_number: u64) -> Replayed {
+    fn found(self) -> Replayed {
         let live = self.chain.iter().zip(&self.last_seqs).map(|((slot, head), last_seq)| Live {
             slot: *slot,
             number: head.number,
             last_seq: *last_seq,
         });
         let end = (self.chain[self.index].1.number, self.at as u32);
-        Replayed { live: live.collect(), end, next_number, last_seq: self.last_seq }
+        Replayed { live: live.collect(), end, next_number: 0, last_seq: self.last_seq }
     }
 }

@@ -188,7 +188,7 @@ mod tests {
                 from = [&seen.last().unwrap()[..], &[0]].concat();
             }
             let seen: Vec<String> = seen.into_iter().map(|p| String::from_utf8(p).unwrap()).collect();
-            let wanted: Vec<&String> = expected.iter().copied().filter(|p| **p < "090".into()).collect();
+            let wanted: Vec<&String> = expected.iter().copied().filter(|p| p.as_str() < "090").collect();
             assert_eq!(seen.iter().collect::<Vec<_>>(), wanted, "limit {limit}");
         }
         assert!(tables.page(b"5", Some(b"5"), 9).entries.is_empty());

@@ -313,6 +313,12 @@ impl Sled {
         }
     }
 
+    /// No sync ends while this lives.
+    #[cfg(test)]
+    pub(super) fn hold_syncs(&self) -> impl Sized {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes files in `blobs/` durable that have come since the last call. The directory stays
     /// open: a sync must not fail because the process has no descriptor left.
     fn sync_blobs(&self) -> Result<(), Fault> {

@@ -332,3 +332,6 @@ pub(in crate::disk) fn last_write(sled: &Sled) -> Result<u64, Fault> {
     let damage = || Fault::Corrupt("the number of the last write is not readable".into());
     number.ok_or_else(|| sled.fail(damage()))
 }
+
+#[cfg(test)]
+mod tests;

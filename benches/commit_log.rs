@@ -1,0 +1,172 @@
+//! The store alone: writes that go straight to sled, synced, as before there was a commit log,
+//! beside writes through the log and its table, checkpoints included.
+//!
+//! `cargo bench --bench commit_log [-- KEYS GROUP...]`; without arguments 100,000 keys and groups of
+//! 1, 8, 20, 64 and 512. For each way: CPU of the process per record, the time of a group (median,
+//! 99th percentile, longest), and how many bytes the process wrote per record. `TABLE_MIB`,
+//! `STEP` and `REST` change the log's limits.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pixii::disk::{DiskStore, Limits};
+use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::rng::Rng;
+use pixii_core::store::{Change, Record, Store, encode_record};
+use pixii_core::types::{Blob, Key, Partition, WriteId};
+use rustix::time::{ClockId, clock_gettime};
+
+const GROUPS: [u32; 5] = [1, 8, 20, 64, 512];
+const CACHE_BYTES: u64 = 32 << 20;
+/// A part of a measurement takes so long, or so many records.
+const LONG: Duration = Duration::from_secs(6);
+const VALUE_BYTES: usize = 100;
+
+fn record(number: u32) -> (Partition, Key, Record) {
+    let write = WriteId(number.into());
+    let version = Version { write, value: Blob(Bytes::from(vec![number as u8; VALUE_BYTES])) };
+    let actor = Actor { store: 1 << 60, serial: 1 };
+    let (object, _) = Object::default().update(&Context::default(), actor, version);
+    let scattered = number.wrapping_mul(2_654_435_761);
+    let partition = Partition((scattered % 64) as u16);
+    let key = Key::new(format!("key-{number:09}").into_bytes()).unwrap();
+    (partition, key, Record { own_serial: Some(1), object, generation: 0 })
+}
+
+/// A way to write a group durably.
+trait Way {
+    fn write(&mut self, group: &[u32]);
+}
+
+/// sled alone: one batch, a flush, and an `fdatasync`.
+struct Direct {
+    db: sled::Db,
+    log: File,
+    writes: u64,
+}
+
+impl Direct {
+    fn new(dir: &Path) -> Self {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+        let db = config.segment_size(8 << 20).flush_every_ms(None).open().unwrap();
+        let log = File::options().write(true).open(dir.join("db")).unwrap();
+        Direct { db, log, writes: 0 }
+    }
+}
+
+impl Way for Direct {
+    fn write(&mut self, group: &[u32]) {
+        let mut batch = sled::Batch::default();
+        for number in group {
+            let (partition, key, record) = record(*number);
+            let place = [&[2], &partition.0.to_be_bytes()[..], key.as_bytes()].concat();
+            // As the store does, to find chunks of the record before.
+            let _ = self.db.get(&place).unwrap();
+            batch.insert(place, encode_record(partition, &key, &record));
+        }
+        self.writes += 1;
+        batch.insert(&b"\x01write"[..], &self.writes.to_be_bytes());
+        self.db.apply_batch(batch).unwrap();
+        self.db.flush().unwrap();
+        self.log.sync_data().unwrap();
+    }
+}
+
+/// The store as it is.
+struct Logged(DiskStore);
+
+impl Way for Logged {
+    fn write(&mut self, group: &[u32]) {
+        let change = |number: &u32| {
+            let (partition, key, record) = record(*number);
+            Change::Record { partition, key, record }
+        };
+        let changes: Vec<Change> = group.iter().map(change).collect();
+        self.0.apply(&changes).unwrap();
+        self.0.sync().unwrap();
+    }
+}
+
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn written() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
+fn measure(name: &str, way: &mut dyn Way, keys: u32, group: u32, finish: impl FnOnce()) {
+    let mut rng = Rng::new(u64::from(group));
+    let (begun, before, bytes) = (Instant::now(), cpu(), written());
+    let mut took = Vec::new();
+    let mut records = 0;
+    // At small groups the records, and with them the checkpoints, would be too few.
+    while begun.elapsed() < LONG || (records < 60_000 && begun.elapsed() < 5 * LONG) {
+        let numbers: Vec<u32> = (0..group).map(|_| rng.below(keys.into()) as u32).collect();
+        let at = Instant::now();
+        way.write(&numbers);
+        took.push(at.elapsed());
+        records += u64::from(group);
+    }
+    // What the log has still to bring to the tree counts, too.
+    finish();
+    let (used, bytes) = (cpu() - before, written() - bytes);
+    took.sort_unstable();
+    let at = |part: f64| took[(part * (took.len() - 1) as f64) as usize].as_micros();
+    println!(
+        "{name:>6} {group:>4} {records:>8} {:>7.1} {:>7} {:>7} {:>8} {:>8}",
+        used.as_secs_f64() * 1e6 / records as f64,
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        bytes / records,
+    );
+}
+
+fn limits() -> Limits {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let mut limits = Limits::default();
+    if let Some(mib) = number("TABLE_MIB") {
+        limits.table_bytes = (mib as usize) << 20;
+        limits.max_segments = 3 * mib * (1 << 20) / limits.segment_bytes;
+    }
+    limits.step_changes = number("STEP").map_or(limits.step_changes, |step| step as usize);
+    limits.rest = number("REST").unwrap_or(limits.rest);
+    limits
+}
+
+fn main() {
+    let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let keys = numbers.first().copied().unwrap_or(100_000);
+    let groups = if numbers.len() > 1 { &numbers[1..] } else { &GROUPS[..] };
+    println!("{keys} keys, {VALUE_BYTES} bytes a value, {:?}", limits());
+    println!("   way group  records  cpu us  p50 us  p99 us longest us bytes a record");
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let all: Vec<u32> = (0..keys).collect();
+    for group in groups {
+        let (straight, logged) = (dir.path().join("direct"), dir.path().join("logged"));
+        let mut way = Direct::new(&straight);
+        all.chunks(1_000).for_each(|part| way.write(part));
+        measure("sled", &mut way, keys, *group, || {});
+        drop(way);
+        fs::remove_dir_all(&straight).unwrap();
+        let store = DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap();
+        let mut way = Logged(store);
+        all.chunks(1_000).for_each(|part| way.write(part));
+        let Logged(store) = way;
+        store.close().unwrap();
+        let mut way = Logged(DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap());
+        measure("log", &mut way, keys, *group, || {});
+        let begun = cpu();
+        way.0.close().unwrap();
+        println!("       closing took {} ms of CPU", (cpu() - begun).as_millis());
+        fs::remove_dir_all(&logged).unwrap();
+    }
+}

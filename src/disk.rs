@@ -38,10 +38,10 @@ use pixii_core::store::{
 use pixii_core::types::{Key, NodeId, Partition};
 
 pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
+pub use self::commit_log::Limits;
+use self::commit_log::{Edit, LoggedTree, floor_of};
 pub use self::error::OpenError;
 use self::files::{Directory, WHYS};
-use self::commit_log::{Edit, LoggedTree, floor_of};
-pub use self::commit_log::Limits;
 use self::guarded::{Fault, Sled};
 use self::known::{generations, life, members, ring};
 pub use self::layout::NEWEST;

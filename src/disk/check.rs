@@ -135,7 +135,8 @@ pub fn check(
     let copy = PrivateCopy::of(dir, scratch)?;
     let directory = Directory::claim_existing(copy.path())?;
     let noted = noted_damage(&directory);
-    let store = DiskStore::open_claimed(directory, dir, cache_bytes, Limits::default(), schema::verify)?;
+    let store =
+        DiskStore::open_claimed(directory, dir, cache_bytes, Limits::default(), schema::verify)?;
     let fault = |fault| OpenError::from_fault(dir, fault);
     let mut reader = Reader {
         store: &store,

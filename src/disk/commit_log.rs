@@ -7,9 +7,9 @@
 //! the states of a segment, are in `docs/internals/store.md`.
 
 mod checkpoint;
-mod logged;
 mod device;
 mod format;
+mod logged;
 mod replay;
 mod table;
 
@@ -17,20 +17,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-pub(super) use self::logged::{LoggedTree, Newer, floor_of, last_write};
 pub(super) use self::format::Edit;
+pub(super) use self::logged::{LoggedTree, Newer, floor_of, last_write};
 use self::replay::Problem;
 
 use self::device::Device;
 use self::format::{
-    FILE_HEAD_BYTES, FIRST_SEGMENT_AT, FileHead, RECORD_HEAD_BYTES, RecordHead,
-    SEGMENT_HEAD_BYTES, SegmentHead, body_bytes, encode_body,
+    FILE_HEAD_BYTES, FIRST_SEGMENT_AT, FileHead, RECORD_HEAD_BYTES, RecordHead, SEGMENT_HEAD_BYTES,
+    SegmentHead, body_bytes, encode_body,
 };
 
 /// Bytes that wait in memory for the next sync, at most; more is written without a sync.
 const PENDING_BYTES: usize = 1 << 20;
 /// Bytes of zeros that are written at once.
-const ZEROS: usize = 64 << 10;
+const ZEROS: usize = 512 << 10;
 
 /// Sizes of the commit log. [`Limits::default`] is what the daemon uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub struct Limits {
     /// Bytes of memory that changes may take which are in the log only; as much again may be on its
     /// way to the tree.
     pub table_bytes: usize,
-    /// Changes that are applied to the tree at once: reads wait meanwhile.
+    /// Changes that are applied to the tree before it rests.
     pub step_changes: usize,
-    /// How many times as long as such a step took the next one is put off while there is time.
+    /// How many times as long as they took it rests while there is time.
     pub rest: u32,
 }
 
@@ -192,7 +192,8 @@ impl CommitLog {
             let (at, live) = (self.at.unwrap_or_default(), self.live.back_mut());
             let Some(live) = live else { return Err(io::Error::other("no segment is open")) };
             live.last_seq = seq;
-            let place = FIRST_SEGMENT_AT + u64::from(live.slot) * u64::from(self.head.segment_bytes);
+            let place =
+                FIRST_SEGMENT_AT + u64::from(live.slot) * u64::from(self.head.segment_bytes);
             let piece = rest.len().min(self.segment_bytes() - at);
             self.put(place + at as u64, &rest[..piece]);
             self.at = Some(at + piece);
@@ -232,7 +233,9 @@ impl CommitLog {
     fn put(&mut self, at: u64, bytes: &[u8]) {
         self.pending_bytes += bytes.len();
         match self.pending.last_mut() {
-            Some(run) if run.at + run.bytes.len() as u64 == at => run.bytes.extend_from_slice(bytes),
+            Some(run) if run.at + run.bytes.len() as u64 == at => {
+                run.bytes.extend_from_slice(bytes)
+            }
             _ => self.pending.push(Run { at, bytes: bytes.to_vec() }),
         }
     }

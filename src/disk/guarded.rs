@@ -296,6 +296,25 @@ impl Sled {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
+    /// Applies one change after the other: a crash keeps some number of the first ones. Unlike
+    /// [`Sled::apply`] it keeps no reader waiting.
+    pub(super) fn apply_each<'a>(
+        &self,
+        changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<(), Fault> {
+        self.watched(|| {
+            self.run(|db| {
+                for (place, value) in changes {
+                    match value {
+                        Some(value) => drop(db.insert(place, value)?),
+                        None => drop(db.remove(place)?),
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
     /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
     /// durable: the fsync is ours.
     pub(super) fn sync(&self) -> Result<(), Fault> {

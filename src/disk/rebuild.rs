@@ -14,17 +14,15 @@ use pixii_core::ring::Ring;
 use pixii_core::store::Meta;
 use pixii_core::types::Partition;
 
+use super::commit_log::{Newer, last_write};
 use super::files::Directory;
 use super::guarded::{Batch, Fault, Sled};
 use super::layout::{self, LIFE, LOG, Place};
 use super::log::Survey;
-use super::commit_log::{Newer, last_write};
 use super::{DiskStore, Limits, OpenError, life, mend, meta_key, ring, schema};
 
 /// Bytes that are copied in one batch.
 const BATCH_BYTES: usize = 1 << 20;
-/// Changes from the commit log in one batch.
-const BATCH_CHANGES: usize = 128;
 /// Damage that is described one by one.
 const MAX_GAPS: usize = 20;
 /// Of a place, the bytes that tell how far a damaged page goes.
@@ -124,7 +122,8 @@ fn read_copy(
         let sled = Sled::open(&copy, cache_bytes);
         let sled = sled.map_err(|fault| OpenError::from_fault(dir, fault))?;
         schema::migrate(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
-        let newer = Newer::salvaged(&sled, &copy).map_err(|fault| OpenError::from_fault(dir, fault))?;
+        let newer =
+            Newer::salvaged(&sled, &copy).map_err(|fault| OpenError::from_fault(dir, fault))?;
         make(directory, &sled, &newer, cache_bytes, amend)
     };
     let salvage = read();
@@ -173,7 +172,7 @@ fn make(
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
     schema::verify(&new).map_err(|error| OpenError::from_schema(dir, error))?;
-    newer.apply_to(&new, BATCH_CHANGES).map_err(fault)?;
+    newer.apply_to(&new).map_err(fault)?;
     let last_write = last_write(&new).map_err(fault)?;
     if let Some(mut meta) = life(&new).map_err(fault)? {
         amend(&mut meta, ring(&new).map_err(fault)?.as_ref(), &lost);

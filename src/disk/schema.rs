@@ -21,11 +21,16 @@ mod v4;
 type Migration = fn(&Sled) -> Result<Batch, Fault>;
 
 /// The step to schema N is at N-1.
-const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
+const MIGRATIONS: [Migration; NEWEST as usize] =
+    [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
 
 /// What each step is about: the one to schema N is at N-1.
-const ABOUT: [&str; MIGRATIONS.len()] =
-    ["an empty store", "hints and the list of members", "generations of partitions", "a commit log"];
+const ABOUT: [&str; MIGRATIONS.len()] = [
+    "an empty store",
+    "hints and the list of members",
+    "generations of partitions",
+    "a commit log",
+];
 
 /// Why the data is not at the newest schema.
 #[derive(Debug, PartialEq, Eq)]

@@ -309,7 +309,7 @@ fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let (old, new) = (record(1, &[300 * KILO]), record(2, &[200 * KILO]));
-    let log = |dir: &Path| dir.join("sled/db");
+    let log = |dir: &Path| dir.join("sled/COMMITS");
     let end = || {
         let bytes = fs::read(log(dir.path())).unwrap();
         bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()

@@ -1,8 +1,8 @@
 //! Bringing the tables to the tree, and room for what comes.
 //!
-//! Clients come first: a checkpoint goes in small steps, since the tree answers no read during
-//! one, and rests after each of them for as long as the next table has room. Each step is
-//! idempotent, and after each the tree alone is a store that can be read.
+//! Clients come first: a checkpoint applies one change after the other, because a batch of sled's
+//! keeps every read waiting, and rests after each few of them for as long as the next table has
+//! room. Each change is idempotent, and after each the tree alone is a store that can be read.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -156,8 +156,7 @@ impl Shared {
             };
             let segments = self.segments();
             let fits = both == 0 || both + memory <= 2 * self.limits.table_bytes;
-            let has_segments =
-                log.wants_segments(edits) + log.live_segments() <= segments;
+            let has_segments = log.wants_segments(edits) + log.live_segments() <= segments;
             let table_is_full = active + memory > self.table_bytes.load(Ordering::SeqCst);
             let log_is_half_full = 2 * log.live_segments() >= segments;
             if active > 0 && !is_frozen && (table_is_full || log_is_half_full) {
@@ -243,7 +242,10 @@ impl Shared {
         self.drain(log, false)?;
         let mut batch = Batch::default();
         for (place, value) in edits {
-            add(&mut batch, &place, value.as_deref());
+            match value {
+                Some(value) => batch.insert(place, &value[..]),
+                None => batch.remove(place),
+            }
         }
         batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &seq.to_be_bytes()));
         self.sled.apply(batch)?;
@@ -315,23 +317,23 @@ impl Shared {
     /// Brings a frozen table to the tree; false if the thread is to end before that is done.
     fn checkpoint(&self, frozen: &Frozen) -> Result<bool, Fault> {
         let all = frozen.table.len().max(1);
-        let (mut batch, mut count, mut bytes, mut done) = (Batch::default(), 0, 0, 0);
+        let (mut step, mut bytes, mut done) = (Vec::new(), 0, 0);
         for (place, value) in frozen.table.in_order() {
-            add(&mut batch, place, value.as_deref());
-            count += 1;
+            step.push((place.as_slice(), value.as_deref()));
             bytes += place.len() + value.as_ref().map_or(0, bytes::Bytes::len);
-            if count < self.limits.step_changes && bytes < STEP_BYTES {
+            if step.len() < self.limits.step_changes && bytes < STEP_BYTES {
                 continue;
             }
-            done += count;
-            (count, bytes) = (0, 0);
-            if !self.step(std::mem::take(&mut batch), done as f64 / all as f64)? {
+            done += step.len();
+            bytes = 0;
+            if !self.step(std::mem::take(&mut step), done as f64 / all as f64)? {
                 return Ok(false);
             }
         }
         // The number comes last: with it the tree has all that is before.
-        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &frozen.seq.to_be_bytes()));
-        if !self.step(batch, 1.0)? {
+        let (place, number) = (meta_key(LAST_WRITE), seal(LAST_WRITE, &frozen.seq.to_be_bytes()));
+        step.push((&place, Some(&number)));
+        if !self.step(step, 1.0)? {
             return Ok(false);
         }
         self.sled.sync()?;
@@ -348,7 +350,7 @@ impl Shared {
     }
 
     /// Applies a part, and rests while there is time; false if the thread is to end.
-    fn step(&self, batch: Batch, done: f64) -> Result<bool, Fault> {
+    fn step(&self, step: Vec<(&[u8], Option<&[u8]>)>, done: f64) -> Result<bool, Fault> {
         // A segment of sled's that is begun must never want space.
         while self.sled.free_beside(0)? == 0 {
             let mut turn = self.turn();
@@ -361,7 +363,7 @@ impl Shared {
             drop(wait.unwrap_or_else(PoisonError::into_inner));
         }
         let begun = Instant::now();
-        self.sled.apply(batch)?;
+        self.sled.apply_each(step.into_iter())?;
         let full = self.table_bytes.load(Ordering::SeqCst).max(1);
         let filled = self.tables().active.bytes() as f64 / full as f64;
         let mut turn = self.turn();
@@ -391,12 +393,5 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
             Err(error) => Err(self.sled.fail(error.into())),
         }
-    }
-}
-
-fn add(batch: &mut Batch, place: &[u8], value: Option<&[u8]>) {
-    match value {
-        Some(value) => batch.insert(place, value),
-        None => batch.remove(place),
     }
 }

@@ -14,9 +14,9 @@ use super::format::{Edit, RECORD_HEAD_BYTES, body_bytes};
 use super::replay::Problem;
 use super::table::Table;
 use super::{CommitLog, Limits, replay};
-use crate::disk::known::Places;
 use crate::disk::files::sync_path;
 use crate::disk::guarded::{Batch, Fault, Sled};
+use crate::disk::known::Places;
 use crate::disk::layout::{LAST_WRITE, LOG, meta_key, seal, unseal_u64};
 
 /// The file within the data of a store.
@@ -267,21 +267,11 @@ impl Newer {
     }
 
     /// Brings them to a tree that has what was there before them.
-    pub(in crate::disk) fn apply_to(&self, tree: &Sled, batch_changes: usize) -> Result<(), Fault> {
-        let edits: Vec<_> = self.table.in_order().collect();
-        for part in edits.chunks(batch_changes) {
-            let mut batch = Batch::default();
-            for (place, value) in part {
-                match value {
-                    Some(value) => batch.insert(place.as_slice(), &value[..]),
-                    None => batch.remove(place.as_slice()),
-                }
-            }
-            tree.apply(batch)?;
-        }
-        let mut batch = Batch::default();
-        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &self.seq.to_be_bytes()));
-        tree.apply(batch)
+    pub(in crate::disk) fn apply_to(&self, tree: &Sled) -> Result<(), Fault> {
+        let changes = self.table.in_order();
+        tree.apply_each(changes.map(|(place, value)| (&place[..], value.as_deref())))?;
+        let number = seal(LAST_WRITE, &self.seq.to_be_bytes());
+        tree.apply_each([(&meta_key(LAST_WRITE)[..], Some(&number[..]))].into_iter())
     }
 
     /// How many there are.

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Limits, Live};
 use super::device::Device;
 use super::format::{
     Edit, FILE_HEAD_BYTES, FIRST_SEGMENT_AT, FileHead, RECORD_HEAD_BYTES, RecordHead,
     SEGMENT_HEAD_BYTES, SegmentHead, decode_body,
 };
+use super::{Limits, Live};
 
 /// Why a log cannot be read.
 #[derive(Debug)]
@@ -209,11 +209,7 @@ impl<'a> Reader<'a> {
         self.chain.get(self.index + 1).map(|(_, next)| next.ended_at as usize)
     }
 
-    fn run(
-        &mut self,
-        applied: u64,
-        visit: &mut dyn FnMut(u64, Vec<Edit>),
-    ) -> Result<(), Problem> {
+    fn run(&mut self, applied: u64, visit: &mut dyn FnMut(u64, Vec<Edit>)) -> Result<(), Problem> {
         let first = self.chain[0].1;
         (self.at, self.last_seq) = (first.first as usize, first.last_seq);
         self.load(0)?;

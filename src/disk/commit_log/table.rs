@@ -125,7 +125,8 @@ impl Tables {
         }
         // A table that was cut says nothing of what is behind.
         let end = ends.into_iter().min();
-        let shown = entries.into_iter().take_while(|(place, _)| end.is_none_or(|end| *place <= end));
+        let shown =
+            entries.into_iter().take_while(|(place, _)| end.is_none_or(|end| *place <= end));
         let entries = shown.map(|(place, value)| (place.clone(), value.clone())).collect();
         Page { entries, is_cut: end.is_some() }
     }
@@ -175,8 +176,12 @@ mod tests {
         let frozen = std::mem::take(&mut tables.active);
         tables.frozen = Some(Arc::new(Frozen { table: frozen, seq: 1 }));
         tables.active.insert(of(2).collect());
-        let expected: Vec<&String> =
-            places.iter().enumerate().filter(|(n, _)| n % 2 == 0 || n % 3 == 0).map(|p| p.1).collect();
+        let expected: Vec<&String> = places
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| n % 2 == 0 || n % 3 == 0)
+            .map(|p| p.1)
+            .collect();
         for limit in [1, 2, 7, 1_000] {
             let (mut seen, mut from) = (Vec::new(), Vec::new());
             loop {
@@ -187,8 +192,10 @@ mod tests {
                 }
                 from = [&seen.last().unwrap()[..], &[0]].concat();
             }
-            let seen: Vec<String> = seen.into_iter().map(|p| String::from_utf8(p).unwrap()).collect();
-            let wanted: Vec<&String> = expected.iter().copied().filter(|p| p.as_str() < "090").collect();
+            let seen: Vec<String> =
+                seen.into_iter().map(|p| String::from_utf8(p).unwrap()).collect();
+            let wanted: Vec<&String> =
+                expected.iter().copied().filter(|p| p.as_str() < "090").collect();
             assert_eq!(seen.iter().collect::<Vec<_>>(), wanted, "limit {limit}");
         }
         assert!(tables.page(b"5", Some(b"5"), 9).entries.is_empty());

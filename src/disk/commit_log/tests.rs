@@ -113,7 +113,10 @@ fn what_was_acknowledged_is_there_after_a_power_cut_or_a_kill_at_any_call() {
             let before = (run.acknowledged, run.log.seq);
             run = Run::new(Arc::new(device), run.applied);
             let last = run.log.seq;
-            assert!((before.0..=before.1).contains(&last), "seed {seed}, {round}: {last} {before:?}");
+            assert!(
+                (before.0..=before.1).contains(&last),
+                "seed {seed}, {round}: {last} {before:?}"
+            );
         }
     }
     println!("{ends:?} kills and power cuts");

@@ -93,7 +93,10 @@ impl Store {
     fn assert_holds(&self) {
         assert!(self.held() == self.model, "the range shows something else");
         for number in 0..60 {
-            assert_eq!(self.tree.get(&place(number)).unwrap().as_ref(), self.model.get(&place(number)));
+            assert_eq!(
+                self.tree.get(&place(number)).unwrap().as_ref(),
+                self.model.get(&place(number))
+            );
         }
     }
 }
@@ -158,7 +161,8 @@ fn log_tables_and_tree_are_one_map_that_survives_every_end() {
     let sled = sled(&dir);
     assert_eq!(last_write(&sled).unwrap(), seq);
     let mut held = Model::new();
-    sled.range(&[2], None, |place, value| Ok(held.insert(place.to_vec(), value).is_none())).unwrap();
+    sled.range(&[2], None, |place, value| Ok(held.insert(place.to_vec(), value).is_none()))
+        .unwrap();
     assert!(held == model);
 }
 

@@ -256,6 +256,22 @@ fn a_segment_that_is_written_over_shows_nothing_of_its_use_before() {
 }
 
 #[test]
+fn records_of_the_use_before_follow_those_of_this_one_and_are_none() {
+    let device = created();
+    let (mut log, _) = read(&device, 0).unwrap();
+    // All as long as each other: what is left of the use before begins where the log ends.
+    let edits = |seq: u64| vec![(seq.to_be_bytes().to_vec(), Some(Bytes::from(vec![7; 50])))];
+    for seq in 1..=400 {
+        log.retire(seq - 1);
+        log.append(&edits(seq), seq, seq - 1, 4).unwrap();
+        log.sync().unwrap();
+        let (again, records) = read(&device, seq - 1).unwrap();
+        assert_eq!((again.seq, records), (seq, vec![(seq, edits(seq))]), "write {seq}");
+    }
+    assert!(log.next_number > 8, "segments were written over");
+}
+
+#[test]
 fn the_log_of_another_store_is_none_of_this_one() {
     let (ours, other) = (created(), Arc::new(Twin::default()));
     CommitLog::create(&*other, ID + 1, &LIMITS, 0).unwrap();

@@ -2,13 +2,14 @@
 //! beside writes through the log and its table, checkpoints included.
 //!
 //! `cargo bench --bench commit_log [-- KEYS GROUP...]`; without arguments 100,000 keys and groups of
-//! 1, 8, 20, 64 and 512. For each way: CPU of the process per record, the time of a group (median,
-//! 99th percentile, longest), and how many bytes the process wrote per record. `TABLE_MIB`,
-//! `STEP` and `REST` change the log's limits.
+//! 1, 8, 20, 64 and 512. Both ways take turns for three rounds. For each: CPU of the process per
+//! record, with what it takes to bring the rest of the log to the tree, records per second, and the
+//! time of a group (median, 99th percentile, longest); the round of the median CPU is shown.
+//! `TABLE_MIB`, `STEP` and `REST` change the log's limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 const GROUPS: [u32; 5] = [1, 8, 20, 64, 512];
 const CACHE_BYTES: u64 = 32 << 20;
-/// A part of a measurement takes so long, or so many records.
-const LONG: Duration = Duration::from_secs(6);
+/// A round of a measurement takes so long.
+const LONG: Duration = Duration::from_secs(4);
+const ROUNDS: u64 = 3;
 const VALUE_BYTES: usize = 100;
 
 fn record(number: u32) -> (Partition, Key, Record) {
@@ -96,37 +98,39 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn written() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+/// What a round has shown.
+struct Round {
+    cpu_micros: f64,
+    per_second: f64,
+    took: Vec<Duration>,
 }
 
-fn measure(name: &str, way: &mut dyn Way, keys: u32, group: u32, finish: impl FnOnce()) {
-    let mut rng = Rng::new(u64::from(group));
-    let (begun, before, bytes) = (Instant::now(), cpu(), written());
-    let mut took = Vec::new();
-    let mut records = 0;
-    // At small groups the records, and with them the checkpoints, would be too few.
-    while begun.elapsed() < LONG || (records < 60_000 && begun.elapsed() < 5 * LONG) {
+/// Writes groups of random keys for a while; `finish` belongs to it, and its CPU counts.
+fn measure<W: Way>(mut way: W, seed: u64, keys: u32, group: u32, finish: impl FnOnce(W)) -> Round {
+    let mut rng = Rng::new(seed);
+    let (begun, before) = (Instant::now(), cpu());
+    let (mut took, mut records) = (Vec::new(), 0);
+    while begun.elapsed() < LONG {
         let numbers: Vec<u32> = (0..group).map(|_| rng.below(keys.into()) as u32).collect();
         let at = Instant::now();
         way.write(&numbers);
         took.push(at.elapsed());
         records += u64::from(group);
     }
-    // What the log has still to bring to the tree counts, too.
-    finish();
-    let (used, bytes) = (cpu() - before, written() - bytes);
+    let per_second = records as f64 / begun.elapsed().as_secs_f64();
+    finish(way);
     took.sort_unstable();
+    let cpu_micros = (cpu() - before).as_secs_f64() * 1e6 / records as f64;
+    Round { cpu_micros, per_second, took }
+}
+
+fn show(name: &str, group: u32, rounds: &mut [Round]) {
+    rounds.sort_unstable_by(|one, other| one.cpu_micros.total_cmp(&other.cpu_micros));
+    let Round { cpu_micros, per_second, took } = &rounds[rounds.len() / 2];
     let at = |part: f64| took[(part * (took.len() - 1) as f64) as usize].as_micros();
+    let (median, late, longest) = (at(0.5), at(0.99), at(1.0));
     println!(
-        "{name:>6} {group:>4} {records:>8} {:>7.1} {:>7} {:>7} {:>8} {:>8}",
-        used.as_secs_f64() * 1e6 / records as f64,
-        at(0.5),
-        at(0.99),
-        at(1.0),
-        bytes / records,
+        "{name:>6} {group:>5} {cpu_micros:>8.1} {per_second:>9.0} {median:>8} {late:>8} {longest:>8}"
     );
 }
 
@@ -147,26 +151,25 @@ fn main() {
     let keys = numbers.first().copied().unwrap_or(100_000);
     let groups = if numbers.len() > 1 { &numbers[1..] } else { &GROUPS[..] };
     println!("{keys} keys, {VALUE_BYTES} bytes a value, {:?}", limits());
-    println!("   way group  records  cpu us  p50 us  p99 us longest us bytes a record");
+    println!("   way group   cpu us records/s   p50 us   p99 us  max us");
     let dir = tempfile::tempdir_in(".").unwrap();
-    let all: Vec<u32> = (0..keys).collect();
+    let (straight, logged) = (dir.path().join("direct"), dir.path().join("logged"));
+    let open = || Logged(DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap());
+    let (mut direct, mut log) = (Direct::new(&straight), open());
+    for part in (0..keys).collect::<Vec<u32>>().chunks(1_000) {
+        direct.write(part);
+        log.write(part);
+    }
+    drop(direct);
+    log.0.close().unwrap();
     for group in groups {
-        let (straight, logged) = (dir.path().join("direct"), dir.path().join("logged"));
-        let mut way = Direct::new(&straight);
-        all.chunks(1_000).for_each(|part| way.write(part));
-        measure("sled", &mut way, keys, *group, || {});
-        drop(way);
-        fs::remove_dir_all(&straight).unwrap();
-        let store = DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap();
-        let mut way = Logged(store);
-        all.chunks(1_000).for_each(|part| way.write(part));
-        let Logged(store) = way;
-        store.close().unwrap();
-        let mut way = Logged(DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap());
-        measure("log", &mut way, keys, *group, || {});
-        let begun = cpu();
-        way.0.close().unwrap();
-        println!("       closing took {} ms of CPU", (cpu() - begun).as_millis());
-        fs::remove_dir_all(&logged).unwrap();
+        let (mut of_sled, mut of_log) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            of_sled.push(measure(Direct::new(&straight), round, keys, *group, drop));
+            let close = |way: Logged| way.0.close().unwrap();
+            of_log.push(measure(open(), round, keys, *group, close));
+        }
+        show("sled", *group, &mut of_sled);
+        show("log", *group, &mut of_log);
     }
 }

@@ -193,6 +193,8 @@ pub(super) struct Survey {
     /// again from its beginning: where a crash interrupts that, what was in it before ends early,
     /// and harms nobody.
     excused: BTreeMap<u64, (Header, usize)>,
+    /// Where the messages of the newest segment end, and its position.
+    newest: Option<(u64, usize)>,
     /// The first place that no crash explains.
     pub(super) damage: Option<String>,
 }
@@ -211,6 +213,11 @@ impl Survey {
         for number in known.iter().copied().chain(others) {
             let segment = Segment::read(file, number)?;
             reaches = reaches || segment.reaches(mark);
+            if let Header::At(position) = segment.header
+                && newest == Some(position)
+            {
+                survey.newest = Some((position, segment.end));
+            }
             if segment.is_whole(newest) {
                 last.get_or_insert_with(|| segment.what_is_wrong(number));
                 continue;
@@ -226,6 +233,13 @@ impl Survey {
             survey.damage.get_or_insert(behind);
         }
         Ok(survey)
+    }
+
+    /// True if the segment was the newest one when the store was opened, and its messages went further.
+    pub(super) fn went_further(&self, segment: &Segment) -> bool {
+        self.newest.is_some_and(|(position, end)| {
+            segment.header == Header::At(position) && segment.end < end
+        })
     }
 
     /// True if the segment was found like this when the store was opened.

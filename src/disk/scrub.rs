@@ -66,7 +66,8 @@ impl DiskStore {
         if newest != Some(position) {
             return Ok(None);
         }
-        if segment.lacks_the_end_of_a_batch() {
+        let shorter = self.tree.tree().survey().went_further(&segment);
+        if segment.lacks_the_end_of_a_batch() || shorter {
             return Ok(Some((shape, segment.what_is_wrong(number))));
         }
         if synced <= self.opened_at || segment.reaches(synced) {

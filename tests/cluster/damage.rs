@@ -81,7 +81,9 @@ fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything
     let mut house = scrubbed();
     for (name, key) in [("n1", 3), ("n2", 30), ("n3", 49)] {
         house.cluster.stop(name).unwrap();
+        // The commit log still has it, too: what sled alone has lost would be read from there.
         flip(&house, name, STOPPED, &format!("the-value-of-{key}."));
+        flip(&house, name, RUNNING, &format!("the-value-of-{key}."));
     }
     house.start_all();
     for name in ["n1", "n2", "n3"] {
@@ -92,14 +94,16 @@ fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything
     expect_all(&house);
 }
 
-/// Damages the log of a stopped node's store so that it does not open.
+/// Damages the logs of a stopped node's store so that it does not open.
 fn damage(house: &House, name: &str) {
-    let log = house.path(name).join("sled/db");
-    let mut bytes = fs::read(&log).unwrap();
-    for at in (1_000..bytes.len().min(200_000)).step_by(50) {
-        bytes[at] ^= 0x55;
+    for (file, from) in [(STOPPED, 1_000), (RUNNING, 0)] {
+        let log = house.path(name).join(file);
+        let mut bytes = fs::read(&log).unwrap();
+        for at in (from..bytes.len().min(200_000)).step_by(50) {
+            bytes[at] ^= 0x55;
+        }
+        fs::write(&log, bytes).unwrap();
     }
-    fs::write(&log, bytes).unwrap();
 }
 
 #[test]
@@ -160,12 +164,14 @@ fn an_only_owner_keeps_damaged_data_and_shows_what_is_left_when_the_operator_acc
     file(&house, "data", "value", 500);
     house.run(&["load", "data"]).done();
     house.cluster.stop("n1").unwrap();
-    let path = house.path("n1").join("sled/db");
-    // Behind what was written, the file is zeros.
-    let bytes = fs::read(&path).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    let log = File::options().write(true).open(&path).unwrap();
-    log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
+    for file in [STOPPED, RUNNING] {
+        let path = house.path("n1").join(file);
+        // Behind what was written, the file is zeros.
+        let bytes = fs::read(&path).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let log = File::options().write(true).open(&path).unwrap();
+        log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
+    }
     house.start_all();
     let told = house.run(&["get", "key-1"]);
     assert!(told.code != 0 && told.err.contains("--accept-loss"), "{told:?}");

@@ -20,6 +20,12 @@ use crate::disk::layout::{LAST_WRITE, meta_key, seal};
 
 /// Bytes of a step beside its number of changes: chunks are long.
 const STEP_BYTES: usize = 256 << 10;
+/// Groups wait for a checkpoint once the active table is ahead of it by this part of a table: each
+/// a little, so that none has to wait for all of it.
+const LEAD: f64 = 0.25;
+/// How long a group waits for steps of a checkpoint, and how many times.
+const STEP_TIMEOUT: Duration = Duration::from_millis(5);
+const STEP_WAITS: usize = 8;
 /// How often a checkpoint that lacks space looks for it.
 const SPACE_BACKOFF: Duration = Duration::from_millis(500);
 /// How long the free space that was seen last counts, and for how many more bytes in the tables.
@@ -59,6 +65,8 @@ pub(super) struct Shared {
 struct Turn {
     /// There is a frozen table.
     is_due: bool,
+    /// The part of it that the tree has, from 0 to 1.
+    done: f64,
     /// Somebody waits for it.
     hurries: bool,
     /// The disk has no room for it.
@@ -148,6 +156,7 @@ impl Shared {
     /// that the next one fills while that is on its way.
     pub(super) fn make_room(&self, log: &mut CommitLog, edits: &[Edit]) -> Result<(), Fault> {
         let memory = memory_of(edits);
+        self.keep_pace();
         loop {
             log.retire(self.applied());
             let (active, both, is_frozen) = {
@@ -176,14 +185,34 @@ impl Shared {
         }
     }
 
+    /// Waits a little where the active table fills faster than the frozen one gets to the tree.
+    fn keep_pace(&self) {
+        let filled = self.filled() - LEAD;
+        let mut turn = self.turn();
+        for _ in 0..STEP_WAITS {
+            if !turn.is_due || turn.done >= filled || turn.lacks_space || turn.has_ended {
+                return;
+            }
+            let waited = self.turned.wait_timeout(turn, STEP_TIMEOUT);
+            turn = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// How full the active table is: 1 when it is.
+    fn filled(&self) -> f64 {
+        let full = self.table_bytes.load(Ordering::SeqCst).max(1);
+        self.tables().active.bytes() as f64 / full as f64
+    }
+
     /// Hands the active table to the thread. The tree gets only what the log has synced.
     pub(super) fn freeze(&self, log: &mut CommitLog) -> Result<(), Fault> {
         log.sync().map_err(|error| self.sled.fail(error.into()))?;
         let mut tables = self.tables_mut();
         let table = std::mem::take(&mut tables.active);
         tables.frozen = Some(Arc::new(Frozen { table, seq: log.synced }));
-        self.turn().is_due = true;
-        drop(tables);
+        let mut turn = self.turn();
+        (turn.is_due, turn.done) = (true, 0.0);
+        drop((turn, tables));
         self.turned.notify_all();
         Ok(())
     }
@@ -364,10 +393,13 @@ impl Shared {
         }
         let begun = Instant::now();
         self.sled.apply_each(step.into_iter())?;
-        let full = self.table_bytes.load(Ordering::SeqCst).max(1);
-        let filled = self.tables().active.bytes() as f64 / full as f64;
+        let filled = self.filled();
         let mut turn = self.turn();
-        turn.lacks_space = false;
+        (turn.lacks_space, turn.done) = (false, done);
+        if filled > done {
+            // Groups wait for that.
+            self.turned.notify_all();
+        }
         if !turn.hurries && !turn.stops && filled < done {
             let rest = begun.elapsed() * self.limits.rest;
             let waited = self.turned.wait_timeout(turn, rest);

@@ -50,8 +50,7 @@ fn flips_on_the_disks_of_running_nodes_are_healed_before_anybody_needs_the_disks
     let mut house = scrubbed();
     // A stop brings to sled what the commit log has. The others still have it there.
     house.cluster.stop("n2").unwrap();
-    house.cluster.start("n2").unwrap();
-    until("n2 serves", || (house.status("n2").incarnation > 1).then_some(()));
+    house.start_all();
     for (name, file, key) in [("n1", RUNNING, 7), ("n2", STOPPED, 21), ("n3", RUNNING, 42)] {
         flip(&house, name, file, &format!("the-value-of-{key}."));
     }

@@ -1,11 +1,11 @@
 //! The store alone: writes that go straight to sled, synced, as before there was a commit log,
 //! beside writes through the log and its table, checkpoints included.
 //!
-//! `cargo bench --bench commit_log [-- KEYS GROUP...]`; without arguments 100,000 keys and groups of
-//! 1, 8, 20, 64 and 512. Both ways take turns for three rounds. For each: CPU of the process per
-//! record, with what it takes to bring the rest of the log to the tree, records per second, and the
-//! time of a group (median, 99th percentile, longest); the round of the median CPU is shown.
-//! `TABLE_MIB`, `STEP` and `REST` change the log's limits.
+//! `cargo bench --bench commit_log [-- KEYS GROUP...]`; without arguments 100,000 keys and groups
+//! of 1, 8, 20, 64 and 512. For each way: CPU of the process per record in the median of three
+//! rounds, with what it takes to bring the rest of the log to the tree; then both write a group in
+//! turn, so that both meet the same noise: the time of a group (median, 99th percentile, mean,
+//! longest). `TABLE_MIB`, `STEP` and `REST` change the log's limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -98,40 +98,46 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// What a round has shown.
-struct Round {
-    cpu_micros: f64,
-    per_second: f64,
-    took: Vec<Duration>,
+fn random(rng: &mut Rng, keys: u32, group: u32) -> Vec<u32> {
+    (0..group).map(|_| rng.below(keys.into()) as u32).collect()
 }
 
-/// Writes groups of random keys for a while; `finish` belongs to it, and its CPU counts.
-fn measure<W: Way>(mut way: W, seed: u64, keys: u32, group: u32, finish: impl FnOnce(W)) -> Round {
+/// Writes groups of random keys for a while; `finish` belongs to it, and its CPU counts. Gives the
+/// microseconds of CPU for a record.
+fn measure<W: Way>(mut way: W, seed: u64, keys: u32, group: u32, finish: impl FnOnce(W)) -> f64 {
     let mut rng = Rng::new(seed);
     let (begun, before) = (Instant::now(), cpu());
-    let (mut took, mut records) = (Vec::new(), 0);
+    let mut records = 0;
     while begun.elapsed() < LONG {
-        let numbers: Vec<u32> = (0..group).map(|_| rng.below(keys.into()) as u32).collect();
-        let at = Instant::now();
-        way.write(&numbers);
-        took.push(at.elapsed());
+        way.write(&random(&mut rng, keys, group));
         records += u64::from(group);
     }
-    let per_second = records as f64 / begun.elapsed().as_secs_f64();
     finish(way);
-    took.sort_unstable();
-    let cpu_micros = (cpu() - before).as_secs_f64() * 1e6 / records as f64;
-    Round { cpu_micros, per_second, took }
+    (cpu() - before).as_secs_f64() * 1e6 / records as f64
 }
 
-fn show(name: &str, group: u32, rounds: &mut [Round]) {
-    rounds.sort_unstable_by(|one, other| one.cpu_micros.total_cmp(&other.cpu_micros));
-    let Round { cpu_micros, per_second, took } = &rounds[rounds.len() / 2];
+/// How long groups took that both wrote in turn.
+fn take_turns(mut ways: [&mut dyn Way; 2], keys: u32, group: u32) -> [Vec<Duration>; 2] {
+    let (mut rng, begun) = (Rng::new(9), Instant::now());
+    let mut took = [Vec::new(), Vec::new()];
+    while begun.elapsed() < 3 * LONG {
+        let numbers = random(&mut rng, keys, group);
+        for (way, took) in ways.iter_mut().zip(&mut took) {
+            let at = Instant::now();
+            way.write(&numbers);
+            took.push(at.elapsed());
+        }
+    }
+    took
+}
+
+fn show(name: &str, group: u32, cpu: &mut [f64], took: &mut [Duration]) {
+    cpu.sort_unstable_by(f64::total_cmp);
+    took.sort_unstable();
     let at = |part: f64| took[(part * (took.len() - 1) as f64) as usize].as_micros();
-    let (median, late, longest) = (at(0.5), at(0.99), at(1.0));
-    println!(
-        "{name:>6} {group:>5} {cpu_micros:>8.1} {per_second:>9.0} {median:>8} {late:>8} {longest:>8}"
-    );
+    let mean = (took.iter().sum::<Duration>() / took.len() as u32).as_micros();
+    let (cpu, median, late, longest) = (cpu[cpu.len() / 2], at(0.5), at(0.99), at(1.0));
+    println!("{name:>6} {group:>5} {cpu:>8.1} {median:>8} {late:>8} {mean:>8} {longest:>8}");
 }
 
 fn limits() -> Limits {
@@ -151,7 +157,7 @@ fn main() {
     let keys = numbers.first().copied().unwrap_or(100_000);
     let groups = if numbers.len() > 1 { &numbers[1..] } else { &GROUPS[..] };
     println!("{keys} keys, {VALUE_BYTES} bytes a value, {:?}", limits());
-    println!("   way group   cpu us records/s   p50 us   p99 us  max us");
+    println!("   way group   cpu us   p50 us   p99 us  mean us   max us");
     let dir = tempfile::tempdir_in(".").unwrap();
     let (straight, logged) = (dir.path().join("direct"), dir.path().join("logged"));
     let open = || Logged(DiskStore::open_with(&logged, CACHE_BYTES, limits()).unwrap());
@@ -169,7 +175,10 @@ fn main() {
             let close = |way: Logged| way.0.close().unwrap();
             of_log.push(measure(open(), round, keys, *group, close));
         }
-        show("sled", *group, &mut of_sled);
-        show("log", *group, &mut of_log);
+        let (mut direct, mut log) = (Direct::new(&straight), open());
+        let [mut took_sled, mut took_log] = take_turns([&mut direct, &mut log], keys, *group);
+        log.0.close().unwrap();
+        show("sled", *group, &mut of_sled, &mut took_sled);
+        show("log", *group, &mut of_log, &mut took_log);
     }
 }

@@ -87,7 +87,8 @@ struct CommitLog {
     head: FileHead,
     /// The oldest first.
     live: VecDeque<Live>,
-    /// Where the next byte goes in the last live segment; `None` if the next record begins a new one.
+    /// Where the next byte goes in the last live segment; `None` if the next record begins a new
+    /// one.
     at: Option<usize>,
     /// The use of a segment in which the log ends, and where.
     end: (u64, u32),

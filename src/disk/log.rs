@@ -235,7 +235,8 @@ impl Survey {
         Ok(survey)
     }
 
-    /// True if the segment was the newest one when the store was opened, and its messages went further.
+    /// True if the segment was the newest one when the store was opened, and its messages went
+    /// further.
     pub(super) fn went_further(&self, segment: &Segment) -> bool {
         self.newest.is_some_and(|(position, end)| {
             segment.header == Header::At(position) && segment.end < end

@@ -35,7 +35,8 @@ fn written(n: u64) -> [(Key, Record); 2] {
 
 const WRITER: &str = "PIXII_TEST_LOG_WRITER";
 
-/// Not a test of its own: what the next ones run and kill. Writes from a number on, and closes the store.
+/// Not a test of its own: what the next ones run and kill. Writes from a number on, and closes the
+/// store.
 #[test]
 fn log_writer_to_be_killed() {
     let Ok(arguments) = std::env::var(WRITER) else { return };

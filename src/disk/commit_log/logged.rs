@@ -33,7 +33,8 @@ pub(in crate::disk) struct LoggedTree {
 }
 
 impl LoggedTree {
-    /// Opens the commit log in `data`, the folder of the tree, or makes it for a tree that never had one.
+    /// Opens the commit log in `data`, the folder of the tree, or makes it for a tree that never
+    /// had one.
     pub(in crate::disk) fn open(sled: Sled, data: &Path, limits: Limits) -> Result<Self, Fault> {
         let path = data.join(FILE);
         let known = sled.get(&meta_key(LOG))?;
@@ -196,7 +197,8 @@ impl LoggedTree {
         }
     }
 
-    /// What the tables have, the newest of each place, and the last write: beside the tree it is all there is.
+    /// What the tables have, the newest of each place, and the last write: beside the tree it is
+    /// all there is.
     pub(in crate::disk) fn newer(&self) -> Newer {
         let seq = self.last_write();
         Newer { table: self.shared.tables().all(), seq }
@@ -248,8 +250,8 @@ pub(in crate::disk) struct Newer {
 }
 
 impl Newer {
-    /// What the log in `data`, the folder of a damaged store, has that its tree lacks: every record that
-    /// is whole. Nothing where there is no log that belongs to it.
+    /// What the log in `data`, the folder of a damaged store, has that its tree lacks: every record
+    /// that is whole. Nothing where there is no log that belongs to it.
     pub(in crate::disk) fn salvaged(tree: &Sled, data: &Path) -> Result<Self, Fault> {
         let applied = last_write(tree)?;
         let mut newer = Newer { table: Table::default(), seq: applied };
@@ -305,8 +307,8 @@ fn drawn() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// The last write that the tree in `data` must have, before it is opened: as far as its log knows, or
-/// `mark`, the last one that was noted outside, where there is no log.
+/// The last write that the tree in `data` must have, before it is opened: as far as its log knows,
+/// or `mark`, the last one that was noted outside, where there is no log.
 pub(in crate::disk) fn floor_of(data: &Path, mark: u64) -> io::Result<u64> {
     match File::open(data.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(mark),

@@ -259,7 +259,8 @@ impl<'a> Reader<'a> {
         Ok(Some((head.seq, edits)))
     }
 
-    /// The content of the record whose head is at `at`, if it is whole. The place is behind it then.
+    /// The content of the record whose head is at `at`, if it is whole. The place is behind it
+    /// then.
     fn body(&mut self, at: usize, head: &RecordHead) -> io::Result<Option<Vec<u8>>> {
         let wanted = head.body_bytes as usize;
         let begin = at + RECORD_HEAD_BYTES;

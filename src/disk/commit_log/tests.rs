@@ -68,7 +68,8 @@ impl Run {
         assert!(*records == expected);
     }
 
-    /// Appends and syncs until something fails, and lets the tree have what was synced now and then.
+    /// Appends and syncs until something fails, and lets the tree have what was synced now and
+    /// then.
     fn go_on(&mut self, rng: &mut Rng, records: usize) -> io::Result<()> {
         for _ in 0..records {
             let seq = self.log.seq + 1;

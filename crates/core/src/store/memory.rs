@@ -1,7 +1,8 @@
 //! The in-memory twin of the disk: what is live beside what would survive a power cut.
 //!
-//! As on a real disk, what is synced is in a log that is ahead of a tree, and a checkpoint brings it
-//! there change by change. A power cut finds the tree in any state of that, and the log makes it whole.
+//! As on a real disk, what is synced is in a log that is ahead of a tree, and a checkpoint brings
+//! it there change by change. A power cut finds the tree in any state of that, and the log makes it
+//! whole.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -152,8 +153,8 @@ impl MemoryStore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real disk.
-    /// Returns how many did not.
+    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real
+    /// disk. Returns how many did not.
     pub fn power_cut(&self, rng: &mut Rng) -> usize {
         let state = &mut *self.state();
         let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
@@ -195,8 +196,8 @@ impl MemoryStore {
         Some(key)
     }
 
-    /// Takes some of the records and hints, as a store that is made anew of what a damaged one still
-    /// shows: where records are missing it has no authority.
+    /// Takes some of the records and hints, as a store that is made anew of what a damaged one
+    /// still shows: where records are missing it has no authority.
     pub fn lose_some(&self, rng: &mut Rng) {
         let state = &mut *self.state();
         let image = &mut state.durable;

@@ -35,6 +35,8 @@ const LOOK_BYTES: usize = 128 << 10;
 const FREE_PER_TABLE: u64 = 64;
 /// But at least so many bytes.
 const MIN_TABLE_BYTES: usize = 128 << 10;
+/// Segments that the log grows by at once: an append waits until they are written.
+const MORE_SEGMENTS: u32 = 4;
 /// The log grows only where so many times as much space is free.
 const FREE_PER_GROWTH: u64 = 64;
 
@@ -307,9 +309,11 @@ impl Shared {
         drop(look);
         if free <= all / 2 {
             let mut log = self.log();
-            let (active, frozen) =
-                (!self.tables().active.is_empty(), self.tables().frozen.is_some());
-            if active && !frozen {
+            let waits = {
+                let tables = self.tables();
+                !tables.active.is_empty() && tables.frozen.is_none()
+            };
+            if waits {
                 self.freeze(&mut log)?;
             }
         }
@@ -411,7 +415,7 @@ impl Shared {
     /// Gives the log more segments, written once and synced, where the disk has room for many more.
     fn grow(&self) -> Result<(), Fault> {
         let segments = self.segments();
-        let more = segments.min(self.limits.max_segments.saturating_sub(segments));
+        let more = self.limits.max_segments.saturating_sub(segments).min(MORE_SEGMENTS);
         let bytes = u64::from(more) * self.segment_bytes as u64;
         if more == 0 || self.sled.free_beside(0)? / FREE_PER_GROWTH < bytes {
             return Ok(());

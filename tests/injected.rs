@@ -335,13 +335,9 @@ fn a_migration_that_is_killed_at_any_call_is_completed_by_the_next_one() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut kills = 0;
-    // What the program that wrote the data said of it.
-    for (name, digest) in [
-        ("v1", "b78b15f64d80ba17"),
-        ("v2", "47ee718084a9aef6"),
-        ("v3", "3d77610bef31747a"),
-        ("v3-killed", "e2929f735bc374f3"),
-    ] {
+    // All steps from the first schema, and the newest one for a store that was not stopped. What
+    // the program that wrote the data said of it.
+    for (name, digest) in [("v1", "b78b15f64d80ba17"), ("v3-killed", "e2929f735bc374f3")] {
         let archive = format!("{}/tests/fixtures/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
         let mut tar = Command::new("tar");
         assert!(tar.args(["xzf", &archive, "-C"]).arg(dir.path()).status().unwrap().success());

@@ -99,7 +99,9 @@ pub(super) fn replay(
         if !chain.is_empty() && !is_whole {
             // A segment before it is missing. A crash may have kept it from the disk.
             torn = (torn.0.max(reader.synced_behind(0, 0)?), chain[0].1.number);
-            chain.iter().for_each(|(_, found)| drop(heads.remove(&found.number)));
+            for (_, found) in &chain {
+                heads.remove(&found.number);
+            }
             continue;
         }
         let mut found = Replayed::default();

@@ -235,7 +235,7 @@ impl CommitLog {
         self.pending_bytes += bytes.len();
         match self.pending.last_mut() {
             Some(run) if run.at + run.bytes.len() as u64 == at => {
-                run.bytes.extend_from_slice(bytes)
+                run.bytes.extend_from_slice(bytes);
             }
             _ => self.pending.push(Run { at, bytes: bytes.to_vec() }),
         }

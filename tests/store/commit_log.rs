@@ -73,7 +73,7 @@ fn said(output: &Output) -> String {
 fn announced(output: &Output) -> u64 {
     let said = said(output);
     let numbers = said.lines().filter_map(|line| line.strip_prefix("synced ")?.parse::<u64>().ok());
-    numbers.last().map_or(0, |n| n + 1)
+    numbers.max().map_or(0, |n| n + 1)
 }
 
 /// All writes before `count` are there, and the one after them is there whole or not at all.

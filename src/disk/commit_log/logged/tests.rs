@@ -245,7 +245,9 @@ fn nothing_of_the_log_is_written_over_before_the_sync_of_the_tree() {
     // A power cut that takes all that the tree has not synced: the log has it.
     let mut first = None;
     let device = Arc::new(store.device.after_power_cut(&mut rng));
-    let visit = &mut |seq, _| drop(first.get_or_insert(seq));
+    let visit = &mut |seq, _| {
+        first.get_or_insert(seq);
+    };
     let log = CommitLog::open(device, ID, 0, visit).unwrap();
     assert_eq!((first, log.seq), (Some(1), store.seq));
     drop(held);

@@ -53,9 +53,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            segment_bytes: 512 << 10,
+            segment_bytes: 128 << 10,
             min_segments: 4,
-            max_segments: 48,
+            max_segments: 192,
             table_bytes: 8 << 20,
             step_changes: 64,
             rest: 3,

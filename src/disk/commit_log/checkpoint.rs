@@ -26,6 +26,10 @@ const LEAD: f64 = 0.25;
 /// How long a group waits for steps of a checkpoint, and how many times.
 const STEP_TIMEOUT: Duration = Duration::from_millis(5);
 const STEP_WAITS: usize = 8;
+/// Changes or bytes after which a checkpoint syncs the tree. sled writes over segments of its log
+/// once what was in them is written elsewhere, whether that is synced or not.
+const SYNC_CHANGES: usize = 128;
+const SYNC_BYTES: usize = 256 << 10;
 /// How often a checkpoint that lacks space looks for it.
 const SPACE_BACKOFF: Duration = Duration::from_millis(500);
 /// How long the free space that was seen last counts, and for how many more bytes in the tables.
@@ -36,7 +40,7 @@ const FREE_PER_TABLE: u64 = 64;
 /// But at least so many bytes.
 const MIN_TABLE_BYTES: usize = 128 << 10;
 /// Segments that the log grows by at once: an append waits until they are written.
-const MORE_SEGMENTS: u32 = 4;
+const MORE_SEGMENTS: u32 = 16;
 /// The log grows only where so many times as much space is free.
 const FREE_PER_GROWTH: u64 = 64;
 
@@ -351,6 +355,7 @@ impl Shared {
     fn checkpoint(&self, frozen: &Frozen) -> Result<bool, Fault> {
         let all = frozen.table.len().max(1);
         let (mut step, mut bytes, mut done) = (Vec::new(), 0, 0);
+        let (mut synced, mut unsynced_bytes) = (0, 0);
         for (place, value) in frozen.table.in_order() {
             step.push((place.as_slice(), value.as_deref()));
             bytes += place.len() + value.as_ref().map_or(0, bytes::Bytes::len);
@@ -358,9 +363,13 @@ impl Shared {
                 continue;
             }
             done += step.len();
-            bytes = 0;
+            unsynced_bytes += std::mem::take(&mut bytes);
             if !self.step(std::mem::take(&mut step), done as f64 / all as f64)? {
                 return Ok(false);
+            }
+            if done >= synced + SYNC_CHANGES || unsynced_bytes >= SYNC_BYTES {
+                self.sled.sync()?;
+                (synced, unsynced_bytes) = (done, 0);
             }
         }
         // The number comes last: with it the tree has all that is before.

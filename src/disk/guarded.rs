@@ -33,6 +33,8 @@ use super::watch::Watch;
 /// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests that
 /// were under way when the space ran out end up here.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
+/// Log space that anything written wants, in bytes.
+const LEAST_ROOM_BYTES: u64 = 128 << 10;
 /// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
 /// 500 bytes.
 pub(super) const LOG_PER_BYTE: u64 = 6;
@@ -386,6 +388,17 @@ impl Sled {
                 // Those zeros may be the room that is wanted.
                 || (self.take_space(length)? && self.ends_with_zeros(length, ahead)?);
             Ok(if enough { self.free()? } else { 0 })
+        })
+    }
+
+    /// True if so many more bytes of records can go to the log without a segment that has no space: what
+    /// [`Sled::free_beside`] keeps for requests under way may be used for them.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, Fault> {
+        self.run(|_| {
+            let length = self.file.metadata()?.len();
+            let wanted = LEAST_ROOM_BYTES.saturating_add(bytes.saturating_mul(LOG_PER_BYTE));
+            Ok(self.take_space(length.saturating_add(wanted))?
+                || (self.take_space(length)? && self.ends_with_zeros(length, wanted)?))
         })
     }
 

@@ -394,7 +394,10 @@ impl Shared {
     /// Applies a part, and rests while there is time; false if the thread is to end.
     fn step(&self, step: Vec<(&[u8], Option<&[u8]>)>, done: f64) -> Result<bool, Fault> {
         // A segment of sled's that is begun must never want space.
-        while self.sled.free_beside(0)? == 0 {
+        let bytes =
+            |(place, value): &(&[u8], Option<&[u8]>)| place.len() + value.map_or(0, <[u8]>::len);
+        let bytes = step.iter().map(bytes).sum::<usize>() as u64;
+        while !self.sled.has_room(bytes)? {
             let mut turn = self.turn();
             turn.lacks_space = true;
             self.turned.notify_all();

@@ -308,7 +308,7 @@ fn flipped_bits_in_the_log_never_escape_as_a_panic_or_a_wrong_value() {
 fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let (old, new) = (record(1, &[300 * KILO]), record(2, &[200 * KILO]));
+    let (old, new) = (record(1, &[100 * KILO]), record(2, &[60 * KILO]));
     let log = |dir: &Path| dir.join("sled/COMMITS");
     let end = || {
         let bytes = fs::read(log(dir.path())).unwrap();
@@ -320,10 +320,10 @@ fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
     store.apply(&[put(0, &key("long"), &new)]).unwrap();
     store.sync().unwrap();
     let after = end();
-    assert!(after > before + 200 * KILO, "{before} to {after}");
+    assert!(after > before + 60 * KILO, "{before} to {after}");
     let mut seen = [0, 0];
     // Closer at the end, where the head is.
-    let cuts = (before..=after).step_by(16 * KILO).chain((after - 400..=after).step_by(20));
+    let cuts = (before..=after).step_by(4 * KILO).chain((after - 400..=after).step_by(20));
     for cut in cuts {
         let copy = tempfile::tempdir().unwrap();
         let mut cp = Command::new("cp");

@@ -441,7 +441,7 @@ mod tests {
         let tail = before.iter().find(|segment| position(segment) == newest).unwrap();
         assert!(tail.reaches(1_200) && tail.reaches(1_100) && !tail.reaches(1_201));
         assert!(tail.batch_to <= newest + tail.end as u64, "{} {newest}", tail.batch_to);
-        println!("the last batch ends at {} of {}", tail.batch_to - newest, tail.end);
+        println!("the last batch ends at {} of {}", tail.batch_to.saturating_sub(newest), tail.end);
 
         let mut byte = [0];
         for (number, segment) in (0..).zip(&before) {

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::generation::GcEpoch;
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
 use pixii_core::types::{Blob, Key, WriteId, hash64};
@@ -19,7 +20,11 @@ fn merge(bytes: usize) -> PeerMessage {
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
         op: 1 << 40,
-        body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, generation: 0 },
+        body: Body::Merge {
+            key: Key::new(vec![1; 16]).unwrap(),
+            object,
+            generation: GcEpoch::FIRST,
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::generation::GcEpoch;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
 
@@ -19,7 +20,11 @@ fn change(number: u32) -> Change {
     let actor = Actor { store: 1 << 60, serial: 1 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number);
-    Change::Record { partition, key, record: Record { own_serial: Some(1), object, generation: 0 } }
+    Change::Record {
+        partition,
+        key,
+        record: Record { own_serial: Some(1), object, generation: GcEpoch::FIRST },
+    }
 }
 
 fn place(number: u32) -> (Partition, Key) {

@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(hex(&golden), "02016103683a31fb2c010104016203683a31fb2c010304");
         let today: pixii_core::members::Members =
             pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!(today.iter().map(|member| member.incarnation).sum::<u64>(), 600);
+        assert_eq!(today.iter().map(|member| member.incarnation.0).sum::<u64>(), 600);
         assert_eq!(pixii_core::wire::encode(&today), golden);
     }
 }

@@ -76,10 +76,11 @@ mod tests {
         );
         let today: pixii_core::generation::Generation =
             pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!(today.number, 300);
+        assert_eq!(today.number.0, 300);
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let key = Key::new("key").unwrap();
-        let hint = store::Record { own_serial: Some(7), generation: 300, ..Default::default() };
+        let hint =
+            store::Record { own_serial: Some(7), generation: today.number, ..Default::default() };
         let bytes = store::encode_hint(NodeId(0x0304), &key, &hint);
         assert_eq!(hex(&bytes[..bytes.len() - 8]), "02fb2c01010700");
         let found = store::decode_hint(NodeId(0x0304), &key, bytes.into());

@@ -38,7 +38,7 @@ use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Meta, StoreError};
-use pixii_core::types::{Micros, NodeId};
+use pixii_core::types::{NodeId, Time};
 use pixii_core::wire::PROTOCOL;
 use pixii_transport::limited;
 use tokio::net::TcpListener;
@@ -244,7 +244,7 @@ impl<'a> Engine<'a> {
         while !self.is_finished() {
             let wake = self.wake_at();
             if let Some(due) = self.emulator.next_wake() {
-                self.alarm.set(due.saturating_sub(self.now()));
+                self.alarm.set(due.saturating_since(self.now()));
             }
             tokio::select! {
                 biased;
@@ -295,13 +295,13 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn now(&self) -> Micros {
-        self.start.elapsed().as_micros() as Micros
+    fn now(&self) -> Time {
+        Time::START + self.start.elapsed().into()
     }
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let wake = self.node.next_wake().map(Duration::from_micros);
+        let wake = self.node.next_wake().map(|wake| Duration::from(wake - Time::START));
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pixii_core::members::{Members, Standing};
+use pixii_core::members::{Incarnation, Members, Standing};
 use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
@@ -91,7 +91,7 @@ pub(crate) struct Identity {
     /// The number of replicas and of partitions.
     pub(crate) shape: (u8, u16),
     /// How often the store has been started.
-    pub(crate) incarnation: u64,
+    pub(crate) incarnation: Incarnation,
     /// Drawn at random at this start.
     pub(crate) boot_nonce: u64,
     /// The birth of the store.

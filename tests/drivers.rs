@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use pixii::config::Config;
 use pixii::engine::{self, ServeError};
+use pixii_core::members::Incarnation;
 use pixii_core::message::{
     Call, CallBody, Counter, Refusal, Reply, ReplyBody, Resource, Response, RingReport,
 };
@@ -123,7 +124,7 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
     assert_eq!(members.ids(), [NodeId::of("n0")]);
     assert_eq!((ring.version(), ring.n(), ring.partitions()), (1, 1, 16));
     let status = client.status();
-    assert_eq!((status.incarnation, status.recovered, status.disk_bytes), (1, false, 4_711));
+    assert_eq!((status.incarnation.0, status.recovered, status.disk_bytes), (1, false, 4_711));
     assert_eq!((status.partitions, status.peers.len()), (16, 0));
     assert_eq!(client.call(CallBody::Stop), ReplyBody::Stopping);
     assert!(client.reply().is_none(), "the connection ends");
@@ -134,7 +135,7 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
     let mut client = daemon.client();
     assert_eq!(values(client.ask(get("k"))).len(), 1);
     let status = client.status();
-    assert_eq!((status.incarnation, status.recovered), (2, false));
+    assert_eq!((status.incarnation.0, status.recovered), (2, false));
     daemon.ask_to_stop();
     daemon.ended().unwrap();
 }
@@ -320,7 +321,7 @@ fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
         ring: (1, config(ports, 0).ring.digest()),
         node: NodeId::of(as_name),
         to: NodeId::of(to),
-        incarnation: 1,
+        incarnation: Incarnation(1),
         boot_nonce: 1,
         birth: 1,
         address: format!("127.0.0.1:{port}"),
@@ -512,7 +513,7 @@ fn three_nodes_serve_with_one_down_and_take_it_back() {
     }
     serves(&c);
     assert_eq!(values(c.client().ask(get("k"))).len(), 1);
-    assert_eq!(c.status().incarnation, 2);
+    assert_eq!(c.status().incarnation.0, 2);
 }
 
 #[test]

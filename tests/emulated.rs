@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pixii::config::Config;
 use pixii::engine::MAX_CALLS;
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{CallBody, Counter, EmulateOrder, ReplyBody};
 use pixii_core::node::Experiment;
 use pixii_core::store::memory::MemoryStore;
@@ -178,8 +178,10 @@ fn a_member_is_dialed_where_the_store_remembers_it() {
     let moved_to = listener.local_addr().unwrap().to_string();
     let store = Arc::new(MemoryStore::default());
     let ports = [free_port(), free_port()];
-    let remembered =
-        |name: &str, address: &str| Member { incarnation: 5, ..Member::configured(name, address) };
+    let remembered = |name: &str, address: &str| Member {
+        incarnation: Incarnation(5),
+        ..Member::configured(name, address)
+    };
     let list = vec![remembered("n0", "127.0.0.1:9"), remembered("n1", &moved_to)];
     store.apply(&[Change::Members(Members::new(list))]).unwrap();
     let daemon = Daemon::start(&ports, 0, store);

@@ -14,6 +14,7 @@ const CRATES: [Floors; 6] = [
     (
         "crates/core/src",
         &[
+            &["time"],
             &["types", "rng"],
             &["causal", "generation", "ring", "members", "merkle", "tally", "secret"],
             &["wire"],

@@ -9,8 +9,8 @@ use std::thread;
 use bytes::Bytes;
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{Generation, Grave};
-use pixii_core::members::{Member, Members};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
@@ -55,7 +55,7 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         let actor = Actor { store: at as u64, serial: 1 };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_serial: Some(seed), object, generation: 0 }
+    Record { own_serial: Some(seed), object, generation: GcEpoch::FIRST }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -286,13 +286,14 @@ fn the_last_change_of_a_batch_counts<B: Bench>() {
         (key("k"), record(1, &[200 * KILO]), record(2, &[90 * KILO, 90 * KILO]));
     let meta =
         |incarnation| Change::Meta(Meta { incarnation, clean: false, ..Meta::new(owner("n1"), 1) });
-    let batch = [meta(1), put(0, &key, &long), put(0, &key, &other), meta(2)];
+    let batch =
+        [meta(Incarnation(1)), put(0, &key, &long), put(0, &key, &other), meta(Incarnation(2))];
     bench.store().apply(&batch).unwrap();
     bench.store().apply(&[]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
     assert_eq!(bench.store().read(Partition(0), &key).unwrap(), Found::Record(other));
-    assert_eq!(bench.store().meta().unwrap().map(|meta| meta.incarnation), Some(2));
+    assert_eq!(bench.store().meta().unwrap().map(|meta| meta.incarnation.0), Some(2));
 }
 
 fn lives_begin_and_end<B: Bench>() {
@@ -300,16 +301,20 @@ fn lives_begin_and_end<B: Bench>() {
     assert_eq!(bench.store().meta().unwrap(), None);
     let begin = |store: &dyn Store, process| begin_life(store, &owner("n1"), process);
     let mut meta = begin(bench.store(), Process::New(42)).unwrap();
-    assert_eq!((meta.store, meta.incarnation, meta.serial_floor), (42, 1, 1));
+    assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (42, 1, 1));
     meta.serial_end = 100;
     end_life(bench.store(), &meta).unwrap();
     let meta = begin(bench.store(), Process::Same).unwrap();
-    assert_eq!((meta.store, meta.incarnation), (42, 2), "one id for a process");
+    assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
     assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "and serials that go on");
     end_life(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
     let mut meta = begin(bench.store(), Process::New(43)).unwrap();
-    assert_eq!((meta.birth, meta.store, meta.incarnation), (42, 43, 3), "and another for the next");
+    assert_eq!(
+        (meta.birth, meta.store, meta.incarnation.0),
+        (42, 43, 3),
+        "and another for the next"
+    );
     assert_eq!(
         (meta.serial_floor, &meta.fresh[..]),
         (100, &[][..]),
@@ -320,7 +325,7 @@ fn lives_begin_and_end<B: Bench>() {
     bench.store().sync().unwrap();
     let bench = bench.reopen();
     let meta = begin(bench.store(), Process::New(44)).unwrap();
-    assert_eq!((meta.store, meta.incarnation, meta.serial_floor), (44, 4, 200));
+    assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
     let stranger = begin_life(bench.store(), &owner("n2"), Process::New(45));
     assert!(matches!(stranger, Err(LifeError::Owner(..))), "{stranger:?}");
@@ -456,7 +461,7 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     }
     let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
     let condemned = vec![Grave { key: key("k004"), dead }];
-    let generation = Generation { number: 7, condemned, collected: Vec::new() };
+    let generation = Generation { number: GcEpoch(7), condemned, collected: Vec::new() };
     let partition = Partition(1);
     let begun = Change::Generation { partition, generation: generation.clone() };
     store.apply(&[begun]).unwrap();

@@ -198,7 +198,7 @@ fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
             "name": meta.owner.name,
             "cluster": meta.owner.cluster,
             "store": format!("{:016x}", meta.store),
-            "incarnation": meta.incarnation,
+            "incarnation": meta.incarnation.0,
             "stopped_cleanly": meta.clean,
         })
     });

@@ -124,7 +124,7 @@ fn as_json(report: &StatusReport) -> Value {
         "name": report.name,
         "version": report.version,
         "store": format!("{:016x}", report.store),
-        "incarnation": report.incarnation,
+        "incarnation": report.incarnation.0,
         "recovered": report.recovered,
         "serving": report.serving,
         "without_authority": report.without_authority,

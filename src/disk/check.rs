@@ -8,7 +8,7 @@ use std::path::Path;
 
 use blake3::Hasher;
 use bytes::Bytes;
-use pixii_core::generation::Generation;
+use pixii_core::generation::{GcEpoch, Generation};
 use pixii_core::members::Members;
 use pixii_core::merkle::Digest;
 use pixii_core::ring::Ring;
@@ -65,7 +65,7 @@ pub struct CheckReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
     /// The partition's generation there.
-    pub generation: u64,
+    pub generation: GcEpoch,
     /// What is held.
     pub content: Content,
     /// What will be held when the next generation has begun: less what is condemned.
@@ -91,7 +91,7 @@ impl Content {
 impl Holding {
     /// True if a home that holds `later`, of this generation or the one behind it, holds the same.
     fn is_same(&self, later: &Holding) -> bool {
-        match self.generation + 1 == later.generation {
+        match self.generation.next() == later.generation {
             true => self.next == later.content,
             false => self.content == later.content,
         }

@@ -11,7 +11,7 @@ use pixii_core::message::{
 };
 use pixii_core::node::{Input, PairView};
 use pixii_core::ring::Ring;
-use pixii_core::types::{MILLI, NodeId, Partition};
+use pixii_core::types::{Micros, NodeId, Partition};
 
 use super::drain::Drain;
 use super::{Engine, stall};
@@ -45,10 +45,10 @@ impl Engine<'_> {
                 up: peer.outbox.is_open(),
                 opinion: view.opinion,
                 phi_hundredths: (view.phi * 100.0) as u32,
-                latency_us: view.latency,
+                latency_us: view.latency.map(|latency| latency.0),
                 hints: view.hints.count,
                 hint_bytes: view.hints.bytes,
-                hint_age_ms: view.hint_age / MILLI,
+                hint_age_ms: view.hint_age.as_millis(),
                 dropped: peer.outbox.dropped(),
                 repair: compared.remove(&peer.id).unwrap_or_default(),
             }
@@ -249,9 +249,9 @@ fn by_peer(pairs: &[PairView]) -> BTreeMap<NodeId, PeerRepair> {
         peer.shared += 1;
         peer.pending += u32::from(view.is_pending);
         peer.failing += u32::from(view.failing.is_some());
-        if let Some(micros) = view.equal_for {
+        if let Some(age) = view.equal_for {
             peer.equal += 1;
-            peer.oldest_ms = peer.oldest_ms.max(Some(micros / MILLI));
+            peer.oldest_ms = peer.oldest_ms.max(Some(age.as_millis()));
         }
     }
     for peer in peers.values_mut().filter(|peer| peer.equal < peer.shared) {
@@ -265,7 +265,7 @@ fn pair(view: PairView) -> PairStatus {
     PairStatus {
         partition: view.partition,
         peer: view.peer,
-        equal_ms: view.equal_for.map(|micros| micros / MILLI),
+        equal_ms: view.equal_for.map(Micros::as_millis),
         pending: view.is_pending,
         failing: view.failing,
         pulled,
@@ -331,6 +331,7 @@ fn check(
 mod tests {
     use pixii_core::members::Member;
     use pixii_core::message::ComparisonFault;
+    use pixii_core::types::MILLI;
 
     use super::*;
 
@@ -344,7 +345,7 @@ mod tests {
             failing,
             moved: (0, 0, 0),
         };
-        let (old, new) = (view(0, Some(9_000), None), view(1, Some(2_000), None));
+        let (old, new) = (view(0, Some(9 * MILLI), None), view(1, Some(2 * MILLI), None));
         let all = by_peer(&[old.clone(), new.clone()]);
         let expected =
             PeerRepair { shared: 2, equal: 2, oldest_ms: Some(9), ..PeerRepair::default() };

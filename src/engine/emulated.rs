@@ -14,7 +14,7 @@ use pixii_core::message::{
     Call, CallBody, Counter, EmulateOrder, EmulateRefusal, Kind, PeerMessage, Request,
 };
 use pixii_core::node::{ClientId, Input};
-use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::types::{Micros, NodeId, Time};
 use pixii_core::wire;
 use pixii_transport::frames::Held;
 use pixii_transport::limited;
@@ -31,7 +31,7 @@ use crate::net::Peer;
 const MAX_WAITING: usize = 100_000;
 const MAX_WAITING_BYTES: usize = 256 << 20;
 /// While it is on, the log says so as often.
-const REMIND: Micros = 60_000 * MILLI;
+const REMIND: Micros = Micros::from_millis(60_000);
 /// What a call without key and value takes, about.
 const CALL_BYTES: usize = 256;
 
@@ -50,12 +50,12 @@ impl Alarm {
     /// It rings after this time.
     pub(super) fn set(&self, after: Micros) {
         let timespec = |micros: Micros| Timespec {
-            tv_sec: (micros / 1_000_000) as i64,
-            tv_nsec: (micros % 1_000_000 * 1_000) as i64,
+            tv_sec: (micros.0 / 1_000_000) as i64,
+            tv_nsec: (micros.0 % 1_000_000 * 1_000) as i64,
         };
         // A time of 0 would stop it.
-        let it_value = timespec(after.max(1));
-        let it_interval = timespec(0);
+        let it_value = timespec(after.max(Micros(1)));
+        let it_interval = timespec(Micros::ZERO);
         let at = Itimerspec { it_interval, it_value };
         // An open timer takes every time.
         let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &at);
@@ -138,10 +138,10 @@ pub(super) struct Emulator {
 struct On {
     net: Emulation,
     /// By the time when they arrive, then in the order in which they were sent.
-    waiting: BTreeMap<(Micros, u64), Parcel>,
+    waiting: BTreeMap<(Time, u64), Parcel>,
     bytes: usize,
     sequence: u64,
-    remind_at: Micros,
+    remind_at: Time,
 }
 
 impl Emulator {
@@ -155,9 +155,9 @@ impl Emulator {
         self.on.is_some()
     }
 
-    /// By how much the disk of this node is slowed, in microseconds.
+    /// By how much the disk of this node is slowed.
     pub(super) fn disk_delay(&self) -> Micros {
-        self.on.as_ref().map_or(0, |on| on.net.disk_delay(self.me))
+        self.on.as_ref().map_or(Micros::ZERO, |on| on.net.disk_delay(self.me))
     }
 
     /// The rules that hold.
@@ -167,7 +167,7 @@ impl Emulator {
     }
 
     /// From now on these rules hold, or none; gives what was on its way.
-    pub(super) fn set(&mut self, now: Micros, rules: Vec<Rule>) -> Vec<Parcel> {
+    pub(super) fn set(&mut self, now: Time, rules: Vec<Rule>) -> Vec<Parcel> {
         let old = self.on.take();
         if !rules.is_empty() {
             // Nodes with the same seed shall not drop and delay in step.
@@ -179,7 +179,7 @@ impl Emulator {
     }
 
     /// Takes a message of this kind that is sent now, or loses it.
-    pub(super) fn post(&mut self, now: Micros, kind: Kind, parcel: Parcel) {
+    pub(super) fn post(&mut self, now: Time, kind: Kind, parcel: Parcel) {
         let Some(on) = &mut self.on else { return };
         let (from, to) = parcel.ends(self.me);
         let delay = match on.net.verdict(now, from, to, kind) {
@@ -191,14 +191,14 @@ impl Emulator {
         if on.waiting.len() >= MAX_WAITING || bytes > MAX_WAITING_BYTES {
             return self.overflowed += 1;
         }
-        self.delayed += u64::from(delay > 0);
+        self.delayed += u64::from(delay > Micros::ZERO);
         on.bytes = bytes;
         on.sequence += 1;
         on.waiting.insert((now + delay, on.sequence), parcel);
     }
 
     /// The next message that has arrived by now.
-    pub(super) fn arrived(&mut self, now: Micros) -> Option<Parcel> {
+    pub(super) fn arrived(&mut self, now: Time) -> Option<Parcel> {
         let on = self.on.as_mut()?;
         let first = on.waiting.first_entry().filter(|first| first.key().0 <= now)?;
         let parcel = first.remove();
@@ -207,14 +207,14 @@ impl Emulator {
     }
 
     /// When the next message arrives or the log is to be reminded.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         let on = self.on.as_ref()?;
         let first = on.waiting.first_key_value().map(|((due, _), _)| *due);
         Some(first.unwrap_or(on.remind_at).min(on.remind_at))
     }
 
     /// True if it has been on for so long that the log says so again.
-    fn is_to_remind(&mut self, now: Micros) -> bool {
+    fn is_to_remind(&mut self, now: Time) -> bool {
         let due = self.on.as_mut().filter(|on| on.remind_at <= now);
         due.map(|on| on.remind_at = now + REMIND).is_some()
     }
@@ -292,7 +292,7 @@ impl Engine<'_> {
 
     /// At a stop, what was said leaves at once.
     pub(super) fn end_emulation(&mut self) {
-        self.storage.slow_down(0);
+        self.storage.slow_down(Micros::ZERO);
         for parcel in self.emulator.set(self.now(), Vec::new()) {
             if !matches!(parcel, Parcel::Call { .. }) {
                 self.arrive(parcel);
@@ -332,6 +332,7 @@ impl Engine<'_> {
 #[cfg(test)]
 mod tests {
     use pixii_core::members::{Member, Members};
+    use pixii_core::types::MILLI;
 
     use super::*;
 
@@ -341,7 +342,7 @@ mod tests {
         let members = ["n1", "n2"].map(|name| Member::configured(name, "h:1"));
         let rules = emulation::parse(text, &Members::new(members.into())).unwrap();
         let mut emulator = Emulator::off(NodeId::of(ME), 3);
-        assert!(emulator.set(0, rules).is_empty());
+        assert!(emulator.set(Time::START, rules).is_empty());
         emulator
     }
 
@@ -350,7 +351,7 @@ mod tests {
         Parcel::Reply { client: 1, frame: frame.into() }
     }
 
-    fn arrived(emulator: &mut Emulator, now: Micros) -> Vec<u64> {
+    fn arrived(emulator: &mut Emulator, now: Time) -> Vec<u64> {
         let id = |parcel| match parcel {
             Parcel::Reply { frame, .. } => u64::from_be_bytes(frame[..8].try_into().unwrap()),
             other => panic!("{other:?}"),
@@ -365,16 +366,17 @@ mod tests {
     #[test]
     fn messages_arrive_in_the_order_of_their_times() {
         let mut emulator = emulator("n1 -> client delay fixed 5ms");
-        (0..3).for_each(|id| emulator.post(id, Kind::Other, reply(id, 10)));
-        assert_eq!(emulator.next_wake(), Some(5_000));
-        assert_eq!(arrived(&mut emulator, 4_999), [0; 0]);
-        assert_eq!(arrived(&mut emulator, 5_001), [0, 1]);
-        assert_eq!(arrived(&mut emulator, 9_000), [2]);
-        assert_eq!(emulator.next_wake(), Some(REMIND));
-        assert!(!emulator.is_to_remind(REMIND - 1) && emulator.is_to_remind(REMIND));
-        assert_eq!(emulator.next_wake(), Some(2 * REMIND));
-        emulator.post(REMIND, Kind::Other, reply(7, 10));
-        assert_eq!(emulator.set(REMIND, Vec::new()).len(), 1, "what was under way is not lost");
+        (0..3).for_each(|id| emulator.post(Time(id), Kind::Other, reply(id, 10)));
+        assert_eq!(emulator.next_wake(), Some(Time(5_000)));
+        assert_eq!(arrived(&mut emulator, Time(4_999)), [0; 0]);
+        assert_eq!(arrived(&mut emulator, Time(5_001)), [0, 1]);
+        assert_eq!(arrived(&mut emulator, Time(9_000)), [2]);
+        let due = Time::START + REMIND;
+        assert_eq!(emulator.next_wake(), Some(due));
+        assert!(!emulator.is_to_remind(due - Micros(1)) && emulator.is_to_remind(due));
+        assert_eq!(emulator.next_wake(), Some(due + REMIND));
+        emulator.post(due, Kind::Other, reply(7, 10));
+        assert_eq!(emulator.set(due, Vec::new()).len(), 1, "what was under way is not lost");
         assert_eq!((emulator.next_wake(), emulator.is_on()), (None, false));
         assert_eq!(count(&emulator, Counter::EmulatedDelayed), 4);
     }
@@ -382,21 +384,22 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_number_and_bytes() {
         let mut emulator = emulator("n1 -> client delay fixed 600s");
-        (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, Kind::Other, reply(id, 1)));
+        (0..MAX_WAITING as u64 + 7)
+            .for_each(|id| emulator.post(Time::START, Kind::Other, reply(id, 1)));
         assert_eq!(count(&emulator, Counter::EmulatedOverflowed), 7);
-        assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), MAX_WAITING);
-        (0..300).for_each(|id| emulator.post(0, Kind::Other, reply(id, (1 << 20) - 8)));
+        assert_eq!(arrived(&mut emulator, Time::START + 600_000 * MILLI).len(), MAX_WAITING);
+        (0..300).for_each(|id| emulator.post(Time::START, Kind::Other, reply(id, (1 << 20) - 8)));
         assert_eq!(count(&emulator, Counter::EmulatedOverflowed), 7 + 44, "256 MiB are the limit");
-        assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), 256);
+        assert_eq!(arrived(&mut emulator, Time::START + 600_000 * MILLI).len(), 256);
     }
 
     #[test]
     fn what_is_cut_or_dropped_is_counted() {
         let mut emulator = emulator("n1 -> client drop 1; client -> n1 cut");
-        emulator.post(0, Kind::Other, reply(0, 1));
+        emulator.post(Time::START, Kind::Other, reply(0, 1));
         let call = Call { id: 1, body: CallBody::Ring };
-        emulator.post(0, Kind::Other, Parcel::Call { client: 1, call, held: None });
-        assert!(emulator.arrived(REMIND).is_none());
+        emulator.post(Time::START, Kind::Other, Parcel::Call { client: 1, call, held: None });
+        assert!(emulator.arrived(Time::START + REMIND).is_none());
         assert_eq!(
             (count(&emulator, Counter::EmulatedDropped), count(&emulator, Counter::EmulatedCut)),
             (1, 1)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::Trouble;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
-use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::types::{Micros, NodeId};
 use pixii_transport::limited;
 use pixii_transport::throttle::LogThrottle;
 use tracing::{debug, error, info, warn};
@@ -335,8 +335,8 @@ fn tell_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogT
 }
 
 fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros, log: &LogThrottle) {
-    let silent_ms = silence / MILLI;
-    let seconds = silence as f64 / 1e6;
+    let silent_ms = silence.as_millis();
+    let seconds = silence.as_f64() / 1e6;
     match opinion {
         Opinion::Up => limited!(
             log.several("peer_up", peer),

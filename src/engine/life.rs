@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::KeptTree;
 use pixii_core::node::{self, Limits, Node};
 use pixii_core::ring::Ring;
@@ -246,7 +246,7 @@ fn remembered_members(
     config: &Config,
     store: &dyn Store,
     ring: &Ring,
-    incarnation: u64,
+    incarnation: Incarnation,
     is_moved: bool,
 ) -> Result<Members, StoreError> {
     let remembered = match store.members()? {
@@ -314,7 +314,7 @@ fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> 
 /// alone.
 fn members(
     config: &Config,
-    incarnation: u64,
+    incarnation: Incarnation,
     placed: bool,
     remembered: Option<Members>,
 ) -> Members {

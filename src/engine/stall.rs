@@ -51,6 +51,13 @@ impl Progress {
     }
 }
 
+/// What the threads are at whose progress is the store's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Threads<'a> {
+    pub(super) writer: &'a Progress,
+    pub(super) reader: &'a Progress,
+}
+
 /// What was last said of the store.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -64,7 +71,7 @@ impl Watch {
     pub(super) fn look(
         &mut self,
         now: Instant,
-        (writer, reader): (&Progress, &Progress),
+        Threads { writer, reader }: Threads<'_>,
     ) -> Option<(Option<Stall>, Duration)> {
         let before = self.stalled;
         let held_up = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
@@ -104,6 +111,10 @@ pub(super) fn about(lasts: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn both<'a>(writer: &'a Progress, reader: &'a Progress) -> Threads<'a> {
+        Threads { writer, reader }
+    }
+
     fn at(since: Option<Instant>, last: u64) -> Progress {
         Progress(Mutex::new(Work { since, last: Duration::from_millis(last) }))
     }
@@ -114,15 +125,15 @@ mod tests {
         let later = |ms| begun + Duration::from_millis(ms);
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let busy = at(Some(begun), 0);
-        assert_eq!(watch.look(later(1_999), (&busy, &idle)), None);
+        assert_eq!(watch.look(later(1_999), both(&busy, &idle)), None);
         let two = Duration::from_secs(2);
-        assert_eq!(watch.look(later(2_000), (&busy, &idle)), Some((Some(Stall::Writes), two)));
-        assert_eq!(watch.look(later(2_500), (&busy, &idle)), None, "nothing new");
+        assert_eq!(watch.look(later(2_000), both(&busy, &idle)), Some((Some(Stall::Writes), two)));
+        assert_eq!(watch.look(later(2_500), both(&busy, &idle)), None, "nothing new");
         assert_eq!(watch.lasts(later(2_500)), Some(Duration::from_millis(2_500)));
         // It has ended, and was slow: what follows shows whether the disk is well.
-        assert_eq!(watch.look(later(3_000), (&at(None, 3_000), &idle)), None);
-        assert_eq!(watch.look(later(3_600), (&at(Some(later(3_500)), 3_000), &idle)), None);
-        let over = watch.look(later(4_000), (&at(None, 10), &idle));
+        assert_eq!(watch.look(later(3_000), both(&at(None, 3_000), &idle)), None);
+        assert_eq!(watch.look(later(3_600), both(&at(Some(later(3_500)), 3_000), &idle)), None);
+        let over = watch.look(later(4_000), both(&at(None, 10), &idle));
         assert_eq!(over, Some((None, Duration::from_secs(4))));
         assert_eq!(watch.lasts(later(4_000)), None);
     }
@@ -133,11 +144,11 @@ mod tests {
         let later = |ms| begun + Duration::from_millis(ms);
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let reads = at(Some(begun), 0);
-        let told = watch.look(later(2_100), (&idle, &reads)).map(|(stall, _)| stall);
+        let told = watch.look(later(2_100), both(&idle, &reads)).map(|(stall, _)| stall);
         assert_eq!(told, Some(Some(Stall::All)));
         let writes = at(Some(begun), 0);
-        let told = watch.look(later(2_200), (&writes, &at(None, 2_200)));
+        let told = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
         assert_eq!(told.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
-        assert!(watch.look(later(2_300), (&at(None, 1), &at(None, 2_200))).is_some());
+        assert!(watch.look(later(2_300), both(&at(None, 1), &at(None, 2_200))).is_some());
     }
 }

@@ -1,6 +1,8 @@
 //! The store's three threads: the only writer, which also lists and watches the free space, a reader for clients and
 //! one for background work.
 
+mod reading;
+
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,14 +12,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pixii_core::node::{Done, ScanToken, Shortage, Work};
+use pixii_core::node::{Done, ReadToken, ScanToken, Shortage, SyncSeq, Work};
 use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
 use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::levels::Levels;
 use super::space::Space;
-use super::stall::Progress;
+use super::stall::{Progress, Threads};
+use reading::{Reader, Scanner};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
@@ -38,7 +41,7 @@ pub(super) enum Report {
     /// Reads that were submitted together are done together: one wake-up for all of them.
     Reads(Vec<Done>),
     /// Every write up to this mark is durable.
-    Synced { mark: u64, changes: usize, took: Duration },
+    Synced { mark: SyncSeq, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
     /// A part of the store was read off the disk, and is as it was written.
@@ -49,28 +52,32 @@ pub(super) enum Report {
     Failed(StoreError),
 }
 
-/// A scan that waits for its thread: token, partition and span.
-type Scan = (ScanToken, Partition, Span);
+/// A scan that waits for its thread.
+struct Scan {
+    token: ScanToken,
+    partition: Partition,
+    span: Span,
+}
 
 enum Lookup {
     Records(Vec<Wanted>),
-    Hints { token: u64, target: NodeId, after: Option<Key>, limit_bytes: usize },
+    Hints { token: ReadToken, target: NodeId, after: Option<Key>, limit_bytes: usize },
 }
 
 struct Wanted {
-    token: u64,
+    token: ReadToken,
     partition: Partition,
     key: Key,
     hints_for: Vec<NodeId>,
 }
 
 enum Job {
-    Write { mark: u64, changes: Vec<Change>, bytes: u64 },
+    Write { mark: SyncSeq, changes: Vec<Change>, bytes: u64 },
     List(List),
 }
 
 struct List {
-    token: u64,
+    token: ReadToken,
     partition: Partition,
     after: Option<Key>,
     limit_bytes: usize,
@@ -103,33 +110,26 @@ impl Storage {
         let (jobs, queued) = channel();
         let (lookups, wanted) = channel();
         let (scans, spans) = channel();
-        let (to_write, to_read, to_scan) = (store.clone(), store.clone(), store.clone());
-        let (told, scanned) = (reports.clone(), reports.clone());
-        let levels = Arc::new(levels);
-        let (of_writer, of_reader, of_scanner) = (levels.clone(), levels.clone(), levels.clone());
         let (writing, reading) = (Arc::<Progress>::default(), Arc::<Progress>::default());
-        let (begun, looked_up, delay) =
-            (writing.clone(), reading.clone(), Arc::new(AtomicU64::new(0)));
-        let slows = [delay.clone(), delay.clone(), delay.clone()];
-        let [slows_writes, slows_reads, slows_scans] = slows;
-        let writer = spawn("store-writer", reports, move |reports| {
+        let (levels, delay) = (Arc::new(levels), Arc::<AtomicU64>::default());
+        let disk = Disk { store: store.clone(), levels: levels.clone(), delay: delay.clone() };
+        let (of_writer, progress) = (disk.clone(), writing.clone());
+        let writer = spawn("store-writer", reports.clone(), move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            let (levels, writing, delay, store) = (of_writer, &*begun, slows_writes, &*to_write);
-            Writer { store, queued, ahead, levels, writing, delay, space, reports }.run()
+            Writer { disk: of_writer, queued, ahead, progress, space, reports }.run()
         })?;
-        let reader = spawn("store-reader", told, move |out| {
-            read(&*to_read, &wanted, (&of_reader, &looked_up, &slows_reads), out)
-        })?;
-        let scanner = spawn("store-scanner", scanned, move |out| {
-            scan(&*to_scan, &spans, (&of_scanner, &slows_scans), out)
-        })?;
+        let reader = Reader { disk: disk.clone(), wanted, progress: reading.clone() };
+        let reader = spawn("store-reader", reports.clone(), move |reports| reader.run(reports))?;
+        let scanner = Scanner { disk, spans };
+        let scanner = spawn("store-scanner", reports, move |reports| scanner.run(reports))?;
         let threads = vec![writer, reader, scanner];
         Ok(Storage { jobs, lookups, scans, levels, writing, reading, delay, threads })
     }
 
-    /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
+    /// From now on every batch, look-up and scan takes so much longer: a slow disk,
+    /// emulated.
     pub(super) fn slow_down(&self, delay: Micros) {
-        self.delay.store(delay, Ordering::Relaxed);
+        self.delay.store(delay.0, Ordering::Relaxed);
     }
 
     /// Hands over what the node wants done.
@@ -150,7 +150,7 @@ impl Storage {
                 }
                 Work::Scan { token, partition, span } => {
                     self.levels.scans.more(1);
-                    let _ = self.scans.send((token, partition, span));
+                    let _ = self.scans.send(Scan { token, partition, span });
                 }
                 Work::Hints { token, target, after, limit_bytes } => {
                     let lookup = Lookup::Hints { token, target, after, limit_bytes };
@@ -175,8 +175,8 @@ impl Storage {
     }
 
     /// What the threads that write and read are at.
-    pub(super) fn progress(&self) -> (&Progress, &Progress) {
-        (&self.writing, &self.reading)
+    pub(super) fn progress(&self) -> Threads<'_> {
+        Threads { writer: &self.writing, reader: &self.reading }
     }
 
     /// Returns when all that was submitted is done and the threads have ended.
@@ -216,15 +216,32 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
+/// What all threads share.
+#[derive(Clone)]
+struct Disk {
+    store: Arc<dyn Store>,
+    levels: Arc<Levels>,
+    /// By how much every piece of work is slowed, in microseconds.
+    delay: Arc<AtomicU64>,
+}
+
+impl Disk {
+    /// Waits as long as the emulated disk is slow.
+    fn linger(&self) {
+        match self.delay.load(Ordering::Relaxed) {
+            0 => {}
+            delay => thread::sleep(Duration::from_micros(delay)),
+        }
+    }
+}
+
 /// The only one that writes: everything queued becomes one batch and one sync.
 struct Writer<'a> {
-    store: &'a dyn Store,
+    disk: Disk,
     queued: Receiver<Vec<Job>>,
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
-    levels: Arc<Levels>,
-    writing: &'a Progress,
-    delay: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     space: Space,
     reports: &'a Reports,
 }
@@ -234,7 +251,7 @@ impl Writer<'_> {
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
-            self.writing.begin();
+            self.progress.begin();
             let (mut batch, mut lists) = (Batch::default(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
@@ -247,16 +264,16 @@ impl Writer<'_> {
             if let Some(mark) = batch.mark {
                 self.look()?;
                 let (begun, changes) = (Instant::now(), batch.changes.len());
-                linger(&self.delay);
-                self.store.apply(&batch.changes)?;
-                self.store.sync()?;
-                self.levels.unsynced_bytes.less(batch.bytes);
+                self.disk.linger();
+                self.disk.store.apply(&batch.changes)?;
+                self.disk.store.sync()?;
+                self.disk.levels.unsynced_bytes.less(batch.bytes);
                 let took = begun.elapsed();
                 let _ = self.reports.send(Report::Synced { mark, changes, took });
             }
             for List { token, partition, after, limit_bytes } in lists {
-                self.writing.begin();
-                let listing = self.store.list(partition, after.as_ref(), limit_bytes)?;
+                self.progress.begin();
+                let listing = self.disk.store.list(partition, after.as_ref(), limit_bytes)?;
                 let _ = self.reports.send(Report::Done(Done::List { token, listing }));
             }
         }
@@ -269,15 +286,15 @@ impl Writer<'_> {
             if let Some(job) = self.ahead.next() {
                 return Ok(Some(job));
             }
-            self.writing.end();
-            let calm = !self.space.is_short() && !self.writing.was_slow();
+            self.progress.end();
+            let calm = !self.space.is_short() && !self.progress.was_slow();
             let patience = if calm { CALM_LOOK } else { LOOK };
             match self.queued.recv_timeout(patience) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.writing.begin();
-                    linger(&self.delay);
-                    self.store.probe()?;
+                    self.progress.begin();
+                    self.disk.linger();
+                    self.disk.store.probe()?;
                     self.look()?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -295,9 +312,9 @@ impl Writer<'_> {
 
     /// Looks at the free space beside what is on its way to the disk, and tells what is new.
     fn look(&mut self) -> Result<(), StoreError> {
-        let coming = self.levels.unsynced_bytes.get();
-        let Some(free) = self.store.free_bytes(coming)? else { return Ok(()) };
-        self.levels.free_bytes.set(free);
+        let coming = self.disk.levels.unsynced_bytes.get();
+        let Some(free) = self.disk.store.free_bytes(coming)? else { return Ok(()) };
+        self.disk.levels.free_bytes.set(free);
         if let Some(news) = self.space.look(free) {
             let _ = self.reports.send(Report::Space(news));
         }
@@ -307,13 +324,13 @@ impl Writer<'_> {
 
 #[derive(Default)]
 struct Batch {
-    mark: Option<u64>,
+    mark: Option<SyncSeq>,
     changes: Vec<Change>,
     bytes: u64,
 }
 
 impl Batch {
-    fn add(&mut self, mark: u64, changes: Vec<Change>, bytes: u64) {
+    fn add(&mut self, mark: SyncSeq, changes: Vec<Change>, bytes: u64) {
         self.mark = Some(mark);
         self.bytes += bytes;
         self.changes.extend(changes);
@@ -335,78 +352,6 @@ fn size(change: &Change) -> usize {
         }
         Change::Generation { generation, .. } => generation.bytes(),
         Change::Meta(_) | Change::Members(_) | Change::Ring(_) | Change::Forget { .. } => 0,
-    }
-}
-
-/// Waits as long as the emulated disk is slow.
-fn linger(delay: &AtomicU64) {
-    match delay.load(Ordering::Relaxed) {
-        0 => {}
-        delay => thread::sleep(Duration::from_micros(delay)),
-    }
-}
-
-fn read(
-    store: &dyn Store,
-    wanted: &Receiver<Lookup>,
-    (levels, progress, delay): (&Levels, &Progress, &AtomicU64),
-    reports: &Reports,
-) -> Result<(), StoreError> {
-    while let Ok(lookup) = wanted.recv() {
-        progress.begin();
-        let mut reads = 1;
-        linger(delay);
-        let report = match lookup {
-            Lookup::Records(wanted) => {
-                reads = wanted.len() as u64;
-                let mut found = Vec::with_capacity(wanted.len());
-                for Wanted { token, partition, key, hints_for } in wanted {
-                    let mut hints = Vec::with_capacity(hints_for.len());
-                    for target in hints_for {
-                        hints.push((target, store.read_hint(target, &key)?));
-                    }
-                    found.push(Done::Read { token, found: store.read(partition, &key)?, hints });
-                }
-                Report::Reads(found)
-            }
-            Lookup::Hints { token, target, after, limit_bytes } => {
-                let page = store.list_hints(target, after.as_ref(), limit_bytes)?;
-                Report::Done(Done::Hints { token, page })
-            }
-        };
-        progress.end();
-        levels.reads.less(reads);
-        let _ = reports.send(report);
-    }
-    Ok(())
-}
-
-/// Reads of the background have a thread of their own: no client waits behind one. It measures the store, too.
-fn scan(
-    store: &dyn Store,
-    spans: &Receiver<Scan>,
-    (levels, delay): (&Levels, &AtomicU64),
-    reports: &Reports,
-) -> Result<(), StoreError> {
-    let mut measured = Instant::now();
-    loop {
-        match spans.recv_timeout(MEASURE) {
-            Ok((token, partition, span)) => {
-                linger(delay);
-                let page = store.scan(partition, &span)?;
-                levels.scans.less(1);
-                let _ = reports.send(Report::Done(Done::Scan { token, page }));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        }
-        if measured.elapsed() >= MEASURE {
-            // What cannot be measured now stays what it was: that harms nobody, and whatever does shows elsewhere.
-            if let Ok(bytes) = store.disk_bytes() {
-                levels.disk_bytes.set(bytes);
-            }
-            measured = Instant::now();
-        }
     }
 }
 
@@ -495,7 +440,7 @@ mod tests {
     fn put(mark: u64, name: &str) -> Work {
         let change =
             Change::Record { partition: Partition(1), key: key(name), record: Record::default() };
-        Work::Write { mark, changes: vec![change] }
+        Work::Write { mark: SyncSeq(mark), changes: vec![change] }
     }
 
     #[test]
@@ -505,8 +450,12 @@ mod tests {
         let (reports, mut reported) = unbounded_channel();
         let levels = Levels::measure(&*as_store).unwrap();
         let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
-        let list =
-            Work::List { token: 9, partition: Partition(1), after: None, limit_bytes: 1 << 20 };
+        let list = Work::List {
+            token: ReadToken(9),
+            partition: Partition(1),
+            after: None,
+            limit_bytes: 1 << 20,
+        };
         let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
         storage.submit(std::iter::once(list).chain(puts));
         assert_eq!((storage.levels().disk_bytes.get(), storage.levels().free_bytes()), (7, None));
@@ -516,8 +465,10 @@ mod tests {
         let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
-                Report::Synced { mark, changes, .. } => synced.push((mark, changes)),
-                Report::Done(Done::List { token: 9, listing }) => listed = listing.keys.len(),
+                Report::Synced { mark, changes, .. } => synced.push((mark.0, changes)),
+                Report::Done(Done::List { token: ReadToken(9), listing }) => {
+                    listed = listing.keys.len();
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -533,7 +484,7 @@ mod tests {
         let storage = Storage::start(&store, levels, 0, reports).unwrap();
         let slow = Duration::from_millis(30);
         let mut took = |delay: Duration, work: &dyn Fn()| {
-            storage.slow_down(delay.as_micros() as Micros);
+            storage.slow_down(delay.into());
             let begun = Instant::now();
             work();
             assert!(reported.blocking_recv().is_some());
@@ -541,7 +492,7 @@ mod tests {
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(put(1, "a")))) >= slow);
         let read = || Work::Read {
-            token: 1,
+            token: ReadToken(1),
             partition: Partition(1),
             key: key("a"),
             hints_for: Vec::new(),
@@ -566,7 +517,7 @@ mod tests {
             let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
-            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: 128, .. })));
+            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));
             let failed = reported.try_recv();
             assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == said), "{failed:?}");
             assert!(reported.try_recv().is_err());

@@ -122,7 +122,7 @@ impl Account {
         let uptime = status.uptime_ms as f64 / MILLI;
         page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
         let help = "How often the store has been started.";
-        page.gauge("pixii_incarnation", help, status.incarnation);
+        page.gauge("pixii_incarnation", help, status.incarnation.0);
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
         let help = "Partitions of the node that cannot be served: too few of their owners are up.";
         page.gauge(

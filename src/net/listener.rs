@@ -150,7 +150,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
         Ok(Admitted::Client(place)) => {
             let protocol = reception.protocol();
             let seal = reception.seal(&mut connection.reader);
-            return serve_client(&hub, connection, (protocol, seal), place).await;
+            return serve_client(&hub, connection, protocol, seal, place).await;
         }
         Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
@@ -272,7 +272,7 @@ async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
         let name = &hub.identity.name;
         return Err(refused(format!("node {name} is drained or stopping, and has no links")));
     }
-    let peer = check_peer(hub, &cluster, ring, (node, &run.address), to);
+    let peer = check_peer(hub, &cluster, ring, node, &run.address, to);
     let peer = peer.map_err(refused)?;
     check_address("address", &run.address).map_err(refused)?;
     let entry = runs::admit(hub, &peer, &run).await;
@@ -313,7 +313,8 @@ fn check_peer(
     hub: &Hub,
     cluster: &str,
     ring: (u64, u64),
-    (node, address): (NodeId, &str),
+    node: NodeId,
+    address: &str,
     to: NodeId,
 ) -> Result<Arc<Peer>, String> {
     let ours = &hub.identity;
@@ -412,7 +413,8 @@ async fn next_message(
 async fn serve_client(
     hub: &Hub,
     connection: Connection,
-    (protocol, seal): (u16, Option<Seal>),
+    protocol: u16,
+    seal: Option<Seal>,
     place: Place,
 ) {
     let Connection { from, mut reader, mut write, socket: _socket } = connection;

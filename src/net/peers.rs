@@ -206,7 +206,7 @@ async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use pixii_core::members::{Member, Members};
+    use pixii_core::members::{Incarnation, Member, Members};
     use pixii_core::secret::{Nonces, Vault};
     use pixii_core::types::NodeId;
     use pixii_core::wire;
@@ -249,7 +249,7 @@ mod tests {
             members: members.clone(),
             ring: (1, 1),
             shape: (1, 1),
-            incarnation: 1,
+            incarnation: Incarnation(1),
             boot_nonce: 1,
             birth: 1,
             address: "127.0.0.1:1".into(),

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bytes::BytesMut;
+use pixii_core::members::Incarnation;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 use pixii_testkit::cluster::{House, Run, Told, pixii};
@@ -53,7 +54,7 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
         ring: (1, 1),
         node: NodeId::of("n2"),
         to: NodeId::of("n1"),
-        incarnation: 1,
+        incarnation: Incarnation(1),
         boot_nonce: 1,
         birth: 1,
         address: "127.0.0.1:9".into(),

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::engine::{Conflict, ServeError};
-use pixii_core::members::{Member, Members};
+use pixii_core::generation::GcEpoch;
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
     Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Refusal, Reply, ReplyBody,
@@ -97,7 +98,7 @@ fn member(ports: &[u16], nonce: u64, address: &str) -> Hello {
         ring: (1, config(ports, 0).ring.digest()),
         node: NodeId::of("n1"),
         to: NodeId::of("n0"),
-        incarnation: 1,
+        incarnation: Incarnation(1),
         boot_nonce: nonce,
         birth: BIRTH,
         address: address.into(),
@@ -217,7 +218,7 @@ fn the_introduction_of_protocol_5_is_refused_in_one_sentence() {
         ring: (1, config(&ports, 0).ring.digest()),
         node: NodeId::of("n1"),
         to: NodeId::of("n0"),
-        incarnation: 1,
+        incarnation: Incarnation(1),
         boot_nonce: 1,
     };
     let (welcome, _) = greet(ports[0], &hello);
@@ -250,7 +251,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let said = |body| wire::frame(&Before(PeerMessage { op: 77, body }));
     let propose = Body::Propose {
         partition: Partition(999),
-        generation: 0,
+        generation: GcEpoch::FIRST,
         members: 0,
         condemned: Vec::new(),
     };
@@ -303,10 +304,12 @@ fn remembering(ports: &[u16], own: &str, other: &str) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::default());
     let ring = config(ports, 0).ring.digest();
     let owner = Owner { cluster: "test".into(), name: "n0".into(), ring };
-    let remembered =
-        |name: &str, address: &str| Member { incarnation: 5, ..Member::configured(name, address) };
+    let remembered = |name: &str, address: &str| Member {
+        incarnation: Incarnation(5),
+        ..Member::configured(name, address)
+    };
     let list = vec![remembered("n0", own), remembered("n1", other)];
-    let meta = Meta { incarnation: 5, ..Meta::new(owner, BIRTH) };
+    let meta = Meta { incarnation: Incarnation(5), ..Meta::new(owner, BIRTH) };
     store.apply(&[Change::Meta(meta), Change::Members(Members::new(list))]).unwrap();
     store.sync().unwrap();
     store

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pixii::config::Config;
+use pixii_core::members::Incarnation;
 use pixii_core::message::{Body, Call, CallBody, Counter, Gossip, PeerMessage, Response};
 use pixii_core::rng::Rng;
 use pixii_core::types::NodeId;
@@ -73,7 +74,7 @@ impl Target {
             ring: config.ring.id(),
             node: NodeId::of("n1"),
             to: config.me(),
-            incarnation: 1,
+            incarnation: Incarnation(1),
             boot_nonce: 1,
             birth: 1,
             address: "127.0.0.1:9".into(),

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{Body, Call, CallBody, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Meta, Owner, Store};
-use pixii_core::types::{MILLI, NodeId};
+use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
 /// Operations of the node that may be answered.
@@ -22,7 +22,7 @@ struct Machine {
     node: Node,
     store: MemoryStore,
     peers: Vec<NodeId>,
-    now: u64,
+    now: Time,
     calls: u64,
     open: VecDeque<u64>,
     over: bool,
@@ -66,11 +66,19 @@ impl Machine {
             boot_nonce: NONCE,
             ..Config::new(ids[0], ring, Members::new(members.collect()))
         };
-        let node = Node::new(config, Meta { incarnation: 1, ..Meta::new(owner, 1) }, 1);
+        let node =
+            Node::new(config, Meta { incarnation: Incarnation(1), ..Meta::new(owner, 1) }, 1);
         let (store, peers) = (MemoryStore::default(), ids[1..].to_vec());
         let (calls, open) = (0, VecDeque::new());
-        let mut machine =
-            Machine { node, store, peers: peers.clone(), now: 0, calls, open, over: false };
+        let mut machine = Machine {
+            node,
+            store,
+            peers: peers.clone(),
+            now: Time::START,
+            calls,
+            open,
+            over: false,
+        };
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
             let message =
@@ -106,7 +114,7 @@ impl Machine {
         }
     }
 
-    fn pass(&mut self, time: u64) {
+    fn pass(&mut self, time: Micros) {
         self.now += time;
         self.give(Input::Tick);
     }

@@ -2,7 +2,7 @@
 
 use pixii::disk::{CheckReport, check, differences};
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::{Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -42,7 +42,7 @@ impl Homes {
     }
 
     fn hold(&self, home: usize, key: &Key, object: Object) {
-        let record = Record { own_serial: None, object, generation: 0 };
+        let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
         self.apply(home, &[put(PARTITION, key, &record)]);
     }
 

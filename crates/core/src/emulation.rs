@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::message::Kind;
 use crate::rng::Rng;
-use crate::types::{Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 pub use delay::Delay;
 use delay::Latency;
 use rules::Aspect;
@@ -54,7 +54,7 @@ pub struct Emulation {
     cuts: Vec<(Place, Place)>,
     rules: Vec<Rule>,
     /// When the last message of each link that keeps its order arrives.
-    last: HashMap<(Place, Place), Micros>,
+    last: HashMap<(Place, Place), Time>,
     rng: Rng,
 }
 
@@ -62,7 +62,7 @@ impl Emulation {
     /// A network that delays, drops and duplicates as told, by the chances of `seed`.
     pub fn new(delay: Delay, drop: f64, duplicate: f64, seed: u64) -> Self {
         Emulation {
-            latency: Latency { delay, offset: 0, fifo: false },
+            latency: Latency { delay, offset: Micros::ZERO, fifo: false },
             drop,
             duplicate,
             cuts: Vec::new(),
@@ -75,7 +75,7 @@ impl Emulation {
     /// A network that carries everything at once except where `rules` say otherwise, a later one before an
     /// earlier one, by the chances of `seed`.
     pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
-        Emulation { rules, ..Emulation::new(Delay::Fixed(0), 0.0, 0.0, seed) }
+        Emulation { rules, ..Emulation::new(Delay::Fixed(Micros::ZERO), 0.0, 0.0, seed) }
     }
 
     /// The rules that hold.
@@ -83,9 +83,13 @@ impl Emulation {
         &self.rules
     }
 
-    /// By how much the disk of this node is slowed, in microseconds; the last rule about it decides.
+    /// By how much the disk of this node is slowed; the last rule about it decides.
     pub fn disk_delay(&self, node: NodeId) -> Micros {
-        self.rules.iter().filter_map(|rule| rule.disk_delay(node)).next_back().unwrap_or(0)
+        self.rules
+            .iter()
+            .filter_map(|rule| rule.disk_delay(node))
+            .next_back()
+            .unwrap_or(Micros::ZERO)
     }
 
     /// Cuts the link in one direction: nothing passes until it is mended.
@@ -110,7 +114,7 @@ impl Emulation {
     /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`, which never runs back.
     pub fn verdict(
         &mut self,
-        now: Micros,
+        now: Time,
         from: impl Into<Place>,
         to: impl Into<Place>,
         kind: Kind,
@@ -172,7 +176,7 @@ mod tests {
     /// The delays of 20,000 messages from a to b, all sent at once.
     fn delays(text: &str) -> Vec<Micros> {
         let mut net = of(text);
-        let one = |_| match net.verdict(5, node("a"), node("b"), Kind::Other) {
+        let one = |_| match net.verdict(Time(5), node("a"), node("b"), Kind::Other) {
             Verdict::Deliver(delays) => delays[0],
             other => panic!("{other:?}"),
         };
@@ -180,15 +184,15 @@ mod tests {
     }
 
     fn mean(delays: &[Micros]) -> u64 {
-        delays.iter().sum::<u64>() / delays.len() as u64
+        (delays.iter().copied().sum::<Micros>() / delays.len() as u64).0
     }
 
     #[test]
     fn drops_duplicates_and_delays_come_at_their_rates() {
-        let mut net = Emulation::new(Delay::Exponential(1_000), 0.1, 0.2, 3);
-        let (mut dropped, mut twice, mut total) = (0, 0, 0);
+        let mut net = Emulation::new(Delay::Exponential(MILLI), 0.1, 0.2, 3);
+        let (mut dropped, mut twice, mut total) = (0, 0, Micros::ZERO);
         for _ in 0..10_000 {
-            match net.verdict(0, A, B, Kind::Other) {
+            match net.verdict(Time::START, A, B, Kind::Other) {
                 Verdict::Drop | Verdict::Cut => dropped += 1,
                 Verdict::Deliver(delays) => {
                     twice += usize::from(delays.len() == 2);
@@ -198,12 +202,12 @@ mod tests {
         }
         assert!((900..1_100).contains(&dropped), "{dropped}");
         assert!((1_650..1_950).contains(&twice), "{twice}");
-        assert!((950..1_050).contains(&(total / (10_000 - dropped))), "{total}");
+        assert!((950..1_050).contains(&(total / (10_000 - dropped)).0), "{total:?}");
         net.cut(A, B);
-        assert_eq!(net.verdict(0, A, B, Kind::Other), Verdict::Cut);
-        assert_ne!(net.verdict(0, B, A, Kind::Other), Verdict::Cut);
+        assert_eq!(net.verdict(Time::START, A, B, Kind::Other), Verdict::Cut);
+        assert_ne!(net.verdict(Time::START, B, A, Kind::Other), Verdict::Cut);
         net.heal();
-        assert!(matches!(net.verdict(0, A, B, Kind::Other), Verdict::Deliver(_)));
+        assert!(matches!(net.verdict(Time::START, A, B, Kind::Other), Verdict::Deliver(_)));
     }
 
     #[test]
@@ -228,7 +232,7 @@ mod tests {
         let mut net =
             of("* -> * delay fixed 1ms; * -> * writes delay fixed 7ms; * -> * reads drop 1");
         let kinds = [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Other];
-        let told = kinds.map(|kind| match net.verdict(0, node("a"), node("a"), kind) {
+        let told = kinds.map(|kind| match net.verdict(Time::START, node("a"), node("a"), kind) {
             Verdict::Deliver(delays) => Some(delays[0] / MILLI),
             _ => None,
         });
@@ -239,9 +243,9 @@ mod tests {
     fn the_last_rule_about_a_disk_decides_and_messages_pass_as_before() {
         let mut net = of("* disk delay 50ms; b disk delay 0ms; a disk delay 7ms");
         let delays = ["a", "b", "c"].map(|name| net.disk_delay(NodeId::of(name)));
-        assert_eq!(delays, [7 * MILLI, 0, 50 * MILLI]);
-        let told = net.verdict(0, node("a"), node("b"), Kind::Write);
-        assert_eq!(told, Verdict::Deliver(vec![0]));
+        assert_eq!(delays, [7 * MILLI, Micros::ZERO, 50 * MILLI]);
+        let told = net.verdict(Time::START, node("a"), node("b"), Kind::Write);
+        assert_eq!(told, Verdict::Deliver(vec![Micros::ZERO]));
     }
 
     #[test]
@@ -256,7 +260,7 @@ mod tests {
                 Verdict::Deliver(delays) => now + delays[0],
                 other => panic!("{other:?}"),
             };
-            let arrivals: Vec<Micros> = (0..1_000).map(|nth| nth * 100).map(arrival).collect();
+            let arrivals: Vec<Time> = (0..1_000).map(|nth| Time(nth * 100)).map(arrival).collect();
             assert_eq!(arrivals.is_sorted(), ordered, "{text}");
         }
     }
@@ -265,7 +269,7 @@ mod tests {
     fn links_that_keep_their_order_are_remembered_in_bounds() {
         let mut net = of("client -> * delay fixed 1ms fifo");
         for nth in 0..20_000 {
-            net.verdict(nth * MILLI, Place::Client(nth), node("a"), Kind::Other);
+            net.verdict(Time::START + nth * MILLI, Place::Client(nth), node("a"), Kind::Other);
         }
         assert!(net.last.len() <= MAX_IDLE_LINKS + 1, "{}", net.last.len());
     }
@@ -276,8 +280,8 @@ mod tests {
             of("* -> * delay fixed 1ms; a -> * delay fixed 2ms; * -> * cut; * -> b pass\n\
              b <-> c drop 1; c -> b drop 0\n* -> client delay fixed 9ms; client -> c cut");
         let client = Place::Client(4);
-        let mut told = |from: Place, to: Place| net.verdict(0, from, to, Kind::Other);
-        let after = |ms: Micros| Verdict::Deliver(vec![ms * MILLI]);
+        let mut told = |from: Place, to: Place| net.verdict(Time::START, from, to, Kind::Other);
+        let after = |ms: u64| Verdict::Deliver(vec![ms * MILLI]);
         assert_eq!(told(node("a"), node("b")), after(2));
         assert_eq!(told(node("c"), node("b")), after(1));
         assert_eq!(told(node("a"), node("c")), Verdict::Cut);
@@ -286,8 +290,8 @@ mod tests {
         assert_eq!(told(client, node("a")), after(0), "* is every member, and no client");
         assert_eq!(told(client, node("c")), Verdict::Cut);
         let mut net = of("b <-> c drop 1");
-        assert_eq!(net.verdict(0, node("c"), node("b"), Kind::Other), Verdict::Drop);
-        assert_eq!(net.verdict(0, node("b"), node("c"), Kind::Other), Verdict::Drop);
+        assert_eq!(net.verdict(Time::START, node("c"), node("b"), Kind::Other), Verdict::Drop);
+        assert_eq!(net.verdict(Time::START, node("b"), node("c"), Kind::Other), Verdict::Drop);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! events that are condemned next as dead. What was condemned before is then collected: at g + 1 no
 //! copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
 
+use std::fmt;
+
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
@@ -32,12 +34,38 @@ pub struct Grave {
     pub dead: Context,
 }
 
+/// The number of a generation of one partition, from 0; also the stamp of what was minted or read
+/// in it. It is the same at all members once they have heard of it, and never falls on one disk.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
+)]
+#[bincode(decode_context = "Bytes")]
+pub struct GcEpoch(pub u64);
+
+impl GcEpoch {
+    /// The first one of every partition.
+    pub const FIRST: GcEpoch = GcEpoch(0);
+
+    /// The one that follows. The highest number, which only a peer can have made up, follows
+    /// itself.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        GcEpoch(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for GcEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A generation of a partition, as every member keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Generation {
-    /// Its number, 0 at first.
-    pub number: u64,
+    /// Its number.
+    pub number: GcEpoch,
     /// What every home held as dead when it began, sorted by key: collected when the next one
     /// begins.
     pub condemned: Vec<Grave>,
@@ -60,11 +88,11 @@ impl Generation {
 
     /// True if a node at generation `own` may take this one over from a peer: what it lists is in
     /// order and bounded, and its number is one that can have been reached.
-    pub fn is_sound(&self, own: u64) -> bool {
+    pub fn is_sound(&self, own: GcEpoch) -> bool {
         let sorted = |graves: &[Grave]| {
             graves.len() <= MAX_GRAVES && graves.windows(2).all(|pair| pair[0].key < pair[1].key)
         };
-        self.number <= own.saturating_add(MAX_AHEAD)
+        self.number.0 <= own.0.saturating_add(MAX_AHEAD)
             && sorted(&self.condemned)
             && sorted(&self.collected)
     }
@@ -72,12 +100,12 @@ impl Generation {
     /// The one that follows when every member has confirmed that `condemned` is dead.
     pub fn next(&self, mut condemned: Vec<Grave>) -> Self {
         condemned.sort_by(|a, b| a.key.cmp(&b.key));
-        Generation { number: self.number + 1, condemned, collected: self.condemned.clone() }
+        Generation { number: self.number.next(), condemned, collected: self.condemned.clone() }
     }
 
     /// True if an object with this stamp is of this generation or the one before.
-    pub fn takes(&self, stamp: u64) -> bool {
-        stamp <= self.number && stamp + 1 >= self.number
+    pub fn takes(&self, stamp: GcEpoch) -> bool {
+        stamp <= self.number && stamp.next() >= self.number
     }
 
     /// What is collected of a key.
@@ -115,10 +143,10 @@ mod tests {
         assert_eq!(second.collected_of(&grave("a", 0).key), None);
         let third = second.next(Vec::new());
         assert_eq!(third.collected_of(&grave("b", 0).key), Some(&grave("b", 1).dead));
-        assert_eq!((third.number, third.condemned.len()), (2, 0));
-        let taken: Vec<u64> = (0..5).filter(|stamp| third.takes(*stamp)).collect();
+        assert_eq!((third.number.0, third.condemned.len()), (2, 0));
+        let taken: Vec<u64> = (0..5).filter(|stamp| third.takes(GcEpoch(*stamp))).collect();
         assert_eq!(taken, [1, 2]);
-        assert!(third.is_sound(0) && !third.takes(u64::MAX));
+        assert!(third.is_sound(GcEpoch::FIRST) && !third.takes(GcEpoch(u64::MAX)));
     }
 
     #[test]
@@ -127,11 +155,11 @@ mod tests {
         let swapped = vec![grave("b", 1), grave("a", 1)];
         let many = (0..=MAX_GRAVES).map(|at| grave(&format!("{at:05}"), 1)).collect();
         for forged in [
-            Generation { number: u64::MAX, ..sound.clone() },
+            Generation { number: GcEpoch(u64::MAX), ..sound.clone() },
             Generation { condemned: swapped, ..sound.clone() },
             Generation { collected: many, ..sound },
         ] {
-            assert!(!forged.is_sound(1), "{}", forged.number);
+            assert!(!forged.is_sound(GcEpoch(1)), "{}", forged.number);
         }
     }
 }

@@ -54,6 +54,7 @@ pub mod ring;
 pub mod rng;
 pub mod secret;
 pub mod tally;
+mod time;
 pub mod types;
 
 // Messages, their bytes, and what a store is.

@@ -1,6 +1,7 @@
 //! The members of a cluster: who they are, where they listen, and since when. The list is a join semilattice:
 //! lists merge in any order to the same one, and the configured list is below all others.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bincode::de::BorrowDecoder;
@@ -22,7 +23,7 @@ pub struct Member {
     /// Where it listens, `host:port`.
     pub address: String,
     /// The life that said so; 0 in the configured list.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Where it stands.
     pub standing: Standing,
     /// The number of the operator's command that put it there; 0 in the configured list.
@@ -56,6 +57,32 @@ pub enum Opinion {
     Down,
 }
 
+/// The number of an incarnation: how often the store of a node has been started, 1 the first time.
+/// It never falls on one disk; of two numbers of one node, the higher is that of the later one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
+)]
+#[bincode(decode_context = "Bytes")]
+pub struct Incarnation(pub u64);
+
+impl Incarnation {
+    /// Before the first one, and of what the configuration says.
+    pub const NONE: Incarnation = Incarnation(0);
+
+    /// The one that follows. The highest number, which only a peer can have made up, follows
+    /// itself.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Incarnation(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A sign of life: later lives come after all of earlier ones.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
@@ -63,7 +90,7 @@ pub enum Opinion {
 #[bincode(decode_context = "Bytes")]
 pub struct Beat {
     /// The life.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Counts up in that life.
     pub count: u64,
 }
@@ -71,7 +98,7 @@ pub struct Beat {
 impl Member {
     /// A member as the configuration names it.
     pub fn configured(name: impl Into<String>, address: impl Into<String>) -> Self {
-        let (incarnation, standing, version) = (0, Standing::Member, 0);
+        let (incarnation, standing, version) = (Incarnation::NONE, Standing::Member, 0);
         Member { name: name.into(), address: address.into(), incarnation, standing, version }
     }
 
@@ -92,7 +119,7 @@ impl Member {
         other.life() > self.life() || other.rank() > self.rank()
     }
 
-    fn life(&self) -> (u64, &str) {
+    fn life(&self) -> (Incarnation, &str) {
         (self.incarnation, &self.address)
     }
 
@@ -111,7 +138,7 @@ impl Member {
 #[bincode(decode_context = "Bytes")]
 pub struct Life {
     /// How often the store has been started; higher than any that a peer has seen.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Drawn at random at each start.
     pub nonce: u64,
 }
@@ -229,7 +256,7 @@ impl Members {
         let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];
         for Member { name, address, incarnation, standing, version } in self.list.iter() {
             parts.push([name.as_bytes(), &[0], address.as_bytes()].concat());
-            let numbers = [*incarnation, *version, *standing as u64];
+            let numbers = [incarnation.0, *version, *standing as u64];
             parts.push(numbers.into_iter().flat_map(u64::to_be_bytes).collect());
         }
         hash64(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())

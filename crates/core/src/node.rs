@@ -24,12 +24,12 @@ mod words;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use crate::generation::Grave;
+use crate::generation::{GcEpoch, Grave};
 use crate::members::Members;
 use crate::merkle::KeptTree;
 use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta, ScanPage};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition, Time};
 use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
@@ -39,7 +39,7 @@ use generations::Stamped;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
-pub use ids::ScanToken;
+pub use ids::{ReadToken, ScanToken, SyncSeq};
 use ids::{RequestId, Role, ScanPurpose};
 use placement::Placement;
 pub use placement::reconcile;
@@ -67,21 +67,21 @@ pub struct Node {
     effects: Effects,
     /// Time between two rounds of gossip.
     interval: Micros,
-    last_input: Option<Micros>,
+    last_input: Option<Time>,
     /// Until when writes are refused, and how long this process did not run.
-    stale: (Micros, Micros),
+    stale: (Time, Micros),
     /// True from an operator's order to another one: requests and hints go elsewhere.
     drained: bool,
 }
 
 /// A node wants to be woken at least as often as this, so that it notices that its process did not
 /// run.
-const PULSE: Micros = 100 * MILLI;
+const PULSE: Micros = Micros::from_millis(100);
 /// A gap between inputs of this length is a pause. Shorter than any patience of clients: what they
 /// asked before it they may have asked elsewhere since.
-const PAUSE: Micros = 250 * MILLI;
+const PAUSE: Micros = Micros::from_millis(250);
 /// What reached a paused process has been read by this time after the pause.
-const STALE: Micros = 1_000 * MILLI;
+const STALE: Micros = Micros::from_millis(1_000);
 
 impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
@@ -98,7 +98,7 @@ impl Node {
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
             last_input: None,
-            stale: (0, 0),
+            stale: (Time::START, Micros::ZERO),
             drained: false,
             coordinator: Coordinator::new(config, seed),
         }
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// Takes one input at the time `now` and appends what is to be done to `out`.
-    pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
         self.begin(now);
         let fx = &mut self.effects;
         match input {
@@ -181,9 +181,9 @@ impl Node {
     }
 
     /// Notices when this process did not run for a while: what it believes of others is stale.
-    fn begin(&mut self, now: Micros) {
+    fn begin(&mut self, now: Time) {
         self.effects.local.begin(now);
-        let gap = now.saturating_sub(self.last_input.unwrap_or(now));
+        let gap = now.saturating_since(self.last_input.unwrap_or(now));
         self.last_input = Some(now);
         if gap > PAUSE {
             self.effects.out.count(Counter::OwnPausesNoticed);
@@ -196,7 +196,7 @@ impl Node {
     }
 
     /// Hands around what the roles have for each other until there is nothing left.
-    fn settle(&mut self, now: Micros) {
+    fn settle(&mut self, now: Time) {
         loop {
             if !self.coordinator.is_idle() {
                 self.effects.local.set_busy();
@@ -222,7 +222,7 @@ impl Node {
     }
 
     /// A peer can be sent to from now on, or no more.
-    fn link(&mut self, now: Micros, peer: NodeId, usable: bool) {
+    fn link(&mut self, now: Time, peer: NodeId, usable: bool) {
         let fx = &mut self.effects;
         self.coordinator.link(now, peer, usable, fx);
         self.gossip.link(peer, usable);
@@ -233,7 +233,7 @@ impl Node {
     }
 
     /// A peer says who it is, or who it knows this node to be.
-    fn identify(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body) {
+    fn identify(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
         let was_foreign = self.identity.is_foreign(from);
         self.identity.hear(now, from, op, body, &mut self.effects);
         if self.identity.is_foreign(from) {
@@ -244,7 +244,7 @@ impl Node {
     }
 
     /// Gives a message to the role that it is for.
-    fn dispatch(&mut self, now: Micros, from: NodeId, message: PeerMessage) {
+    fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
         let PeerMessage { op, body } = message;
         let op = RequestId::of_wire(op);
         let fx = &mut self.effects;
@@ -282,7 +282,7 @@ impl Node {
 
     /// Gives a message of a peer of the same cluster, or of the node itself, to the role that it is
     /// for.
-    fn deliver(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body) {
+    fn deliver(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
         let fx = &mut self.effects;
         let own = from == fx.local.me();
         match body {
@@ -338,7 +338,7 @@ impl Node {
     }
 
     /// Gives an answer to the role that has asked.
-    fn answer(&mut self, now: Micros, op: RequestId, from: NodeId, body: Body) {
+    fn answer(&mut self, now: Time, op: RequestId, from: NodeId, body: Body) {
         let fx = &mut self.effects;
         match (op.role(), body) {
             (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, fx),
@@ -362,7 +362,7 @@ impl Node {
     }
 
     /// Gives what was read to whom it was read for.
-    fn scanned(&mut self, now: Micros, token: ScanToken, page: ScanPage) {
+    fn scanned(&mut self, now: Time, token: ScanToken, page: ScanPage) {
         let fx = &mut self.effects;
         match token.purpose() {
             ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, fx),
@@ -381,13 +381,13 @@ impl Node {
     }
 
     /// Gives a request to the coordinator, once the node may mint and answer.
-    fn request(&mut self, now: Micros, origin: Origin, request: Request, timeout_ms: u32) {
+    fn request(&mut self, now: Time, origin: Origin, request: Request, timeout_ms: u32) {
         if !self.coordinator.is_first(origin) {
             return;
         }
         let (until, gap) = self.stale;
         let stale = now < until && request.is_write();
-        let paused = || Refusal::Paused((gap / MILLI).min(u32::MAX.into()) as u32);
+        let paused = || Refusal::Paused(gap.as_millis().min(u32::MAX.into()) as u32);
         let refusal = self.refusal(now, request.is_write());
         let fx = &mut self.effects;
         match refusal.or_else(|| stale.then(paused)) {
@@ -398,7 +398,7 @@ impl Node {
 
     /// Why this node carries out no request now, or no write if `writes`, because it is starting or
     /// drained; `None` while it serves.
-    pub fn refusal(&self, now: Micros, writes: bool) -> Option<Refusal> {
+    pub fn refusal(&self, now: Time, writes: bool) -> Option<Refusal> {
         let fx = &self.effects;
         let unsure = || writes && !self.collection.is_ready(now, fx);
         let refusal = self.drained.then_some(Refusal::Stopping);
@@ -407,7 +407,7 @@ impl Node {
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
-    pub fn next_wake(&self) -> Option<Micros> {
+    pub fn next_wake(&self) -> Option<Time> {
         let wakes = [
             self.coordinator.next_wake(),
             self.identity.next_wake(),
@@ -443,11 +443,11 @@ impl Node {
     }
 
     /// What this node makes of another member.
-    pub fn peer_view(&self, now: Micros, peer: NodeId) -> PeerView {
+    pub fn peer_view(&self, now: Time, peer: NodeId) -> PeerView {
         let (opinion, phi) = self.gossip.opinion(now, peer);
         let (hints, since) =
             self.effects.local.hints.of(peer).unwrap_or((HintTotal::default(), now));
-        let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_sub(since));
+        let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_since(since));
         PeerView { opinion, phi, latency, hints, hint_age }
     }
 
@@ -457,7 +457,7 @@ impl Node {
     }
 
     /// The members that cannot be used now: unreachable, silent or believed to be down.
-    pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
+    pub fn avoided(&self, now: Time) -> Vec<NodeId> {
         let mut others = self.members().ids();
         others.retain(|id| *id != self.effects.local.me() && self.placement.has(*id));
         others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
@@ -465,12 +465,12 @@ impl Node {
 
     /// Every partition of this node with each other home of it: when they were last known to hold
     /// the same.
-    pub fn pairs(&self, now: Micros) -> Vec<PairView> {
+    pub fn pairs(&self, now: Time) -> Vec<PairView> {
         self.repair.view(now)
     }
 
     /// The number of the generation of a partition that this node is in.
-    pub fn generation(&self, partition: Partition) -> u64 {
+    pub fn generation(&self, partition: Partition) -> GcEpoch {
         self.effects.local.generations.number(partition)
     }
 

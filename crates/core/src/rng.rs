@@ -1,5 +1,7 @@
 //! Seeded randomness: the only source of chance below the drivers, so that a seed replays a run.
 
+use crate::types::Micros;
+
 /// xoshiro256** (Blackman and Vigna, 2018), seeded through SplitMix64. Not for secrets.
 #[derive(Clone, Debug)]
 pub struct Rng([u64; 4]);
@@ -39,6 +41,11 @@ impl Rng {
     /// A number in `0..bound`, or 0 when `bound` is 0. The bias is below 2^-32 for every bound in use.
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// A span shorter than `bound`, or none when that is zero.
+    pub fn within(&mut self, bound: Micros) -> Micros {
+        Micros(self.below(bound.0))
     }
 
     /// A number in `[0, 1)`.

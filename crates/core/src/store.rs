@@ -15,8 +15,8 @@ use bytes::Bytes;
 
 pub use self::life::{LifeError, Process, begin_anew, begin_life, end_life};
 use crate::causal::{Context, Object};
-use crate::generation::Generation;
-use crate::members::{Cluster, Life, Members};
+use crate::generation::{GcEpoch, Generation};
+use crate::members::{Cluster, Incarnation, Life, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -38,7 +38,7 @@ pub struct Record {
     pub object: Object,
     /// Of a hint: the generation of its partition at which the object was minted or read. 0 in an own record, which is of
     /// the partition's present one.
-    pub generation: u64,
+    pub generation: GcEpoch,
 }
 
 /// What an own record is on disk; a hint has its generation before it.
@@ -55,7 +55,7 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
     ) -> Result<Self, DecodeError> {
         let own_serial = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
         let object = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
-        Ok(Record { own_serial, object, generation: 0 })
+        Ok(Record { own_serial, object, generation: GcEpoch::FIRST })
     }
 }
 
@@ -72,7 +72,7 @@ pub struct Meta {
     /// process issue the same dot, whatever copies of the disk were put back between them.
     pub store: u64,
     /// One higher at every start.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Serials below this are void: they were issued by an earlier process.
     pub serial_floor: u64,
     /// The next serial; written at a clean end, for the next incarnation in the same process.
@@ -111,7 +111,7 @@ impl Meta {
             owner,
             birth: store,
             store,
-            incarnation: 0,
+            incarnation: Incarnation(0),
             serial_floor: 1,
             serial_end: 1,
             clean: true,
@@ -301,7 +301,7 @@ pub struct Kept {
     /// By member.
     pub totals: BTreeMap<NodeId, HintTotal>,
     /// How many hints there are of each generation of a partition; a damaged one may be of the first.
-    pub stamps: BTreeMap<(Partition, u64), u64>,
+    pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
 }
 
 impl Kept {
@@ -311,7 +311,7 @@ impl Kept {
         let total = self.totals.entry(target).or_default();
         total.count += 1;
         total.owed += u64::from(owed);
-        let mut generation = 0;
+        let mut generation = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);
             generation = record.generation;
@@ -473,7 +473,7 @@ pub fn decode_hint(target: NodeId, key: &Key, bytes: Bytes) -> Found {
     let record = opened.and_then(|body| match body.first() {
         Some(&RECORD_VERSION) => wire::decode(&body.slice(1..)).ok(),
         Some(&HINT_VERSION) => {
-            let (generation, record): (u64, Record) = wire::decode(&body.slice(1..)).ok()?;
+            let (generation, record): (GcEpoch, Record) = wire::decode(&body.slice(1..)).ok()?;
             Some(Record { generation, ..record })
         }
         _ => None,

@@ -8,12 +8,7 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-/// A point in time or a span, in microseconds. The origin is the driver's; only differences mean
-/// anything.
-pub type Micros = u64;
-
-/// Microseconds in a millisecond.
-pub const MILLI: Micros = 1_000;
+pub use crate::time::{MILLI, Micros, Time};
 
 /// Longest key, in bytes. The shortest is 1.
 pub const MAX_KEY_BYTES: usize = 1_024;

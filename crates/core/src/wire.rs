@@ -13,6 +13,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::causal::Context;
+use crate::members::Incarnation;
 use crate::secret::{Nonce, Proof, Seal};
 use crate::types::{
     Blob, Key, MAX_KEY_BYTES, MAX_MERGED_BYTES, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64,
@@ -80,8 +81,8 @@ pub enum Hello {
         node: NodeId,
         /// Whom it expects here.
         to: NodeId,
-        /// How often its store has been started.
-        incarnation: u64,
+        /// The incarnation of its store.
+        incarnation: Incarnation,
         /// Drawn at random at each start.
         boot_nonce: u64,
     },
@@ -106,8 +107,8 @@ pub enum Hello {
         node: NodeId,
         /// The node that it expects here.
         to: NodeId,
-        /// How often its store has been started.
-        incarnation: u64,
+        /// The incarnation of its store.
+        incarnation: Incarnation,
         /// Drawn at random at each start.
         boot_nonce: u64,
         /// The birth of its store.

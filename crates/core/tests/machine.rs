@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use pixii_core::causal::Object;
-use pixii_core::generation::Generation;
-use pixii_core::members::{Beat, Cluster, Life, Member};
+use pixii_core::generation::{GcEpoch, Generation};
+use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
@@ -130,10 +130,16 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
     let object = Object::default();
     let keep_for = bench.others(&key)[..1].to_vec();
-    let keep = Body::Keep { key: key.clone(), object: object.clone(), keep_for, generation: 0 };
+    let keep = Body::Keep {
+        key: key.clone(),
+        object: object.clone(),
+        keep_for,
+        generation: GcEpoch::FIRST,
+    };
     let out = bench.peer(peer, 9, keep);
     assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
-    let out = bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: 0 });
+    let out =
+        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
     assert_eq!(sent(out), Body::Held);
     bench.give(Input::Drain(false));
@@ -145,17 +151,18 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let mut bench = Bench::new();
     let (peer, me) = (bench.others(&bench.key(true))[0], bench.me);
     let beats = |node: NodeId, incarnation: u64| {
+        let incarnation = Incarnation(incarnation);
         let beats = vec![(node, Beat { incarnation, count: 9 })];
         let members = vec![Member { incarnation, ..Member::configured("n1", "elsewhere:1") }];
         Body::Gossip(Gossip::News { beats, members, digest: 0, wanted: Vec::new() })
     };
     for absurd in [1 << 40, u64::MAX] {
         bench.peer(peer, 1, beats(me, absurd));
-        assert_eq!(bench.node.meta().incarnation, 1, "nobody lives so often");
+        assert_eq!(bench.node.meta().incarnation.0, 1, "nobody lives so often");
         bench.peer(peer, 1, beats(peer, absurd));
         bench.peer(peer, 1, beats(peer, 3));
     }
-    let endless = vec![(me, Beat { incarnation: 1, count: u64::MAX })];
+    let endless = vec![(me, Beat { incarnation: Incarnation(1), count: u64::MAX })];
     let (members, wanted) = (Vec::new(), Vec::new());
     let endless = Gossip::News { beats: endless, members, digest: 0, wanted };
     bench.peer(peer, 1, Body::Gossip(endless));
@@ -164,11 +171,11 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let store = bench.node.meta().store;
     let out = bench.peer(peer, 1, beats(me, 7));
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
-    assert_eq!(bench.node.meta().incarnation, 8);
+    assert_eq!(bench.node.meta().incarnation.0, 8);
     assert_eq!(bench.node.meta().fresh, [store], "what this process issues is not old");
     assert!(!bench.node.meta().without_authority.is_empty());
     bench.peer(peer, 1, beats(me, 3));
-    assert_eq!(bench.node.meta().incarnation, 8);
+    assert_eq!(bench.node.meta().incarnation.0, 8);
     // Who is no member does not become one by being talked about, and a list over the limit is not read.
     bench.peer(peer, 1, beats(NodeId(77), 3));
     let members = vec![Member::configured("n1", "elsewhere:2"); MAX_MEMBERS + 1];
@@ -192,21 +199,21 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     for peer in &peers {
         bench.give(Input::Link { peer: *peer, up: true });
     }
-    let beats = vec![(bench.me, Beat { incarnation: 6, count: 9 })];
+    let beats = vec![(bench.me, Beat { incarnation: Incarnation(6), count: 9 })];
     let (members, wanted) = (Vec::new(), Vec::new());
     bench.peer(peers[0], 1, Body::Gossip(Gossip::News { beats, members, digest: 0, wanted }));
     let founders = peers.iter().chain([&bench.me]).zip(1..).map(|(id, birth)| (*id, birth));
     let cluster = Cluster::found("c", founders.collect());
     let mut notices = Vec::new();
     for peer in &peers {
-        let seen = Some(Life { incarnation: 6, nonce: 77 });
+        let seen = Some(Life { incarnation: Incarnation(6), nonce: 77 });
         let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
         let out = bench.peer(*peer, 5, known);
         notices.extend(bench.disk(out, &Record::default()));
     }
     assert!(bench.node.is_settled());
     let meta = bench.node.meta();
-    assert!(meta.incarnation > 6 && meta.fresh == [meta.store], "{meta:?}");
+    assert!(meta.incarnation.0 > 6 && meta.fresh == [meta.store], "{meta:?}");
     assert!(!meta.without_authority.is_empty(), "{notices:?}");
 }
 
@@ -297,7 +304,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
             object: Object::default(),
             authoritative: true,
             kept_for: vec![],
-            generation: 0,
+            generation: GcEpoch::FIRST,
         },
     );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
@@ -320,7 +327,7 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: 0,
+        generation: GcEpoch::FIRST,
     };
     let out = bench.ask(get());
     let (frozen, op) = asked(&out);
@@ -346,7 +353,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
+    let record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
@@ -359,7 +366,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: 0,
+        generation: GcEpoch::FIRST,
     };
     let out = bench.peer(behind, op, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
@@ -369,7 +376,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.peer(late, op, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
-    assert_eq!(message.body, Body::Merge { key, object, generation: 0 });
+    assert_eq!(message.body, Body::Merge { key, object, generation: GcEpoch::FIRST });
 }
 
 #[test]
@@ -388,7 +395,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         };
         // Beside a sibling that its writer has not seen, a write has an actor of its own.
         assert_eq!(u128::from(dot.unwrap().actor.serial), write + 1);
-        record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
+        record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write minted nothing");
     let out = bench.ask(put(&key, 999));
@@ -461,13 +468,17 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         out.iter().find_map(of)
     };
     let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
-    for given in [1, 2, u64::MAX] {
+    for given in [1, 2, u64::MAX].map(GcEpoch) {
         let refused = answer(&mut bench, 70, merge(given));
-        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: 0 })));
+        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
     }
-    assert_eq!(answer(&mut bench, 71, merge(0)), Some(Body::Held));
-    let propose =
-        |partition, condemned| Body::Propose { partition, generation: 0, members: 0, condemned };
+    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Held));
+    let propose = |partition, condemned| Body::Propose {
+        partition,
+        generation: GcEpoch::FIRST,
+        members: 0,
+        condemned,
+    };
     let first = bench.ring.homes(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
     for (partition, said) in
@@ -478,10 +489,10 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
         assert!(why.to_string().contains(said), "{why}");
     }
-    let forged = Generation { number: u64::MAX, ..Generation::default() };
+    let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
     let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
     assert!(out.is_empty(), "{out:?}");
-    assert_eq!(answer(&mut bench, 74, merge(0)), Some(Body::Held));
+    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Held));
 }
 
 #[test]

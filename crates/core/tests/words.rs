@@ -12,8 +12,8 @@ use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii_core::generation::{Generation, Grave};
-use pixii_core::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member, Members, Opinion, Standing};
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
@@ -40,7 +40,7 @@ fn blob(bytes: &'static [u8]) -> Blob {
     Blob(Bytes::from_static(bytes))
 }
 
-const LIFE: Life = Life { incarnation: 3, nonce: u64::MAX };
+const LIFE: Life = Life { incarnation: Incarnation(3), nonce: u64::MAX };
 
 fn cluster() -> Cluster {
     Cluster::found("c", vec![(NodeId(2), 5), (NodeId(1), 4)])
@@ -72,7 +72,7 @@ fn member() -> Member {
     Member {
         name: "n1".into(),
         address: "127.0.0.1:7432".into(),
-        incarnation: 3,
+        incarnation: Incarnation(3),
         standing: Standing::Leaving,
         version: 2,
     }
@@ -164,7 +164,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Stopping,
         Refusal::Paused(300),
         Refusal::Unread(7),
-        Refusal::Generation { given: 3, own: 5 },
+        Refusal::Generation { given: GcEpoch(3), own: GcEpoch(5) },
         Refusal::Shape(0x0101_1002),
         Refusal::Limit { what: Measure::Level, given: 3, limit: 2 },
     ]
@@ -193,16 +193,24 @@ fn bodies() -> Vec<(&'static str, Body)> {
     let partition = Partition(300);
     let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
     let item = Item { key: key(), context: context.clone(), check: u32::MAX };
-    let beats = || vec![(NodeId(1), Beat { incarnation: 3, count: 300 })];
+    let beats = || vec![(NodeId(1), Beat { incarnation: Incarnation(3), count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
         ("update-put", update(put)),
         ("update-delete", update(Change::Delete)),
         ("update-put-again", update(Change::PutAgain { write: WriteId(3), value: blob(b"v") })),
-        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: 3 }),
-        ("merge", Body::Merge { key: key(), object: object(), generation: 3 }),
-        ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for(), generation: 3 }),
+        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: GcEpoch(3) }),
+        ("merge", Body::Merge { key: key(), object: object(), generation: GcEpoch(3) }),
+        (
+            "keep",
+            Body::Keep {
+                key: key(),
+                object: object(),
+                keep_for: keep_for(),
+                generation: GcEpoch(3),
+            },
+        ),
         ("held", Body::Held),
         ("discharge", Body::Discharge { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::AskHints),
@@ -224,7 +232,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 object: object(),
                 authoritative: true,
                 kept_for: keep_for(),
-                generation: 3,
+                generation: GcEpoch(3),
             },
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
@@ -240,7 +248,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 shape: SHAPE,
                 width: 2,
                 root: Digest(1 << 100),
-                generation: 3,
+                generation: GcEpoch(3),
             },
         ),
         ("equal", Body::Equal),
@@ -254,19 +262,24 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("renounce", Body::Renounce { key: key(), target: Some(NodeId(1)) }),
         (
             "propose",
-            Body::Propose { partition, generation: 3, members: 5, condemned: vec![grave()] },
+            Body::Propose {
+                partition,
+                generation: GcEpoch(3),
+                members: 5,
+                condemned: vec![grave()],
+            },
         ),
         ("agreed", Body::Agreed),
-        ("not-yet", Body::NotYet(NotYet::Generation { own: 3, proposed: 4 })),
+        ("not-yet", Body::NotYet(NotYet::Generation { own: GcEpoch(3), proposed: GcEpoch(4) })),
         ("generations", Body::Generations { digest: 5, certain: true, ask: false }),
-        ("generation-numbers", Body::GenerationNumbers(vec![(partition, 3)])),
+        ("generation-numbers", Body::GenerationNumbers(vec![(partition, GcEpoch(3))])),
         ("ask-generation", Body::AskGeneration(partition)),
         (
             "generation",
             Body::Generation {
                 partition,
                 generation: Generation {
-                    number: 3,
+                    number: GcEpoch(3),
                     condemned: vec![grave()],
                     collected: vec![grave()],
                 },
@@ -309,7 +322,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         name: "n1".into(),
         version: "0.1.0".into(),
         store: 1,
-        incarnation: 2,
+        incarnation: Incarnation(2),
         recovered: true,
         serving: true,
         without_authority: 6,
@@ -434,7 +447,7 @@ fn golden_bytes() {
         ring: (1, u64::MAX),
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
-        incarnation: 7,
+        incarnation: Incarnation(7),
         boot_nonce: 8,
     };
     golden(&mut out, "hello-peer", peer);
@@ -451,7 +464,7 @@ fn golden_bytes() {
         ring: (1, u64::MAX),
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
-        incarnation: 7,
+        incarnation: Incarnation(7),
         boot_nonce: 8,
         birth: 9,
         address: "127.0.0.1:7432".into(),
@@ -515,7 +528,7 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_serial: Some(5), object: object(), generation: 0 };
+    let record = Record { own_serial: Some(5), object: object(), generation: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -524,7 +537,7 @@ fn golden_bytes() {
         owner,
         birth: 10,
         store: 1,
-        incarnation: 2,
+        incarnation: Incarnation(2),
         serial_floor: 3,
         serial_end: 4_099,
         clean: true,
@@ -651,7 +664,7 @@ fn contexts_are_sealed_to_their_key() {
 
 #[test]
 fn records_are_sealed_to_their_place() {
-    let record = Record { own_serial: None, object: object(), generation: 0 };
+    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
     let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
     assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
@@ -667,7 +680,7 @@ fn records_are_sealed_to_their_place() {
 
 #[test]
 fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
-    let record = Record { own_serial: None, object: object(), generation: 0 };
+    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
     let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
     assert_eq!(found(2, bytes.clone()), Found::Record(record));
@@ -679,7 +692,13 @@ fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
         for standing in [Standing::Joining, Standing::Member, Standing::Removed] {
             for (address, version) in [("a:1", 1), ("b:1", 2), ("a:1", 2)] {
                 let (name, address) = ("n1".to_string(), address.to_string());
-                variants.push(Member { name, address, incarnation, standing, version });
+                variants.push(Member {
+                    name,
+                    address,
+                    incarnation: Incarnation(incarnation),
+                    standing,
+                    version,
+                });
             }
         }
     }

@@ -8,15 +8,17 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use pixii_core::emulation::{Delay, parse_delay};
 use pixii_core::rng::Rng;
-use pixii_core::types::{MILLI, Micros};
 
 use live::Links;
 use trial::Trial;
 
+/// Microseconds in a millisecond. All times of the model are plain numbers of microseconds, as its
+/// histograms have them.
+pub(crate) const MILLI: u64 = 1_000;
 /// Significant digits of all quantiles.
 const DIGITS: u8 = 3;
 /// No sum of two delays is longer, in microseconds.
-const LONGEST: Micros = 1_200_000 * MILLI;
+const LONGEST: u64 = 1_200_000 * MILLI;
 
 /// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and exponential parts are in
 /// microseconds, rounded: the printed rates have three digits.
@@ -44,13 +46,13 @@ pub(crate) enum Leg {
     /// Drawn from a distribution.
     Drawn(Delay),
     /// Drawn from what was measured, in microseconds.
-    Measured(Vec<Micros>),
+    Measured(Vec<u64>),
 }
 
 impl Leg {
-    fn sample(&self, rng: &mut Rng) -> Micros {
+    fn sample(&self, rng: &mut Rng) -> u64 {
         match self {
-            Leg::Drawn(delay) => delay.sample(rng),
+            Leg::Drawn(delay) => delay.sample(rng).0,
             Leg::Measured(samples) => rng.pick(samples).copied().unwrap_or(0),
         }
     }
@@ -112,13 +114,13 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// The share of reads that show a write acknowledged `t_us` microseconds before.
-    pub(crate) fn fresh_at(&self, t_us: Micros) -> f64 {
+    pub(crate) fn fresh_at(&self, t_us: u64) -> f64 {
         let seen = self.thresholds.count_between(0, t_us);
         seen as f64 / self.thresholds.len().max(1) as f64
     }
 
     /// After how many microseconds this share of reads shows the write.
-    pub(crate) fn time_to(&self, share: f64) -> Micros {
+    pub(crate) fn time_to(&self, share: f64) -> u64 {
         self.thresholds.value_at_quantile(share)
     }
 }
@@ -187,7 +189,7 @@ pub(crate) fn misses_last(k: u32, n: u8, r: u8, w: u8) -> f64 {
 }
 
 /// Milliseconds of microseconds.
-pub(crate) fn ms(micros: Micros) -> f64 {
+pub(crate) fn ms(micros: u64) -> f64 {
     micros as f64 / MILLI as f64
 }
 

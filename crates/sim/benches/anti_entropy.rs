@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::causal::{Actor, Object, Version};
+use pixii_core::generation::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
 use pixii_core::message::{Body, PeerMessage, Request};
@@ -21,11 +22,11 @@ use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Meta, Owner, Process, Record, Store, begin_life};
-use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
+use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
 const PARTITIONS: u16 = 256;
-const PULSE: Micros = 100 * MILLI;
+const PULSE: Micros = Micros::from_millis(100);
 const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
 /// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
@@ -43,7 +44,7 @@ struct Side {
 }
 
 struct Pair {
-    now: Micros,
+    now: Time,
     sides: [Side; 2],
     bytes: u64,
     messages: u64,
@@ -78,7 +79,7 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, generation: 0 };
+                    let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
@@ -99,7 +100,7 @@ impl Pair {
             let (todo, busy) = (VecDeque::new(), Duration::ZERO);
             Side { id: NodeId::of(name), node, store, todo, busy }
         });
-        let (now, bytes, messages, questions) = (0, 0, 0, BTreeMap::new());
+        let (now, bytes, messages, questions) = (Time::START, 0, 0, BTreeMap::new());
         let mut pair = Pair { now, sides, bytes, messages, questions };
         for at in 0..2 {
             let peer = pair.sides[1 - at].id;
@@ -189,7 +190,8 @@ impl Pair {
 
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
-        let message = PeerMessage { op: 1, body: Body::Merge { key, object, generation: 0 } };
+        let message =
+            PeerMessage { op: 1, body: Body::Merge { key, object, generation: GcEpoch::FIRST } };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use pixii_core::causal::Context;
 use pixii_core::message::{CallBody, Quorum, Request};
 use pixii_core::rng::Rng;
-use pixii_core::types::{Blob, Key, Micros, WriteId};
+use pixii_core::types::{Blob, Key, Micros, Time, WriteId};
 use pixii_core::wire;
 
 use super::judge::{Write, value_of};
@@ -38,7 +38,7 @@ pub(super) struct Current {
     pub(super) write: Option<WriteId>,
     pub(super) quorum: u8,
     pub(super) strict: bool,
-    pub(super) since: Micros,
+    pub(super) since: Time,
     pub(super) attempts: u32,
     /// True if an earlier attempt may have happened.
     pub(super) uncertain: bool,
@@ -53,7 +53,7 @@ impl Client {
     }
 
     /// Draws the next request; for a write also what the judge is to know of it.
-    pub(super) fn next(&mut self, plan: &Scenario, now: Micros) -> (CallBody, Option<Write>) {
+    pub(super) fn next(&mut self, plan: &Scenario, now: Time) -> (CallBody, Option<Write>) {
         let rng = &mut self.rng;
         let name = format!("key{}", rng.below(plan.keys));
         let Ok(key) = Key::new(name.into_bytes()) else { unreachable!("a short name is a key") };
@@ -95,7 +95,7 @@ impl Client {
         request: Request,
         key: Key,
         (quorum, strict): (u8, bool),
-        now: Micros,
+        now: Time,
     ) {
         self.current = Some(Current {
             call: 0,
@@ -145,7 +145,7 @@ impl Client {
 
     /// How long the client thinks before its next request.
     pub(super) fn think(&mut self, plan: &Scenario) -> Micros {
-        self.rng.below(plan.think.max(1))
+        self.rng.within(plan.think.max(Micros(1)))
     }
 }
 

@@ -12,16 +12,16 @@ use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, LifeError, Owner, Process, Store, begin_life};
-use pixii_core::types::{Key, MILLI, Micros, NodeId};
+use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
 use super::looked_up;
 use super::timeline::Timeline;
 
 /// All nodes serve after this time, or never will.
-const FOUNDING: Micros = 60_000 * MILLI;
+const FOUNDING: Micros = Micros::from_millis(60_000);
 /// How often it is looked whether they do.
-const LOOK: Micros = 100 * MILLI;
+const LOOK: Micros = Micros::from_millis(100);
 
 /// What a cluster is like.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,10 @@ impl Setup {
 pub struct Answer {
     /// The call, as [`Cluster::ask`] named it.
     pub call: u64,
-    /// When it was asked and when the answer was there, in microseconds of virtual time.
-    pub begun: Micros,
+    /// When it was asked and when the answer was there, in virtual time.
+    pub begun: Time,
     /// See `begun`.
-    pub ended: Micros,
+    pub ended: Time,
     /// The answer.
     pub response: Response,
 }
@@ -94,11 +94,11 @@ pub struct Cluster {
     members: Members,
     places: HashMap<NodeId, usize>,
     ring: Arc<Ring>,
-    wakes: Vec<Option<Micros>>,
+    wakes: Vec<Option<Time>>,
     time: Timeline<Event>,
     net: Emulation,
     rng: Rng,
-    calls: HashMap<u64, Micros>,
+    calls: HashMap<u64, Time>,
     next_call: u64,
     answers: VecDeque<Answer>,
     sent: BTreeMap<Kind, u64>,
@@ -143,7 +143,7 @@ impl Cluster {
             }
         }
         while !cluster.nodes.iter().all(Node::is_settled) {
-            if cluster.time.now() > FOUNDING {
+            if cluster.time.now() > Time::START + FOUNDING {
                 return Err(format!("{count} nodes found no cluster"));
             }
             cluster.run_to(cluster.time.now() + LOOK);
@@ -196,8 +196,8 @@ impl Cluster {
         self.places.get(&node).copied()
     }
 
-    /// The virtual time, in microseconds.
-    pub fn now(&self) -> Micros {
+    /// The virtual time.
+    pub fn now(&self) -> Time {
         self.time.now()
     }
 
@@ -265,7 +265,7 @@ impl Cluster {
         let verdict = self.net.verdict(now, Place::Client(client), self.ids[to], kind);
         if let Verdict::Deliver(delays) = verdict {
             // A connection carries a call once or breaks.
-            let after = delays.first().copied().unwrap_or(0);
+            let after = delays.first().copied().unwrap_or(Micros::ZERO);
             let event = Event::Call { client, call, to, request, timeout_ms };
             self.time.schedule(now + after, event);
         }
@@ -273,7 +273,7 @@ impl Cluster {
     }
 
     /// The next answer that a client gets; `None` when the time is `until` before there is one.
-    pub fn next(&mut self, until: Micros) -> Option<Answer> {
+    pub fn next(&mut self, until: Time) -> Option<Answer> {
         while self.answers.is_empty() {
             let event = self.time.next(until)?;
             self.step(event);
@@ -282,7 +282,7 @@ impl Cluster {
     }
 
     /// Lets time pass; answers stay for [`Cluster::next`].
-    pub fn run_to(&mut self, end: Micros) {
+    pub fn run_to(&mut self, end: Time) {
         while let Some(event) = self.time.next(end) {
             self.step(event);
         }
@@ -329,7 +329,7 @@ impl Cluster {
                         let to = Place::Client(client);
                         let verdict = self.net.verdict(now, self.ids[at], to, kind);
                         if let Verdict::Deliver(delays) = verdict {
-                            let after = delays.first().copied().unwrap_or(0);
+                            let after = delays.first().copied().unwrap_or(Micros::ZERO);
                             self.time.schedule(now + after, Event::Reply { call: id, response });
                         }
                     }

@@ -5,23 +5,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pixii_core::emulation::{Delay, Emulation, Verdict};
-use pixii_core::members::{Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Member, Members, Opinion};
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Meta, Owner};
-use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
 use super::timeline::Timeline;
 
 /// Links come up within this time after the start, and break so soon after a death.
-const LINKING: Micros = 200 * MILLI;
+const LINKING: Micros = Micros::from_millis(200);
 /// Nodes have learned each other's pace after this time; until then nothing is measured.
-const WARM_UP: Micros = 60_000 * MILLI;
+const WARM_UP: Micros = Micros::from_millis(60_000);
 /// Every view has noticed a fault in this time, or never will.
-const PATIENCE: Micros = 120_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(120_000);
 /// Partitions: more than nodes is of no use to gossip.
 const PARTITIONS: u16 = 1_024;
 
@@ -90,27 +90,27 @@ struct Field {
     places: HashMap<NodeId, usize>,
     /// The one that something has befallen, and what.
     victim: Option<(usize, End)>,
-    wakes: Vec<Option<Micros>>,
+    wakes: Vec<Option<Time>>,
     time: Timeline<Event>,
     net: Emulation,
     rng: Rng,
-    opined: Vec<(Micros, usize, NodeId, Opinion)>,
+    opined: Vec<(Time, usize, NodeId, Opinion)>,
     bytes: u64,
 }
 
 /// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were the only one.
 pub fn detect(trial: &Trial) -> Detected {
     let mut field = Field::new(trial);
-    field.run_to(WARM_UP);
+    field.run_to(Time::START + WARM_UP);
     field.opined.clear();
     field.bytes = 0;
     let quiet = trial.quiet_ms * MILLI;
-    field.run_to(WARM_UP + quiet);
+    field.run_to(Time::START + WARM_UP + quiet);
     let count = |wanted: Opinion| {
         field.opined.iter().filter(|(_, _, _, opinion)| *opinion == wanted).count() as u64
     };
     let (suspected, believed_down) = (count(Opinion::Suspect), count(Opinion::Down));
-    let seconds = quiet as f64 / 1e6;
+    let seconds = quiet.as_f64() / 1e6;
     let bytes_per_second = field.bytes as f64 / seconds.max(1e-9) / trial.nodes as f64;
     field.opined.clear();
     let ends = [End::Killed, End::Frozen, End::CutOff];
@@ -133,7 +133,11 @@ impl Field {
         let mut rng = Rng::new(trial.seed);
         let node = |at: usize| {
             let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
-            let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, at as u64 + 1) };
+            let meta = Meta {
+                incarnation: Incarnation(1),
+                clean: false,
+                ..Meta::new(owner, at as u64 + 1)
+            };
             let config = Config {
                 gossip_interval: trial.interval_ms * MILLI,
                 gossip_timeout: trial.timeout_ms * MILLI,
@@ -163,7 +167,7 @@ impl Field {
         };
         for at in 0..trial.nodes {
             for peer in (0..trial.nodes).filter(|peer| *peer != at) {
-                let when = field.rng.below(LINKING);
+                let when = Time::START + field.rng.within(LINKING);
                 field.time.schedule(when, Event::Link { at, peer, up: true });
             }
         }
@@ -175,7 +179,7 @@ impl Field {
         let begun = self.time.now();
         let victim = self.nodes.len() - 1;
         for other in (0..victim).filter(|_| end == End::Killed) {
-            let when = begun + self.rng.below(LINKING);
+            let when = begun + self.rng.within(LINKING);
             self.time.schedule(when, Event::Link { at: other, peer: victim, up: false });
         }
         self.victim = Some((victim, end));
@@ -183,12 +187,12 @@ impl Field {
         let mut noticed: Vec<Option<Micros>> = vec![None; victim];
         for (at, who, whom, opinion) in &self.opined {
             if *whom == self.ids[victim] {
-                noticed[*who] = (*opinion == Opinion::Down).then_some(at - begun);
+                noticed[*who] = (*opinion == Opinion::Down).then_some(*at - begun);
             }
         }
         let times: Option<Vec<Micros>> = noticed.into_iter().collect();
         let bound = |pick: fn(&[Micros]) -> Option<Micros>| {
-            times.as_deref().and_then(pick).map(|time| time / MILLI)
+            times.as_deref().and_then(pick).map(Micros::as_millis)
         };
         Noticed {
             first_ms: bound(|times| times.iter().min().copied()),
@@ -196,7 +200,7 @@ impl Field {
         }
     }
 
-    fn run_to(&mut self, end: Micros) {
+    fn run_to(&mut self, end: Time) {
         while let Some(event) = self.time.next(end) {
             match event {
                 // An earlier one may have taken its place.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
 use pixii_core::generation::Generation;
-use pixii_core::types::{Key, Micros, NodeId, WriteId};
+use pixii_core::types::{Key, NodeId, Time, WriteId};
 
 /// A promise that was broken, and the key concerned.
 #[derive(Clone, Debug)]
@@ -87,8 +87,8 @@ fn place(
 /// What is known of a write since it was acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Acknowledged {
-    since: Micros,
-    at: Micros,
+    since: Time,
+    at: Time,
     w: u8,
     strict: bool,
     dot: Option<Dot>,
@@ -99,7 +99,7 @@ pub(super) struct Acknowledged {
 /// A disk that forgot something: all of it, or one key.
 #[derive(Debug)]
 struct Loss {
-    at: Micros,
+    at: Time,
     host: usize,
     key: Option<Key>,
     /// True if nobody could notice: its word counts although it forgot.
@@ -115,8 +115,8 @@ impl Loss {
 /// What a client is told of a write.
 pub(super) struct Acknowledgement {
     /// When the client asked, and when it is told.
-    pub(super) since: Micros,
-    pub(super) now: Micros,
+    pub(super) since: Time,
+    pub(super) now: Time,
     pub(super) w: u8,
     pub(super) strict: bool,
     pub(super) dot: Option<Dot>,
@@ -257,7 +257,7 @@ impl Judge {
     }
 
     /// A host's disk forgot everything, or one key.
-    pub(super) fn lose(&mut self, at: Micros, host: usize, key: Option<Key>) {
+    pub(super) fn lose(&mut self, at: Time, host: usize, key: Option<Key>) {
         self.losses.push(Loss { at, host, key, silent: false });
     }
 
@@ -275,7 +275,7 @@ impl Judge {
     }
 
     /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
-    fn lost_since(&self, since: Micros, key: &Key) -> bool {
+    fn lost_since(&self, since: Time, key: &Key) -> bool {
         self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
     }
 
@@ -327,7 +327,7 @@ impl Judge {
     pub(super) fn check_read(
         &self,
         key: &Key,
-        since: Micros,
+        since: Time,
         (r, n, strict): (u8, u8, bool),
         values: &[Vec<u8>],
         context: &Context,

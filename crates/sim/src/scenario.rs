@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A disk that hangs is noticed after this time: sooner than by a daemon, as all times of a run are
 /// shorter.
-pub(super) const NOTICED_AFTER: Micros = 300 * MILLI;
+pub(super) const NOTICED_AFTER: Micros = Micros::from_millis(300);
 
 /// A fault and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,32 +121,32 @@ impl Scenario {
         let n = if rng.chance(0.7) { 3 } else { 1 + rng.below(hosts.min(5) as u64) as u8 };
         let blind_seed = rng.chance(0.1);
         let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
-        let mean_delay = 100 + rng.below(8 * MILLI);
+        let mean_delay = Micros(100) + rng.within(8 * MILLI);
         let clients = 3 + rng.below(6) as usize;
         // At leisure there is time for generations to end, and for backups of the disk to grow old.
         let leisure = rng.chance(0.3);
-        let think = if leisure { 100 * MILLI + rng.below(400 * MILLI) } else { brisk() };
+        let think = if leisure { 100 * MILLI + rng.within(400 * MILLI) } else { brisk() };
         // The faults fall into the time that the load takes, more or less.
         let pace = mean_delay * 6 + 2 * MILLI + think / 2;
-        let span = Micros::from(operations) * pace / clients as u64;
+        let span = u64::from(operations) * pace / clients as u64;
         // A storm is many short faults: what is unsynced is lost again and again.
         let storm = rng.chance(0.1);
         let (faults, longest) =
             if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };
         let mut faults: Vec<(Micros, Fault)> =
-            (0..faults).map(|_| (rng.below(span), draw_fault(rng, hosts, longest))).collect();
+            (0..faults).map(|_| (rng.within(span), draw_fault(rng, hosts, longest))).collect();
         if leisure {
             let host = rng.below(hosts as u64) as usize;
-            faults.push((rng.below(span / 3), Fault::BackUp { host }));
-            let down = rng.below(longest) + MILLI;
-            faults.push((span / 2 + rng.below(span / 2), Fault::RollBack { host, down }));
+            faults.push((rng.within(span / 3), Fault::BackUp { host }));
+            let down = rng.within(longest) + MILLI;
+            faults.push((span / 2 + rng.within(span / 2), Fault::RollBack { host, down }));
         }
         // Drawn apart, so that all else is the same with and without it.
         let others = &mut Rng::new(seed ^ 0x4e90);
         if others.chance(0.1) {
             let host = others.below(hosts as u64) as usize;
-            let back = span / 4 + others.below(span) + 1_000 * MILLI;
-            let when = others.below(span / 2);
+            let back = span / 4 + others.within(span) + 1_000 * MILLI;
+            let when = others.within(span / 2);
             faults.push((when, Fault::Replace { host, back }));
             faults.extend(second_replacement(seed, hosts, host, back).map(|second| (when, second)));
         }
@@ -167,7 +167,7 @@ impl Scenario {
             mean_delay,
             drop: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
-            mean_disk: 100 + rng.below(10 * MILLI),
+            mean_disk: Micros(100) + rng.within(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
             think,
             hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
@@ -186,8 +186,8 @@ impl Scenario {
             scenario.keys = scenario.keys.min(2);
             scenario.mix = [0.15, 0.05, 0.75];
             let host = others.below(hosts as u64) as usize;
-            let down = others.below(longest.max(span / 4)) + MILLI;
-            scenario.faults.push((others.below(span), Fault::CleanStop { host, down }));
+            let down = others.within(longest.max(span / 4)) + MILLI;
+            scenario.faults.push((others.within(span), Fault::CleanStop { host, down }));
             scenario.faults.sort_by_key(|(at, _)| *at);
         }
         scenario
@@ -286,13 +286,15 @@ impl Scenario {
             self.keys,
             self.clients,
             self.operations,
-            self.mean_delay,
+            self.mean_delay.0,
             self.drop,
             self.duplicate,
-            self.mean_disk,
+            self.mean_disk.0,
             self.timeout_ms
         )];
-        lines.extend(self.faults.iter().map(|(at, fault)| format!("fault at {at} us: {fault:?}")));
+        lines.extend(
+            self.faults.iter().map(|(at, fault)| format!("fault at {} us: {fault:?}", at.0)),
+        );
         lines
     }
 }
@@ -304,7 +306,7 @@ impl Scenario {
 fn whole_cluster(seed: u64, span: Micros, replaces: bool) -> Vec<(Micros, Fault)> {
     let rng = &mut Rng::new(seed ^ 0x0a11);
     let (restarts, restores) = (rng.chance(0.08), rng.chance(0.08) && !replaces);
-    let mut down = || rng.below(200 * MILLI) + MILLI;
+    let mut down = || rng.within(200 * MILLI) + MILLI;
     let mut faults = Vec::new();
     if restarts {
         faults.extend((1..=3).map(|at| (at * span / 4, Fault::StopAll { down: down() })));
@@ -324,11 +326,11 @@ fn lost_pages(
     hosts: usize,
 ) -> impl Iterator<Item = (Micros, Fault)> + use<> {
     let rng = &mut Rng::new(seed ^ 0xba6e);
-    let (happens, when) = (rng.chance(0.08), rng.below(span));
+    let (happens, when) = (rng.chance(0.08), rng.within(span));
     let mut damaged = Vec::new();
     for host in (0..hosts).filter(|_| happens) {
         if rng.chance(0.4) {
-            damaged.push((when, Fault::LosePages { host, down: rng.below(300 * MILLI) + MILLI }));
+            damaged.push((when, Fault::LosePages { host, down: rng.within(300 * MILLI) + MILLI }));
         }
     }
     damaged.into_iter()
@@ -340,8 +342,8 @@ fn hang(seed: u64, hosts: usize, span: Micros) -> Option<(Micros, Fault)> {
     let rng = &mut Rng::new(seed ^ 0x4a06);
     let drawn = rng.chance(0.2);
     let host = rng.below(hosts as u64) as usize;
-    let length = NOTICED_AFTER + MILLI + rng.below((span / 2).max(2 * NOTICED_AFTER));
-    drawn.then(|| (rng.below(span), Fault::Hang { host, length }))
+    let length = NOTICED_AFTER + MILLI + rng.within((span / 2).max(2 * NOTICED_AFTER));
+    drawn.then(|| (rng.within(span), Fault::Hang { host, length }))
 }
 
 /// A second replacement, which another operator orders at the same time: of another member if the
@@ -360,15 +362,15 @@ fn second_replacement(seed: u64, hosts: usize, first: usize, back: Micros) -> Op
 /// A clock that may be days off and run fast or slow.
 fn draw_clock(rng: &mut Rng) -> (Micros, u64) {
     if rng.chance(0.5) {
-        (0, 1_000)
+        (Micros::ZERO, 1_000)
     } else {
-        (rng.below(200_000_000 * MILLI), 700 + rng.below(800))
+        (rng.within(200_000_000 * MILLI), 700 + rng.below(800))
     }
 }
 
 fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
     // Some pauses and cuts outlast every timeout.
-    let length = if rng.chance(0.1) { 8_000 * MILLI } else { rng.below(longest) + MILLI };
+    let length = if rng.chance(0.1) { 8_000 * MILLI } else { rng.within(longest) + MILLI };
     let down = length;
     let host = rng.below(hosts as u64) as usize;
     let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;

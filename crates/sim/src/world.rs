@@ -16,12 +16,12 @@ use bytes::Bytes;
 use pixii_core::emulation::{Delay, Emulation};
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::{Counter, Reply, ReplyBody, Request};
-use pixii_core::node::{Hindrance, Input, Node, Notice, Output, Work};
+use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Owner};
-use pixii_core::types::{Key, MILLI, Micros, NodeId};
+use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
 use self::replacing::{Replacing, planned};
@@ -43,29 +43,29 @@ struct Host {
     node: Option<Node>,
     /// Counts the node's lives: what was meant for an earlier one is not for this one.
     life: u64,
-    writes: VecDeque<(u64, Vec<Change>)>,
+    writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
-    paused_until: Micros,
+    paused_until: Time,
     /// Its disk is slow until then.
-    slow_until: Micros,
+    slow_until: Time,
     /// Its disk hangs until then,
-    hung_until: Micros,
+    hung_until: Time,
     /// and its node has known that since then.
-    stalled: Option<Micros>,
+    stalled: Option<Time>,
     backup: Option<MemoryStore>,
     /// What its disk had when all were copied.
     copy: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
     /// Since when this life's node serves.
-    settled: Option<Micros>,
+    settled: Option<Time>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
     bootstraps: bool,
     /// The life in which it was to do so.
     bootstrapped: Option<u64>,
-    wake: Option<Micros>,
+    wake: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,14 +76,14 @@ enum Event {
     Link { at: usize, peer: usize },
     Wake { at: usize, life: u64 },
     Disk { at: usize, life: u64, work: Work },
-    Synced { at: usize, life: u64, mark: u64 },
+    Synced { at: usize, life: u64, mark: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
     Stall { at: usize, life: u64 },
     Resume { at: usize },
     Relink { at: usize, peer: usize },
-    Stop { at: usize, life: u64, down: Micros, by: Micros },
+    Stop { at: usize, life: u64, down: Micros, by: Time },
     Start { at: usize },
     Replace { which: usize },
     Return { at: usize },
@@ -156,16 +156,16 @@ const WATCHED: &[Counter] = &[
 ];
 
 /// How often it is looked whether all is well again after healing.
-const LOOK: Micros = 250 * MILLI;
+const LOOK: Micros = Micros::from_millis(250);
 /// Load, faults and an operator's commands are over in this time.
-const LOAD: Micros = 600_000 * MILLI;
+const LOAD: Micros = Micros::from_millis(600_000);
 /// All must be well again in this time: hints delivered, opinions up, members agreed on.
-const HEALING: Micros = 60_000 * MILLI;
+const HEALING: Micros = Micros::from_millis(60_000);
 /// The same where keys that have outgrown their limits have to be settled by a client, one after
 /// the other, and hints that were declined wait before they are offered again.
-const SETTLING: Micros = 240_000 * MILLI;
+const SETTLING: Micros = Micros::from_millis(240_000);
 /// Time for links after healing, and for repairs after the last answer.
-const LINGER: Micros = 3_000 * MILLI;
+const LINGER: Micros = Micros::from_millis(3_000);
 
 /// One run.
 pub(super) struct World {
@@ -242,10 +242,10 @@ impl World {
             world.start(at, false);
         }
         for (at, fault) in world.plan.faults.clone() {
-            world.schedule(at, Event::Fault(fault));
+            world.schedule(Time::START + at, Event::Fault(fault));
         }
         for client in 0..world.clients.len() {
-            world.schedule(100 * MILLI, Event::Next { client });
+            world.schedule(Time::START + 100 * MILLI, Event::Next { client });
         }
         world
     }
@@ -271,14 +271,14 @@ impl World {
             self.count("runs with hints alone");
         }
         let over = |world: &World| world.faults_ahead == 0 && world.clients_are_done();
-        self.run_until(|world| over(world) || world.now() > LOAD);
+        self.run_until(|world| over(world) || world.now() > Time::START + LOAD);
         if !over(self) && self.broken.is_none() {
             let (key, seconds) = (self.some_key(), LOAD / (1_000 * MILLI));
             let what = format!("load, faults and commands are not over after {seconds} s");
             self.broken = Some(Broken { key, what });
         }
         // What came for a paused host meets it when it goes on.
-        let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(0);
+        let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(Time::START);
         self.run_until(|world| world.now() > awake);
         self.heal();
         let healed = self.now();
@@ -333,11 +333,11 @@ impl World {
         }
     }
 
-    fn now(&self) -> Micros {
+    fn now(&self) -> Time {
         self.time.now()
     }
 
-    fn schedule(&mut self, at: Micros, event: Event) {
+    fn schedule(&mut self, at: Time, event: Event) {
         self.faults_ahead += usize::from(event.is_fault());
         self.time.schedule(at, event);
     }
@@ -348,7 +348,7 @@ impl World {
 
     fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
         if self.watched.as_ref() == Some(key) {
-            let line = format!("{:>9} us  {}", self.now(), line());
+            let line = format!("{:>9} us  {}", self.now().0, line());
             self.story.push(line);
         }
     }
@@ -457,13 +457,13 @@ impl World {
 
     /// What the host's clock shows at the beginning, and how fast it runs in thousandths.
     fn pace(&self, at: usize) -> (Micros, u64) {
-        self.plan.clocks.get(at).copied().unwrap_or((0, 1_000))
+        self.plan.clocks.get(at).copied().unwrap_or((Micros::ZERO, 1_000))
     }
 
     /// What the host's own clock shows.
-    fn clock(&self, at: usize) -> Micros {
+    fn clock(&self, at: usize) -> Time {
         let (offset, rate) = self.pace(at);
-        offset + self.now() * rate / 1_000
+        Time::START + offset + (self.now() - Time::START) * rate / 1_000
     }
 
     /// Gives a node one input and carries out what it wants.
@@ -475,7 +475,8 @@ impl World {
         node.handle(now, input, &mut out);
         // Rounded up, so that the host's clock has come that far.
         let wake = node.next_wake();
-        let wake = wake.map(|wake| (wake.saturating_sub(offset) * 1_000).div_ceil(rate));
+        let passed = |wake: Time| wake.saturating_sub(offset) - Time::START;
+        let wake = wake.map(|wake| Time((passed(wake) * 1_000).0.div_ceil(rate)));
         for output in out {
             match output {
                 Output::Send { to, message } => self.send(at, &to, &message),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Member, Members, Opinion};
 use pixii_core::message::{
     Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal, EmulateRefusal,
     HeldBack, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
@@ -413,7 +413,7 @@ fn status(world: &World, at: usize) -> StatusReport {
         name: me.clone(),
         version: "0.0.0".into(),
         store: 7,
-        incarnation: 1,
+        incarnation: Incarnation(1),
         recovered: false,
         serving: true,
         without_authority: 0,

@@ -93,12 +93,12 @@ impl Tokens {
 impl LogThrottle {
     /// For lines with a `reason`: one for each reason of a source, which is not repeated.
     pub fn once(&self, kind: &'static str, source: &str, reason: &str) -> Option<Omitted> {
-        locked(&self.0).permit(Instant::now(), (kind, source), Some(reason))
+        locked(&self.0).permit(Instant::now(), kind, source, Some(reason))
     }
 
     /// For lines that may follow each other: some of a source, then one now and then.
     pub fn several(&self, kind: &'static str, source: &str) -> Option<Omitted> {
-        locked(&self.0).permit(Instant::now(), (kind, source), None)
+        locked(&self.0).permit(Instant::now(), kind, source, None)
     }
 
     /// The next line of this kind and source is logged, whatever was logged before.
@@ -125,7 +125,8 @@ impl Logged {
     fn permit(
         &mut self,
         now: Instant,
-        (kind, source): (&'static str, &str),
+        kind: &'static str,
+        source: &str,
         reason: Option<&str>,
     ) -> Option<Omitted> {
         let key = (kind, source.to_owned());
@@ -196,7 +197,7 @@ mod tests {
         let (mut logged, begun) = (Logged::default(), Instant::now());
         let mut permit = |after: u64, source: &str, why: &str| {
             let now = begun + Duration::from_secs(after);
-            logged.permit(now, ("refused", source), Some(why)).map(|Omitted(count)| count)
+            logged.permit(now, "refused", source, Some(why)).map(|Omitted(count)| count)
         };
         assert_eq!(permit(0, "a", "its magic is AAAA"), Some(0));
         assert_eq!(permit(0, "b", "its magic is AAAA"), Some(0), "each source has its lines");
@@ -213,7 +214,7 @@ mod tests {
         let (mut logged, begun) = (Logged::default(), Instant::now());
         let mut count = |after: u64, kind, source: &dyn Fn(u32) -> String| {
             let now = begun + Duration::from_secs(after);
-            let permitted = |n: &u32| logged.permit(now, (kind, &source(*n)), None).is_some();
+            let permitted = |n: &u32| logged.permit(now, kind, &source(*n), None).is_some();
             (0..10_000).filter(permitted).count()
         };
         assert_eq!(count(0, "link_up", &|_| "n2".into()), 5);

@@ -239,7 +239,7 @@ impl Acts<'_> {
             "it knows that its last stop was not a clean one (life {})",
             report.incarnation
         );
-        self.story.check(report.recovered && report.incarnation == 2, &told)?;
+        self.story.check(report.recovered && report.incarnation.0 == 2, &told)?;
         let (mut found, mut total) = (0, 0);
         for part in parts {
             found += right(client, part, Some(3)).await?;

@@ -1,10 +1,10 @@
 //! How long a message takes: distributions, sampled from seeded randomness.
 
 use crate::rng::Rng;
-use crate::types::{MILLI, Micros};
+use crate::types::Micros;
 
 /// No message takes longer than this; what is drawn beyond it is cut down to it.
-pub(super) const MAX_DELAY: Micros = 600_000 * MILLI;
+pub(super) const MAX_DELAY: Micros = Micros::from_millis(600_000);
 
 /// A distribution of delays. None is ever over 600 s.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,13 +25,13 @@ pub enum Delay {
 }
 
 impl Delay {
-    /// Draws one, in microseconds.
+    /// Draws one.
     pub fn sample(&self, rng: &mut Rng) -> Micros {
         match self {
             Delay::Fixed(delay) => *delay,
-            Delay::Exponential(mean) => (-(1.0 - rng.unit()).ln() * *mean as f64) as Micros,
+            Delay::Exponential(mean) => Micros::from_f64(-(1.0 - rng.unit()).ln() * mean.as_f64()),
             Delay::Pareto { scale, shape } => {
-                (*scale as f64 * (1.0 - rng.unit()).powf(-1.0 / shape)) as Micros
+                Micros::from_f64(scale.as_f64() * (1.0 - rng.unit()).powf(-1.0 / shape))
             }
             Delay::Mixture(parts) => {
                 let total: f64 = parts.iter().map(|(weight, _)| weight).sum();
@@ -41,7 +41,7 @@ impl Delay {
                     left < 0.0
                 });
                 // Rounding may leave nothing drawn: then it is the last.
-                drawn.or(parts.last()).map_or(0, |(_, delay)| delay.sample(rng))
+                drawn.or(parts.last()).map_or(Micros::ZERO, |(_, delay)| delay.sample(rng))
             }
         }
     }

@@ -26,9 +26,9 @@ const MAX_RULES: usize = 100;
 const MAX_PARTS: usize = 10;
 const SHAPES: RangeInclusive<f64> = 0.1..=100.0;
 const WEIGHTS: RangeInclusive<f64> = 0.000_001..=1_000_000.0;
-const SECOND: Micros = 1_000 * MILLI;
+const SECOND: Micros = Micros::from_millis(1_000);
 /// A disk is slower by this at most: a node that stops waits for it.
-const MAX_DISK_DELAY: Micros = 10 * SECOND;
+const MAX_DISK_DELAY: Micros = Micros::from_secs(10);
 /// A mistake is shown with at most this many characters of what was written.
 const SHOWN: usize = 60;
 
@@ -88,7 +88,7 @@ pub fn parse_delay(text: &str) -> Result<Delay, String> {
     let mut words = text.split_whitespace();
     let fault = |what| format!("the distribution \"{}\": {what}", shown(text));
     match latency(&mut words).map_err(fault)? {
-        Latency { delay, offset: 0, fifo: false } => Ok(delay),
+        Latency { delay, offset: Micros::ZERO, fifo: false } => Ok(delay),
         _ => Err(fault("a distribution alone has no offset and no order".into())),
     }
 }
@@ -168,8 +168,8 @@ fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
     if delay > MAX_DISK_DELAY {
         return Err(format!(
             "disk delay {}: a disk takes at most {} more",
-            Time(delay),
-            Time(MAX_DISK_DELAY)
+            Shown(delay),
+            Shown(MAX_DISK_DELAY)
         ));
     }
     let (to, aspect) = (node.clone(), Aspect::Disk(delay));
@@ -204,7 +204,7 @@ fn latency(words: &mut Words) -> Result<Latency, String> {
         Some("mix") => mixture(words)?,
         kind => (simple(kind, words)?, words.next()),
     };
-    let mut offset = 0;
+    let mut offset = Micros::ZERO;
     if next == Some("offset") {
         offset = duration("offset", words.next())?;
         next = words.next();
@@ -257,10 +257,10 @@ fn number(what: &str, word: Option<&str>, bounds: RangeInclusive<f64>) -> Result
 fn duration(what: &str, word: Option<&str>) -> Result<Micros, String> {
     const LIMIT: &str = "a delay is 0 to 600 s, as in 500us, 1.5ms or 2s";
     let word = word.ok_or_else(|| format!("{what} lacks its time: {LIMIT}"))?;
-    let units = [("us", 1), ("ms", MILLI), ("s", SECOND)];
+    let units = [("us", Micros(1)), ("ms", MILLI), ("s", SECOND)];
     let parsed = units.into_iter().find_map(|(unit, micros)| {
-        let number = word.strip_suffix(unit)?.parse::<f64>().ok()? * micros as f64;
-        (0.0..=MAX_DELAY as f64).contains(&number).then_some(number.round() as Micros)
+        let number = word.strip_suffix(unit)?.parse::<f64>().ok()? * micros.as_f64();
+        (0.0..=MAX_DELAY.as_f64()).contains(&number).then_some(Micros::from_f64(number.round()))
     });
     parsed.ok_or_else(|| format!("{what} {}: {LIMIT}", shown(word)))
 }
@@ -268,7 +268,7 @@ fn duration(what: &str, word: Option<&str>) -> Result<Micros, String> {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Aspect::Disk(delay) = self.aspect {
-            return write!(f, "{} disk delay {}", self.from, Time(delay));
+            return write!(f, "{} disk delay {}", self.from, Shown(delay));
         }
         let arrow = if self.both { "<->" } else { "->" };
         write!(f, "{} {arrow} {} ", self.from, self.to)?;
@@ -298,8 +298,8 @@ impl fmt::Display for End {
 impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.delay)?;
-        if self.offset > 0 {
-            write!(f, " offset {}", Time(self.offset))?;
+        if self.offset > Micros::ZERO {
+            write!(f, " offset {}", Shown(self.offset))?;
         }
         f.write_str(if self.fifo { " fifo" } else { "" })
     }
@@ -308,9 +308,9 @@ impl fmt::Display for Latency {
 impl fmt::Display for Delay {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Delay::Fixed(delay) => write!(f, "fixed {}", Time(*delay)),
-            Delay::Exponential(mean) => write!(f, "exponential {}", Time(*mean)),
-            Delay::Pareto { scale, shape } => write!(f, "pareto {} {shape}", Time(*scale)),
+            Delay::Fixed(delay) => write!(f, "fixed {}", Shown(*delay)),
+            Delay::Exponential(mean) => write!(f, "exponential {}", Shown(*mean)),
+            Delay::Pareto { scale, shape } => write!(f, "pareto {} {shape}", Shown(*scale)),
             Delay::Mixture(parts) => {
                 let part = |(weight, delay): &(f64, Delay)| format!("{weight} {delay}");
                 write!(f, "mix {}", parts.iter().map(part).collect::<Vec<_>>().join(" + "))
@@ -320,15 +320,15 @@ impl fmt::Display for Delay {
 }
 
 /// A time in the largest unit of which it is a whole number.
-struct Time(Micros);
+struct Shown(Micros);
 
-impl fmt::Display for Time {
+impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("0ms"),
-            time if time.is_multiple_of(SECOND) => write!(f, "{}s", time / SECOND),
-            time if time.is_multiple_of(MILLI) => write!(f, "{}ms", time / MILLI),
-            time => write!(f, "{time}us"),
+            Micros::ZERO => f.write_str("0ms"),
+            time if time.0.is_multiple_of(SECOND.0) => write!(f, "{}s", time / SECOND),
+            time if time.0.is_multiple_of(MILLI.0) => write!(f, "{}ms", time / MILLI),
+            time => write!(f, "{}us", time.0),
         }
     }
 }
@@ -365,9 +365,9 @@ mod tests {
         let from = rng.below(4) as usize;
         let to = (from + 1 + rng.below(3) as usize) % 4;
         let simple = |rng: &mut Rng| match rng.below(3) {
-            0 => Delay::Fixed(rng.below(MAX_DELAY + 1)),
+            0 => Delay::Fixed(rng.within(MAX_DELAY + Micros(1))),
             1 => Delay::Exponential(rng.below(10_000) * MILLI),
-            _ => Delay::Pareto { scale: rng.below(SECOND), shape: 0.1 + rng.unit() * 99.0 },
+            _ => Delay::Pareto { scale: rng.within(SECOND), shape: 0.1 + rng.unit() * 99.0 },
         };
         let delay = match rng.below(2) {
             0 => simple(rng),
@@ -376,7 +376,7 @@ mod tests {
                 Delay::Mixture((0..parts).map(|_| (0.001 + rng.unit(), simple(rng))).collect())
             }
         };
-        let offset = rng.below(3) * 1_234;
+        let offset = Micros(rng.below(3) * 1_234);
         let aspect = match rng.below(4) {
             0 => Aspect::Drop(rng.unit()),
             1 => Aspect::Cut,

@@ -10,6 +10,7 @@
 use bytes::{Buf, BufMut};
 
 use super::{Digest, LEAVES, SHAPE, Tree};
+use crate::members::Incarnation;
 use crate::types::Partition;
 
 /// What trees are of: they say nothing of another store, a later life of it, or another ring.
@@ -18,7 +19,7 @@ pub struct Binding {
     /// The id of the store, in the life that kept them.
     pub store: u64,
     /// The number of that life.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// The version and the digest of the ring.
     pub ring: (u64, u64),
     /// Objects over so many bytes count as oversized.
@@ -53,7 +54,7 @@ impl KeptTrees {
         let Binding { store, incarnation, ring, limit } = self.binding;
         let mut out = Vec::new();
         out.put_u32(SHAPE);
-        [store, incarnation, ring.0, ring.1, limit].into_iter().for_each(|n| out.put_u64(n));
+        [store, incarnation.0, ring.0, ring.1, limit].into_iter().for_each(|n| out.put_u64(n));
         out.put_u32(self.trees.len() as u32);
         for KeptTree { partition, dead, oversized, tree } in &self.trees {
             out.put_u16(partition.0);
@@ -80,6 +81,7 @@ impl KeptTrees {
             *number = bytes.try_get_u64().map_err(short)?;
         }
         let [store, incarnation, version, digest, limit] = numbers;
+        let incarnation = Incarnation(incarnation);
         let found = Binding { store, incarnation, ring: (version, digest), limit };
         if (found.store, found.incarnation) != (binding.store, binding.incarnation) {
             return Err("they are of another life of the store");
@@ -121,7 +123,8 @@ mod tests {
         let one = KeptTree { partition: Partition(3), dead: 1, oversized: 2, tree };
         let none =
             KeptTree { partition: Partition(9), dead: 0, oversized: 0, tree: Tree::default() };
-        let binding = Binding { store: 0xa1, incarnation: 5, ring: (1, 0xb2), limit: 0xc3 };
+        let binding =
+            Binding { store: 0xa1, incarnation: Incarnation(5), ring: (1, 0xb2), limit: 0xc3 };
         KeptTrees { binding, trees: vec![one, none] }
     }
 
@@ -153,7 +156,7 @@ mod tests {
         assert!(KeptTrees::decode(&[&bytes[..], &[0]].concat(), own).is_err());
         for other in [
             Binding { store: 1, ..own },
-            Binding { incarnation: 6, ..own },
+            Binding { incarnation: Incarnation(6), ..own },
             Binding { ring: (2, own.ring.1), ..own },
             Binding { ring: (1, 7), ..own },
             Binding { limit: 1, ..own },

@@ -18,6 +18,7 @@ use super::{
     QuorumName, Refusal, RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal,
     Replacement, Reply, ReplyBody, Resource, Response, StatusReport, Trouble,
 };
+use crate::members::Incarnation;
 use crate::types::{NodeId, Partition};
 
 /// A message as protocol 6 has it on the wire.
@@ -288,7 +289,7 @@ struct Status {
     name: String,
     version: String,
     store: u64,
-    incarnation: u64,
+    incarnation: Incarnation,
     recovered: bool,
     serving: bool,
     without_authority: u32,

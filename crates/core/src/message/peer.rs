@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::before::Before;
 use super::{NotYet, Refusal, Request, Response};
 use crate::causal::{Context, Dot, Object};
-use crate::generation::{Generation, Grave};
+use crate::generation::{GcEpoch, Generation, Grave};
 use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
@@ -89,7 +89,7 @@ pub enum Body {
         dot: Option<Dot>,
         /// The generation of the partition at which it was minted, or that of the oldest part of
         /// it.
-        generation: u64,
+        generation: GcEpoch,
     },
     /// Merge this object into your copy.
     Merge {
@@ -98,7 +98,7 @@ pub enum Body {
         /// The sender's copy.
         object: Object,
         /// The generation of the partition at which that was minted or read.
-        generation: u64,
+        generation: GcEpoch,
     },
     /// Keep this object as a hint for these home replicas, which did not answer.
     Keep {
@@ -109,7 +109,7 @@ pub enum Body {
         /// Whom it is for.
         keep_for: Vec<NodeId>,
         /// The generation of the partition at which the object was minted or read.
-        generation: u64,
+        generation: GcEpoch,
     },
     /// What was to be updated, merged or kept is here, synced.
     Held,
@@ -151,7 +151,7 @@ pub enum Body {
         /// The homes that I, a stand-in, keep this for.
         kept_for: Vec<NodeId>,
         /// My generation of the partition, or that of the oldest hint in it.
-        generation: u64,
+        generation: GcEpoch,
     },
     /// List your keys of a partition.
     List {
@@ -203,7 +203,7 @@ pub enum Body {
         /// My root.
         root: Digest,
         /// My generation of the partition: in another one, other things are collected.
-        generation: u64,
+        generation: GcEpoch,
     },
     /// It is: our roots are the same.
     Equal,
@@ -257,7 +257,7 @@ pub enum Body {
         /// The partition.
         partition: Partition,
         /// Its generation now.
-        generation: u64,
+        generation: GcEpoch,
         /// The digest of my list of members.
         members: u64,
         /// What is dead at every home once all have agreed.
@@ -278,7 +278,7 @@ pub enum Body {
         ask: bool,
     },
     /// The numbers of all that are not the first one.
-    GenerationNumbers(Vec<(Partition, u64)>),
+    GenerationNumbers(Vec<(Partition, GcEpoch)>),
     /// Which generation has this partition?
     AskGeneration(Partition),
     /// This one.

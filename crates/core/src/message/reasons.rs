@@ -2,7 +2,7 @@
 
 use super::Refusal;
 use super::codes::codes;
-use crate::generation::MAX_GRAVES;
+use crate::generation::{GcEpoch, MAX_GRAVES};
 
 codes! {
     /// What has a limit that [`Refusal::Busy`] tells of.
@@ -110,9 +110,9 @@ codes! {
         #[error("it is at generation {own}, not at {proposed}")]
         Generation {
             /// Its own.
-            own: u64,
+            own: GcEpoch,
             /// The one of the proposal.
-            proposed: u64,
+            proposed: GcEpoch,
         } = 3,
         /// The lists of members differ.
         #[error("it knows other members")]

@@ -6,6 +6,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{Measure, QuorumName, Resource};
+use crate::generation::GcEpoch;
 use crate::merkle::SHAPE;
 use crate::types::{
     MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
@@ -161,9 +162,9 @@ pub enum Refusal {
     #[error("an object of generation {given} of its partition: this node is at {own}")]
     Generation {
         /// The object's.
-        given: u64,
+        given: GcEpoch,
         /// This node's.
-        own: u64,
+        own: GcEpoch,
     },
     /// A peer compares another kind of tree.
     #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]

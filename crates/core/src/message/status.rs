@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::codes::codes;
 use super::{ComparisonFault, Counter, HeldBack};
-use crate::members::Opinion;
+use crate::members::{Incarnation, Opinion};
 use crate::types::{NodeId, Partition};
 
 /// A node's account of itself.
@@ -21,7 +21,7 @@ pub struct StatusReport {
     /// The id of its store.
     pub store: u64,
     /// How often the store has been started.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
     /// True while it takes requests, writes among them: not before it has learned from its peers whether its disk is the newest.

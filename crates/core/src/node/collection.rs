@@ -18,15 +18,15 @@ use self::pace::Pace;
 use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
-use super::ids::{RequestId, RequestIds, Role, ScanToken};
+use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
-use crate::generation::{Generation, Grave, MAX_GRAVES};
+use crate::generation::{GcEpoch, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::{Body, Counter, HeldBack, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
-use crate::types::{MILLI, Micros, NodeId, Partition};
+use crate::types::{Micros, NodeId, Partition, Time};
 
 /// Generations that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
@@ -34,13 +34,13 @@ const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
 /// While clients wait, this node agrees to so many rounds of other members at a time.
 const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
-const PATIENCE: Micros = 5_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(5_000);
 /// How often somebody is asked whether it knows later generations.
-const TELL: Micros = 1_000 * MILLI;
+const TELL: Micros = Micros::from_millis(1_000);
 /// What may be collected is looked for so often; it is no matter of less.
-const LOOK: Micros = 100 * MILLI;
+const LOOK: Micros = Micros::from_millis(100);
 /// Where nobody can tell, a node that serves waits so long before it mints.
-const GRACE: Micros = 3_000 * MILLI;
+const GRACE: Micros = Micros::from_millis(3_000);
 /// Generations that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
 
@@ -59,12 +59,12 @@ pub(super) struct Collection {
     chores: Chores,
     /// Generations that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
-    rest: BTreeMap<Partition, Micros>,
+    rest: BTreeMap<Partition, Time>,
     holding: BTreeMap<Partition, HeldBack>,
     ids: RequestIds,
-    tell_at: Micros,
-    look_at: Micros,
-    settled_at: Option<Micros>,
+    tell_at: Time,
+    look_at: Time,
+    settled_at: Option<Time>,
     /// Those that know the same generations as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
@@ -78,14 +78,14 @@ pub(super) struct Collection {
 #[derive(Clone, Debug)]
 enum Round {
     Choosing(Choosing),
-    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, since: Micros },
+    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, since: Time },
 }
 
 /// A generation that begins when its write is durable; all are told of it then, if this node has
 /// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
-    mark: u64,
+    mark: SyncSeq,
     generation: Generation,
     tell: bool,
 }
@@ -109,8 +109,8 @@ impl Collection {
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
             ids,
-            tell_at: 0,
-            look_at: 0,
+            tell_at: Time::START,
+            look_at: Time::START,
             settled_at: None,
             agreeing: (0, BTreeSet::new()),
             has_begun: false,
@@ -128,7 +128,7 @@ impl Collection {
 
     /// Something is durable. Once the node serves, whoever can be reached is asked at once whether
     /// its disk is the newest.
-    pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn settled(&mut self, now: Time, fx: &mut Effects) {
         self.begin_durable(fx);
         for partition in self.chores.waiting() {
             self.work(partition, fx);
@@ -150,7 +150,7 @@ impl Collection {
 
     /// True once nothing on this disk can be older than what others have collected, or nobody can
     /// tell: before that nothing is minted, or a backup made meanwhile would keep it for ever.
-    pub(super) fn is_ready(&self, now: Micros, fx: &Effects) -> bool {
+    pub(super) fn is_ready(&self, now: Time, fx: &Effects) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
         fx.local.meta().fresh.is_empty() || waited
     }
@@ -172,7 +172,7 @@ impl Collection {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         self.settled(now, fx);
         if !self.has_begun {
             self.has_begun = true;
@@ -188,8 +188,10 @@ impl Collection {
             let peer = self.rng.pick(&self.reach.all()).copied();
             self.tell(peer.into_iter().collect(), fx);
         }
-        let late =
-            |round: &Round| matches!(round, Round::Asking { since, .. } if since + PATIENCE <= now);
+        let late = |round: &Round| match round {
+            Round::Asking { since, .. } => *since + PATIENCE <= now,
+            Round::Choosing(_) => false,
+        };
         let late: Vec<Partition> =
             self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
         for partition in late {
@@ -206,22 +208,22 @@ impl Collection {
     }
 
     /// When the next step is due, if one rests beside clients.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         let rests = |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.rests());
         let pages = self.rounds.values().any(rests).then_some(self.pace.rest_until());
         pages.into_iter().chain(self.chores.next_wake()).min()
     }
 
-    fn put_off(&mut self, now: Micros, partition: Partition, why: HeldBack) {
+    fn put_off(&mut self, now: Time, partition: Partition, why: HeldBack) {
         if let Some(Round::Asking { since, .. }) = self.rounds.remove(&partition) {
             self.pace.worked(now, since);
         }
         self.holding.insert(partition, why);
-        self.rest.insert(partition, now + self.pause / 2 + self.rng.below(self.pause));
+        self.rest.insert(partition, now + self.pause / 2 + self.rng.within(self.pause));
     }
 
     /// Looks at the partitions that this node is the first home of.
-    fn begin_rounds(&mut self, now: Micros, fx: &mut Effects) {
+    fn begin_rounds(&mut self, now: Time, fx: &mut Effects) {
         let most = if fx.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
         let count = self.ring.partitions();
         for partition in (self.next..count).chain(0..self.next.min(count)).map(Partition) {
@@ -283,7 +285,7 @@ impl Collection {
 
     fn propose(
         &mut self,
-        now: Micros,
+        now: Time,
         partition: Partition,
         condemned: Vec<Grave>,
         fx: &mut Effects,
@@ -313,7 +315,7 @@ impl Collection {
     /// A member has said something about generations.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -354,7 +356,7 @@ impl Collection {
                 }
             }
             Body::GenerationNumbers(numbers) => {
-                let later = |(partition, number): &&(Partition, u64)| {
+                let later = |(partition, number): &&(Partition, GcEpoch)| {
                     partition.0 < self.ring.partitions()
                         && *number > fx.local.generations.number(*partition)
                         && !self.is_adopting(*partition)
@@ -387,7 +389,7 @@ impl Collection {
         &self,
         from: NodeId,
         partition: Partition,
-        generation: u64,
+        generation: GcEpoch,
         members: u64,
         condemned: &[Grave],
         fx: &mut Effects,
@@ -418,7 +420,7 @@ impl Collection {
     }
 
     /// A member agrees; when all do, the next generation begins.
-    fn agreed(&mut self, now: Micros, from: NodeId, op: RequestId, fx: &mut Effects) {
+    fn agreed(&mut self, now: Time, from: NodeId, op: RequestId, fx: &mut Effects) {
         let mut done = None;
         for (partition, round) in &mut self.rounds {
             if let Round::Asking { op: of, waiting, .. } = round

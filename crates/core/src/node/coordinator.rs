@@ -30,7 +30,7 @@ use crate::members::Opinion;
 use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
 use crate::rng::Rng;
 use crate::tally::Tally;
-use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
@@ -101,7 +101,7 @@ impl Coordinator {
     }
 
     /// When the next deadline or hedge is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.env.timers.first().map(|(due, _)| *due)
     }
 
@@ -116,7 +116,7 @@ impl Coordinator {
     }
 
     /// True if requests for this member had better be sent to others.
-    pub(super) fn avoids(&self, now: Micros, peer: NodeId) -> bool {
+    pub(super) fn avoids(&self, now: Time, peer: NodeId) -> bool {
         let Env { view, reads, writes, .. } = &self.env;
         let silent = || reads.is_silent(now, peer) || writes.is_silent(now, peer);
         !view.can_use(peer) || view.doubts(peer) || silent()
@@ -136,7 +136,7 @@ impl Coordinator {
     /// refused.
     pub(super) fn request(
         &mut self,
-        now: Micros,
+        now: Time,
         origin: Origin,
         request: Request,
         timeout_ms: u32,
@@ -190,7 +190,7 @@ impl Coordinator {
     /// reached.
     fn coordinate(
         &mut self,
-        now: Micros,
+        now: Time,
         origin: Origin,
         plan: Plan,
         timeout_ms: u32,
@@ -245,9 +245,9 @@ impl Coordinator {
     }
 
     /// Names a request, and sets its deadline.
-    fn begin(&mut self, now: Micros, origin: Origin, tally: Tally, timeout_ms: u32) -> Common {
+    fn begin(&mut self, now: Time, origin: Origin, tally: Tally, timeout_ms: u32) -> Common {
         let op = self.ids.next();
-        let deadline = now + Micros::from(timeout_ms) * MILLI;
+        let deadline = now + u64::from(timeout_ms) * MILLI;
         self.env.timers.insert((deadline, op));
         let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
         Common { op, origin, deadline, timeout_ms, tally, open, answered, lingering_bytes }
@@ -257,7 +257,7 @@ impl Coordinator {
     /// one gets it, and when there is none left, this node carries it out in their place.
     fn go_elsewhere(
         &mut self,
-        now: Micros,
+        now: Time,
         op: RequestId,
         from: NodeId,
         why: Refusal,
@@ -292,7 +292,7 @@ impl Coordinator {
     /// Takes a replica's (or, for a forwarded request, a coordinator's) answer.
     pub(super) fn answer(
         &mut self,
-        now: Micros,
+        now: Time,
         op: RequestId,
         from: NodeId,
         body: Body,
@@ -309,7 +309,7 @@ impl Coordinator {
         };
         env.reads.answered(now, from, read);
         env.writes.answered(now, from, write);
-        let took = since.map(|since| now.saturating_sub(since));
+        let took = since.map(|since| now.saturating_since(since));
         let heard = match operation {
             Operation::Read(read) => read.answer(from, took, body, env),
             Operation::List(list) => list.answer(from, body),
@@ -331,14 +331,14 @@ impl Coordinator {
     }
 
     /// A node will not answer this request any more.
-    fn lose(&mut self, now: Micros, op: RequestId, node: NodeId, fx: &mut Effects) {
+    fn lose(&mut self, now: Time, op: RequestId, node: NodeId, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         operation.lose(now, node, &mut self.env, fx);
         self.advance(now, op, fx);
     }
 
     /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
-    fn advance(&mut self, now: Micros, op: RequestId, fx: &mut Effects) {
+    fn advance(&mut self, now: Time, op: RequestId, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         if operation.common().answered {
             if operation.is_over() {
@@ -350,7 +350,7 @@ impl Coordinator {
     }
 
     /// A link came up or went down: what waits for that peer stops waiting.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
         self.env.view.link(peer, up);
         if !up {
             self.stop_waiting(now, peer, fx);
@@ -358,14 +358,14 @@ impl Coordinator {
     }
 
     /// This node's opinion of a peer has changed: nobody waits for one that is down.
-    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
+    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
         self.env.view.opine(peer, opinion);
         if opinion == Opinion::Down {
             self.stop_waiting(now, peer, fx);
         }
     }
 
-    fn stop_waiting(&mut self, now: Micros, peer: NodeId, fx: &mut Effects) {
+    fn stop_waiting(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
         let waiting: Vec<RequestId> = self.operations.keys().copied().collect();
         for op in waiting {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
@@ -378,7 +378,7 @@ impl Coordinator {
     }
 
     /// Hedges and deadlines that are due.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         while let Some((due, op)) = self.env.timers.first().copied() {
             if due > now {
                 return;

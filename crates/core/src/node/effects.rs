@@ -1,6 +1,7 @@
 //! What a role can act on beside its own state: the state that all roles share, and the outbox; and
 //! the changes that concern both, because what changes here has to be written.
 
+use super::ids::SyncSeq;
 use super::local::Local;
 use super::outbox::Outbox;
 use super::{Config, Notice, Oversize};
@@ -25,7 +26,7 @@ impl Effects {
     }
 
     /// Changes what the store knows of itself; the mark tells when that is durable.
-    pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> u64 {
+    pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> SyncSeq {
         let changed = self.local.change_meta(change);
         self.out.write(vec![changed])
     }
@@ -71,7 +72,7 @@ impl Effects {
     }
 
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: u64) {
+    pub(super) fn release(&mut self, mark: SyncSeq) {
         self.local.forest.synced(mark);
         self.out.release(mark);
     }

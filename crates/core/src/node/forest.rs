@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::ids::SyncSeq;
 use crate::causal::Object;
 use crate::merkle::{Digest, KeptTree, Tree, leaf_of};
 use crate::ring::Ring;
@@ -32,8 +33,8 @@ impl Held {
 pub(super) struct Forest {
     stands: BTreeMap<Partition, Stand>,
     /// Changes that are not synced yet: a scan that begins now need not see them.
-    recent: VecDeque<(u64, Partition, Key, Held)>,
-    synced: u64,
+    recent: VecDeque<(SyncSeq, Partition, Key, Held)>,
+    synced: SyncSeq,
     /// Objects over so many encoded bytes are counted.
     limit: usize,
 }
@@ -74,7 +75,7 @@ struct Reading {
     /// All keys up to this one are in the tree.
     read_to: Option<Key>,
     /// What was written behind it that the next scan need not see, with the mark of the write.
-    flux: BTreeMap<Key, (u64, Held)>,
+    flux: BTreeMap<Key, (SyncSeq, Held)>,
     /// True if the tree may be wrong for a known reason: it was doubted, or records were met that fail their checksum.
     is_doubted: bool,
 }
@@ -177,7 +178,7 @@ impl Forest {
         key: &Key,
         before: Option<Held>,
         after: Held,
-        mark: u64,
+        mark: SyncSeq,
     ) {
         let Some(stand) = self.stands.get_mut(&partition) else { return };
         stand.changes += 1;
@@ -197,7 +198,7 @@ impl Forest {
     }
 
     /// Every write up to `mark` is on disk.
-    pub(super) fn synced(&mut self, mark: u64) {
+    pub(super) fn synced(&mut self, mark: SyncSeq) {
         self.synced = self.synced.max(mark);
         while self.recent.front().is_some_and(|(written, ..)| *written <= mark) {
             self.recent.pop_front();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::causal::Object;
-use crate::generation::Generation;
+use crate::generation::{GcEpoch, Generation};
 use crate::message::Refusal;
 use crate::types::{Partition, hash64};
 
@@ -11,7 +11,7 @@ use crate::types::{Partition, hash64};
 #[derive(Clone, Debug)]
 pub(super) struct Stamped {
     pub(super) object: Object,
-    pub(super) generation: u64,
+    pub(super) generation: GcEpoch,
 }
 
 /// The generation of each partition.
@@ -20,9 +20,9 @@ pub(super) struct Generations {
     known: BTreeMap<Partition, Generation>,
     first: Generation,
     /// The generation in which this life has agreed to the next one: it is as new as everybody's.
-    agreed: BTreeMap<Partition, u64>,
+    agreed: BTreeMap<Partition, GcEpoch>,
     /// The later generation that is being taken over, where this disk turned out to be an old one.
-    adopting: BTreeMap<Partition, u64>,
+    adopting: BTreeMap<Partition, GcEpoch>,
 }
 
 impl Generations {
@@ -37,7 +37,7 @@ impl Generations {
     }
 
     /// Its number: the stamp of what is minted or read now.
-    pub(super) fn number(&self, partition: Partition) -> u64 {
+    pub(super) fn number(&self, partition: Partition) -> GcEpoch {
         self.of(partition).number
     }
 
@@ -54,7 +54,7 @@ impl Generations {
     /// A much later generation is about to be taken over, and what is old here renounced: objects
     /// that would be refused under it are refused from now on, or one could come behind the reading
     /// of the records.
-    pub(super) fn begin_adopting(&mut self, partition: Partition, number: u64) {
+    pub(super) fn begin_adopting(&mut self, partition: Partition, number: GcEpoch) {
         let known = self.adopting.entry(partition).or_default();
         *known = number.max(*known);
     }
@@ -67,13 +67,14 @@ impl Generations {
     /// Refuses an object that is older than the generation before this one: what it shows alive may be collected. One of a
     /// later generation is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
     /// learn the generation first.
-    pub(super) fn check(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
+    pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Refusal> {
         let own = self.of(partition);
         let floor = self.adopting.get(&partition).copied().unwrap_or_default();
-        if given.saturating_add(1) < floor {
+        if given.next() < floor {
             return Err(Refusal::Generation { given, own: floor });
         }
-        let follows = own.number.checked_add(1) == Some(given)
+        let follows = own.number < given
+            && own.number.next() == given
             && self.agreed.get(&partition) == Some(&own.number);
         if own.takes(given) || follows {
             return Ok(());
@@ -83,7 +84,7 @@ impl Generations {
 
     /// Refuses an object that is to be kept for another node and is older than the present generation: the members agree
     /// to the next one only when no such hint is left.
-    pub(super) fn check_hint(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
+    pub(super) fn check_hint(&self, partition: Partition, given: GcEpoch) -> Result<(), Refusal> {
         let own = self.number(partition);
         if given < own {
             return Err(Refusal::Generation { given, own });
@@ -92,9 +93,9 @@ impl Generations {
     }
 
     /// The numbers of all that are not the first one.
-    pub(super) fn numbers(&self) -> Vec<(Partition, u64)> {
+    pub(super) fn numbers(&self) -> Vec<(Partition, GcEpoch)> {
         let numbers = self.known.iter().map(|(partition, known)| (*partition, known.number));
-        numbers.filter(|(_, number)| *number > 0).collect()
+        numbers.filter(|(_, number)| *number > GcEpoch::FIRST).collect()
     }
 
     /// Equal where two nodes know the same numbers.
@@ -102,7 +103,7 @@ impl Generations {
         let numbers = self.numbers().into_iter();
         let bytes: Vec<u8> = numbers
             .flat_map(|(partition, number)| {
-                [&partition.0.to_be_bytes()[..], &number.to_be_bytes()].concat()
+                [&partition.0.to_be_bytes()[..], &number.0.to_be_bytes()].concat()
             })
             .collect();
         hash64(&[b"generations", &bytes])

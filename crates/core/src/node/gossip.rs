@@ -7,10 +7,10 @@ use self::detector::Detector;
 use super::effects::Effects;
 use super::ids::RequestId;
 use super::{Config, Notice};
-use crate::members::{Beat, Member, Members, Opinion};
+use crate::members::{Beat, Incarnation, Member, Members, Opinion};
 use crate::message::{Body, Counter, Gossip as Word};
 use crate::rng::Rng;
-use crate::types::{MAX_MEMBERS, Micros, NodeId};
+use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
 /// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
 const MAX_NEWS: usize = 1_000;
@@ -42,7 +42,7 @@ pub(super) struct Gossip {
     seeds: Vec<NodeId>,
     /// Sorted.
     links: Vec<NodeId>,
-    next_round: Micros,
+    next_round: Time,
     /// Digests that leave beside the usual one in the next round.
     eager: u8,
     digest: u64,
@@ -57,7 +57,7 @@ struct Peer {
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, now: Micros, id: NodeId, fx: &mut Effects) {
+    fn revive(&mut self, now: Time, id: NodeId, fx: &mut Effects) {
         if self.opinion == Opinion::Down {
             self.detector.returned();
         }
@@ -89,19 +89,19 @@ impl Gossip {
             ids,
             seeds,
             links: Vec::new(),
-            next_round: 0,
+            next_round: Time::START,
             eager: EAGER,
             digest: config.members.digest(),
         }
     }
 
     /// When the next round is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         (!self.peers.is_empty()).then_some(self.next_round)
     }
 
     /// What this node believes of a member, and how surprising its silence is.
-    pub(super) fn opinion(&self, now: Micros, peer: NodeId) -> (Opinion, f64) {
+    pub(super) fn opinion(&self, now: Time, peer: NodeId) -> (Opinion, f64) {
         let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
         self.peer(peer).map_or((Opinion::Up, 0.0), view)
     }
@@ -131,7 +131,7 @@ impl Gossip {
     }
 
     /// A message of a peer has come, whatever it says.
-    pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
+    pub(super) fn heard(&mut self, now: Time, from: NodeId, fx: &mut Effects) {
         if let Some(peer) = self.peer_mut(from) {
             peer.revive(now, from, fx);
             peer.detector.sign(now);
@@ -139,13 +139,14 @@ impl Gossip {
     }
 
     /// A round, when it is due: judge the silent ones, and send digests.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         if now < self.next_round || self.peers.is_empty() {
             return;
         }
         self.next_round = now + self.interval;
         self.count += 1;
-        let known = fx.local.members().get(self.me).map_or(0, |own| own.incarnation);
+        let known =
+            fx.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
         if known < fx.local.meta().incarnation {
             self.announce(fx);
         }
@@ -201,7 +202,7 @@ impl Gossip {
     /// Takes a digest or its answer.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         word: Word,
@@ -291,7 +292,7 @@ impl Gossip {
 
     fn learn_beats(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         beats: Vec<(NodeId, Beat)>,
         fx: &mut Effects,
@@ -354,7 +355,8 @@ impl Gossip {
                 fx.out.count(Counter::GossipOfStrangers);
             }
             let beat = Beat { incarnation: member.incarnation, count: 0 };
-            let credible = is_credible(beat, known.map_or(0, |known| known.incarnation));
+            let credible =
+                is_credible(beat, known.map_or(Incarnation::NONE, |known| known.incarnation));
             // What others say of this node's own address counts only as far as it said so itself.
             if credible && (id != self.me || member.incarnation <= own) {
                 sound.push(member);
@@ -379,7 +381,7 @@ impl Gossip {
 }
 
 /// False for numbers that no node came to by living.
-fn is_credible(beat: Beat, known_incarnation: u64) -> bool {
-    let latest = known_incarnation.saturating_add(MAX_LEAP).min(MAX_NUMBER);
-    beat.incarnation <= latest && beat.count <= MAX_NUMBER
+fn is_credible(beat: Beat, known: Incarnation) -> bool {
+    let latest = known.0.saturating_add(MAX_LEAP).min(MAX_NUMBER);
+    beat.incarnation.0 <= latest && beat.count <= MAX_NUMBER
 }

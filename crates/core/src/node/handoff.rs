@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::generations::Stamped;
-use super::ids::{RequestId, RequestIds, Role};
+use super::ids::{ReadToken, RequestId, RequestIds, Role};
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
+use crate::generation::GcEpoch;
 use crate::members::Opinion;
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
-use crate::types::{Key, MILLI, Micros, NodeId};
+use crate::types::{Key, Micros, NodeId, Time};
 
 /// Hints in flight to one member while no client waits for this node.
 const MAX_FLIGHTS: usize = 256;
@@ -33,13 +34,13 @@ const MAX_FETCHES: usize = 64;
 const MAX_STUCK: usize = 10_000;
 /// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are
 /// lost where the link back comes up later than the one there.
-const TIMEOUT: Micros = 2_000 * MILLI;
+const TIMEOUT: Micros = Micros::from_millis(2_000);
 /// A hint that its target declined, because the key would outgrow a limit there, is offered again
 /// after this time, then after twice it, and so on up to the second: only a client that settles the
 /// key helps.
-const DECLINED: (Micros, Micros) = (5_000 * MILLI, 40_000 * MILLI);
+const DECLINED: (Micros, Micros) = (Micros::from_millis(5_000), Micros::from_millis(40_000));
 /// Rest after a pass that removed nothing, and after a refusal.
-const REST: Micros = 1_000 * MILLI;
+const REST: Micros = Micros::from_millis(1_000);
 
 /// Hints under way, and whom they are for.
 #[derive(Clone, Debug)]
@@ -54,23 +55,23 @@ pub(super) struct Handoff {
     /// Members that are back, and that the operator was told are offered hints.
     announced: BTreeSet<NodeId>,
     passes: BTreeMap<NodeId, Pass>,
-    lists: BTreeMap<u64, NodeId>,
+    lists: BTreeMap<ReadToken, NodeId>,
     flights: BTreeMap<RequestId, Flight>,
     fetches: BTreeMap<RequestId, Fetch>,
-    timeouts: VecDeque<(Micros, RequestId)>,
+    timeouts: VecDeque<(Time, RequestId)>,
     ids: RequestIds,
     /// Hints that their target refused because its own copy is damaged, which counts for nothing
     /// anyway, or because the key would outgrow a limit there.
     stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
     /// When a member that rests is tried again.
-    next_look: Option<Micros>,
+    next_look: Option<Time>,
 }
 
 /// A hint that is of no use to its target now.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stuck {
     /// It is not offered before this time.
-    until: Micros,
+    until: Time,
     /// How often in a row it was declined.
     declined: u32,
     /// True if it may have filled the target's slot: the keeper is no owner of the key.
@@ -90,7 +91,7 @@ struct Pass {
     flights: usize,
     bytes: usize,
     removed: u64,
-    rest_until: Micros,
+    rest_until: Time,
 }
 
 /// A hint that was sent to its target, or, aged, to other homes.
@@ -99,7 +100,7 @@ struct Flight {
     target: NodeId,
     key: Key,
     object: Object,
-    generation: u64,
+    generation: GcEpoch,
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
@@ -126,7 +127,7 @@ struct Fetch {
     waiting: Vec<NodeId>,
     merged: Object,
     /// The oldest generation of what was merged.
-    generation: u64,
+    generation: GcEpoch,
 }
 
 impl Handoff {
@@ -156,13 +157,13 @@ impl Handoff {
     }
 
     /// When something of this role is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         let timeout = self.timeouts.front().map(|(due, _)| *due);
         [timeout, self.next_look].into_iter().flatten().min()
     }
 
     /// A link came up or went down.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
         self.reach.link(peer, up);
         if !up {
             self.absent.insert(peer);
@@ -171,7 +172,7 @@ impl Handoff {
     }
 
     /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
+    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
         if opinion == Opinion::Down {
             self.absent.insert(peer);
         }
@@ -181,7 +182,7 @@ impl Handoff {
     }
 
     /// Whatever was under way for a member is given up, and begun anew if it can be reached.
-    fn begin_anew(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
+    fn begin_anew(&mut self, now: Time, target: NodeId, fx: &mut Effects) {
         self.flights.retain(|_, flight| flight.target != target);
         self.lists.retain(|_, of| *of != target);
         self.stuck.remove(&target);
@@ -210,7 +211,7 @@ impl Handoff {
 
     /// True if all that is kept for a member was declined, and none of it is to be offered again
     /// yet.
-    fn all_wait(&self, now: Micros, target: NodeId, fx: &Effects) -> bool {
+    fn all_wait(&self, now: Time, target: NodeId, fx: &Effects) -> bool {
         let count = fx.local.hints.of(target).map_or(0, |(total, _)| total.count);
         let waits = |stuck: &&Stuck| stuck.until > now;
         let waiting = self.stuck.get(&target).map_or(0, |keys| keys.values().filter(waits).count());
@@ -218,7 +219,7 @@ impl Handoff {
     }
 
     /// Begins passes for members that something is kept for, and goes on with those under way.
-    pub(super) fn look(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn look(&mut self, now: Time, fx: &mut Effects) {
         let targets: Vec<NodeId> = fx.local.hints.targets().collect();
         self.next_look = (!targets.is_empty()).then_some(now + REST);
         for target in targets {
@@ -245,7 +246,7 @@ impl Handoff {
     }
 
     /// Looks for hints if there were none when it looked last, and says whose are all delivered.
-    pub(super) fn notice_changes(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn notice_changes(&mut self, now: Time, fx: &mut Effects) {
         let drained = |target: &NodeId| fx.local.hints.of(*target).is_none();
         let done: Vec<NodeId> = self.announced.iter().copied().filter(drained).collect();
         for target in done {
@@ -259,7 +260,7 @@ impl Handoff {
     }
 
     /// Time has passed: what was not confirmed will be sent again.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         while let Some((due, op)) = self.timeouts.front().copied() {
             if due > now {
                 break;
@@ -276,7 +277,7 @@ impl Handoff {
     }
 
     /// Sends as many hints to a member as may be in flight.
-    fn go_on(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
+    fn go_on(&mut self, now: Time, target: NodeId, fx: &mut Effects) {
         let Some(mut pass) = self.passes.remove(&target) else { return };
         // What is kept for a member that was removed is the other homes' now.
         let absent = pass.aged && self.ring.has(target);
@@ -305,11 +306,11 @@ impl Handoff {
             let rest = match (absent, pass.removed) {
                 (true, _) => self.max_age,
                 (false, 0) => REST,
-                (false, _) => 0,
+                (false, _) => Micros::ZERO,
             };
             let aged = pass.aged;
             pass = Pass { aged, rest_until: now + rest, ..Pass::default() };
-            if rest == 0 && !self.all_wait(now, target, fx) {
+            if rest == Micros::ZERO && !self.all_wait(now, target, fx) {
                 pass.listing = true;
                 let token = fx.out.list_hints(target, None, PAGE_BYTES);
                 self.lists.insert(token, target);
@@ -322,7 +323,7 @@ impl Handoff {
 
     fn send(
         &mut self,
-        now: Micros,
+        now: Time,
         target: NodeId,
         pass: &mut Pass,
         key: Key,
@@ -360,7 +361,7 @@ impl Handoff {
     }
 
     /// A page of hints has been read.
-    pub(super) fn listed(&mut self, now: Micros, token: u64, page: HintPage, fx: &mut Effects) {
+    pub(super) fn listed(&mut self, now: Time, token: ReadToken, page: HintPage, fx: &mut Effects) {
         let Some(target) = self.lists.remove(&token) else { return };
         let Some(pass) = self.passes.get_mut(&target) else { return };
         pass.listing = false;
@@ -381,7 +382,7 @@ impl Handoff {
     }
 
     /// Asks the other homes for what a damaged hint may have held: all of them, or it has to wait.
-    fn fetch(&mut self, now: Micros, target: NodeId, key: Key, fx: &mut Effects) {
+    fn fetch(&mut self, now: Time, target: NodeId, key: Key, fx: &mut Effects) {
         fx.out.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
         let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
@@ -392,7 +393,7 @@ impl Handoff {
         }
         let op = self.ids.next();
         fx.out.send(waiting.clone(), op, Body::Read { key: key.clone() });
-        let (merged, generation) = (Object::default(), u64::MAX);
+        let (merged, generation) = (Object::default(), GcEpoch(u64::MAX));
         self.fetches.insert(op, Fetch { target, key, waiting, merged, generation });
         self.timeouts.push_back((now + TIMEOUT, op));
     }
@@ -429,7 +430,7 @@ impl Handoff {
     /// A home has synced a hint, or refused it.
     pub(super) fn answer(
         &mut self,
-        now: Micros,
+        now: Time,
         op: RequestId,
         from: NodeId,
         refused: Option<Refusal>,
@@ -439,7 +440,7 @@ impl Handoff {
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
         let own = fx.local.generations.number(self.ring.partition(&flight.key));
-        if flight.generation + 1 < own && matches!(refused, Some(Refusal::Generation { .. })) {
+        if flight.generation.next() < own && matches!(refused, Some(Refusal::Generation { .. })) {
             let (key, target) = (flight.key.clone(), Some(flight.target));
             fx.out.send(vec![self.me], RequestId::NONE, Body::Renounce { key, target });
         }
@@ -470,7 +471,7 @@ impl Handoff {
     /// Notes whether a hint is of use to whom it was offered now.
     fn note_stuck(
         &mut self,
-        now: Micros,
+        now: Time,
         target: NodeId,
         key: &Key,
         to_target: bool,
@@ -482,7 +483,7 @@ impl Handoff {
         let stuck = match refused {
             Some(Refusal::Limit { .. }) => {
                 let (first, last) = DECLINED;
-                let wait = (first << before.min(8)).min(last);
+                let wait = (first * (1 << before.min(8))).min(last);
                 Stuck { until: now + wait, declined: before + 1, owed: to_target && !is_owner }
             }
             Some(Refusal::Damaged) if to_target && !is_owner => {
@@ -499,7 +500,7 @@ impl Handoff {
     }
 
     /// Ends a flight; a confirmed hint goes, if it is still the one that was sent.
-    fn land(&mut self, now: Micros, flight: &Flight, landing: Landing, fx: &mut Effects) {
+    fn land(&mut self, now: Time, flight: &Flight, landing: Landing, fx: &mut Effects) {
         let Flight { target, key, object, bytes, to_target, .. } = flight;
         let to_target = *to_target;
         if let Some(pass) = self.passes.get_mut(target) {

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::generations::Generations;
+use crate::generation::GcEpoch;
 use crate::store::{HintTotal, Kept, Record, hint_bytes};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, NodeId, Partition, Time};
 
 /// Where a hint belongs.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,7 @@ pub(super) struct HintPlace {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HintSize {
     pub(super) bytes: u64,
-    pub(super) generation: u64,
+    pub(super) generation: GcEpoch,
 }
 
 impl HintSize {
@@ -38,9 +39,9 @@ impl HintSize {
 /// change.
 #[derive(Clone, Debug)]
 pub(super) struct HintLedger {
-    totals: BTreeMap<NodeId, (HintTotal, Micros)>,
+    totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each generation of a partition.
-    stamps: BTreeMap<(Partition, u64), u64>,
+    stamps: BTreeMap<(Partition, GcEpoch), u64>,
     /// Members that are owed nothing any more, and that have not been told.
     drained: Vec<NodeId>,
     bytes: u64,
@@ -52,7 +53,7 @@ impl HintLedger {
     pub(super) fn new(kept: &Kept, limit_bytes: u64) -> Self {
         let bytes = kept.totals.values().map(|total| total.bytes).sum();
         let totals = kept.totals.iter().filter(|(_, total)| total.count > 0);
-        let totals = totals.map(|(id, total)| (*id, (*total, 0))).collect();
+        let totals = totals.map(|(id, total)| (*id, (*total, Time::START))).collect();
         let stamps = kept.stamps.clone();
         HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
@@ -60,7 +61,7 @@ impl HintLedger {
     /// See `Local::account_hint`.
     pub(super) fn change(
         &mut self,
-        now: Micros,
+        now: Time,
         target: NodeId,
         HintPlace { partition, owed }: HintPlace,
         before: Option<HintSize>,
@@ -99,16 +100,19 @@ impl HintLedger {
     /// can only be of an old disk.
     pub(super) fn has_outlived(&self, generations: &Generations) -> bool {
         let mut stamps = self.stamps.keys();
-        stamps.any(|(partition, stamp)| stamp + 1 < generations.number(*partition))
+        stamps.any(|(partition, stamp)| stamp.next() < generations.number(*partition))
     }
 
     /// How many hints of a partition are of an older generation than this one.
-    pub(super) fn older(&self, partition: Partition, generation: u64) -> u64 {
-        self.stamps.range((partition, 0)..(partition, generation)).map(|(_, count)| count).sum()
+    pub(super) fn older(&self, partition: Partition, generation: GcEpoch) -> u64 {
+        self.stamps
+            .range((partition, GcEpoch::FIRST)..(partition, generation))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// What is kept for a member, and since when in this life.
-    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Micros)> {
+    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Time)> {
         self.totals.get(&target).copied()
     }
 

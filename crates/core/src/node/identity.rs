@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
-use super::ids::RequestId;
+use super::ids::{RequestId, SyncSeq};
 use super::{Config, Notice};
-use crate::members::{Cluster, Life};
+use crate::members::{Cluster, Incarnation, Life};
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// A peer that has not answered is asked again after this time.
-const ROUND: Micros = 200 * MILLI;
+const ROUND: Micros = Micros::from_millis(200);
 /// Time for the other peers, once one has answered.
-const GRACE: Micros = 1_000 * MILLI;
+const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
-const ALONE: Micros = 3_000 * MILLI;
+const ALONE: Micros = Micros::from_millis(3_000);
 
 /// Who has not answered for so long is told of: the founding of a cluster waits for all.
-const LONG: Micros = 10_000 * MILLI;
+const LONG: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
 #[derive(Clone, Debug)]
@@ -33,10 +33,10 @@ pub(super) struct Identity {
     continues: bool,
     bootstrap: bool,
     nonce: u64,
-    started: Option<Micros>,
+    started: Option<Time>,
     /// True once it was told whom the founding waits for.
     complained: bool,
-    next_round: Option<Micros>,
+    next_round: Option<Time>,
     links: BTreeSet<NodeId>,
     /// Those of them that have not answered since their link came up.
     unanswered: BTreeSet<NodeId>,
@@ -51,7 +51,7 @@ pub(super) struct Identity {
     /// True once a peer told of a later life after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
-    decided: Option<u64>,
+    decided: Option<SyncSeq>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Identity {
             nonce: config.boot_nonce,
             started: None,
             complained: false,
-            next_round: Some(0),
+            next_round: Some(Time::START),
             links: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -117,7 +117,7 @@ impl Identity {
     }
 
     /// When the next round of introductions is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.next_round
     }
 
@@ -126,7 +126,7 @@ impl Identity {
     }
 
     /// A link came up or went down: a peer is told of every life, also one that has settled.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.links.insert(peer);
             self.unanswered.insert(peer);
@@ -141,7 +141,7 @@ impl Identity {
 
     /// Asks again where no answer came, and decides with those that are there when time is up.
     /// Gives those that can be reached and have not answered yet, when they are asked again.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) -> Option<Vec<NodeId>> {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
         }
@@ -182,7 +182,7 @@ impl Identity {
     /// Takes an introduction, or the answer to the own one.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -221,7 +221,12 @@ impl Identity {
     }
 
     /// Gossip tells of a later life of this node: as good as a peer that has seen it.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64, fx: &mut Effects) {
+    pub(super) fn hear_of_own_life(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        fx: &mut Effects,
+    ) {
         // Of which boot it was is not told, but it was not this one.
         let seen = Life { incarnation, nonce: !self.nonce };
         if !self.life(fx).is_outdated_by(seen) {
@@ -235,7 +240,7 @@ impl Identity {
             }
         } else if self.doubted {
             // Another life of the same disk goes on: the numbers only tell who spoke last.
-            fx.change_meta(|meta| meta.incarnation = incarnation + 1);
+            fx.change_meta(|meta| meta.incarnation = incarnation.next());
             self.introduce(self.links.iter().copied().collect(), fx);
         } else {
             self.doubt(from, Some(seen), fx);
@@ -251,7 +256,7 @@ impl Identity {
         {
             self.doubted = true;
             fx.out.notice(Notice::Copied(from));
-            self.suspect(true, seen.incarnation + 1, fx);
+            self.suspect(true, seen.incarnation.next(), fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
@@ -290,12 +295,12 @@ impl Identity {
     }
 
     /// Decides what can be decided with what has been heard.
-    fn decide(&mut self, now: Micros, fx: &mut Effects) {
+    fn decide(&mut self, now: Time, fx: &mut Effects) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {
             return;
         }
-        let passed = now.saturating_sub(started);
+        let passed = now.saturating_since(started);
         // Nobody else is heard.
         let all = self.heard.len() == self.peers().count();
         if fx.local.meta().cluster.is_none() {
@@ -317,12 +322,12 @@ impl Identity {
         let mark = match latest {
             Some((seen, witness)) => {
                 fx.out.notice(Notice::Outdated(witness));
-                self.suspect(true, seen.incarnation + 1, fx)
+                self.suspect(true, seen.incarnation.next(), fx)
             }
             // Every life that issued dots was first seen by a peer; one that is silent may be the
             // only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
-            None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
+            None if life.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     fx.out.notice(Notice::Alone);
                 }
@@ -371,7 +376,12 @@ impl Identity {
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
     /// authority.
-    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
+    fn suspect(
+        &mut self,
+        rolled_back: bool,
+        incarnation: Incarnation,
+        fx: &mut Effects,
+    ) -> SyncSeq {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
             meta.suspect();

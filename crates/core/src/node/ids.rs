@@ -73,6 +73,27 @@ impl RequestIds {
     }
 }
 
+/// Names a batch of writes by its place in the order of all batches of an incarnation: 1 for the
+/// first, no gaps. A sync report with one says that it and every batch before it are durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncSeq(pub u64);
+
+impl SyncSeq {
+    /// Before the first batch: durable from the start.
+    pub const NONE: SyncSeq = SyncSeq(0);
+
+    /// The one that follows. At a million batches a second they last for 500,000 years.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        SyncSeq(self.0 + 1)
+    }
+}
+
+/// Names a read of a record, a listing of keys or one of hints, in the order and in its answer:
+/// unique within an incarnation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadToken(pub u64);
+
 /// Names a scan of the store, in the order and in its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScanToken {

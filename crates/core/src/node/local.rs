@@ -11,15 +11,15 @@ use crate::causal::Actor;
 use crate::members::{Member, Members};
 use crate::message::{Refusal, Resource};
 use crate::store::{Change, Meta};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Clients that were there so lately are likely to come again.
-const BUSY: Micros = 1_000 * MILLI;
+const BUSY: Micros = Micros::from_millis(1_000);
 /// A store that has made no progress for so long is stalled, as the driver measures it.
 const STALLED_AFTER_MS: u32 = 2_000;
 /// The operator is told of a key that a merge or a hint was declined of once in this time, and so
 /// many keys are remembered; of others nothing is told meanwhile.
-const DECLINE_NOTICE: Micros = 60_000 * MILLI;
+const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 
 /// The state that the roles of one node share. What of it has to be durable changes by
@@ -27,7 +27,7 @@ const MAX_DECLINED_KEYS: usize = 256;
 #[derive(Clone, Debug)]
 pub(super) struct Local {
     me: NodeId,
-    now: Micros,
+    now: Time,
     meta: Meta,
     members: Members,
     /// The trees of the own records.
@@ -37,14 +37,14 @@ pub(super) struct Local {
     /// What is kept for other members.
     pub(super) hints: HintLedger,
     /// Until when clients count as being there, since they were.
-    busy_until: Micros,
+    busy_until: Time,
     /// What the store holds up, if it makes no progress.
     stall: Option<Stall>,
     awaiting: bool,
     settled: bool,
     witnessed: bool,
     /// Keys that were told of lately to be over a limit, and when.
-    declined: BTreeMap<Key, Micros>,
+    declined: BTreeMap<Key, Time>,
 }
 
 impl Local {
@@ -54,13 +54,13 @@ impl Local {
         forest.take_over(&config.trees);
         Local {
             me: config.me,
-            now: 0,
+            now: Time::START,
             meta,
             members: config.members.clone(),
             forest,
             generations: Generations::new(&config.generations),
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
-            busy_until: 0,
+            busy_until: Time::START,
             stall: None,
             awaiting: false,
             settled: false,
@@ -70,12 +70,12 @@ impl Local {
     }
 
     /// Sets the time of the input at hand.
-    pub(super) fn begin(&mut self, now: Micros) {
+    pub(super) fn begin(&mut self, now: Time) {
         self.now = now;
     }
 
     /// The time of the input at hand.
-    pub(super) fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> Time {
         self.now
     }
 
@@ -140,7 +140,7 @@ impl Local {
     /// True if the operator is to be told now that an object of this key was declined.
     pub(super) fn note_declined(&mut self, key: &Key) -> bool {
         let now = self.now;
-        self.declined.retain(|_, at| now.saturating_sub(*at) < DECLINE_NOTICE);
+        self.declined.retain(|_, at| now.saturating_since(*at) < DECLINE_NOTICE);
         let is_news = self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(key);
         if is_news {
             self.declined.insert(key.clone(), now);

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::ids::{RequestId, ScanPurpose, ScanToken};
+use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::Opinion;
+use crate::members::{Incarnation, Opinion};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -23,13 +23,13 @@ pub(super) struct Outbox {
     /// Own records that were found to be damaged, and that nobody has been told of.
     damaged: VecDeque<(Partition, Key)>,
     /// Who told of which life of this node that is later than this one.
-    own_lives: VecDeque<(NodeId, u64)>,
+    own_lives: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
-    held: BTreeMap<(u64, u64), (NodeId, RequestId, Body)>,
+    held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
     said: u64,
-    last_mark: u64,
-    synced: u64,
+    last_mark: SyncSeq,
+    synced: SyncSeq,
     last_token: u64,
     counters: BTreeMap<Counter, u64>,
 }
@@ -46,8 +46,8 @@ impl Outbox {
             own_lives: VecDeque::new(),
             held: BTreeMap::new(),
             said: 0,
-            last_mark: 0,
-            synced: 0,
+            last_mark: SyncSeq::NONE,
+            synced: SyncSeq::NONE,
             last_token: 0,
             counters: BTreeMap::new(),
         }
@@ -75,7 +75,13 @@ impl Outbox {
     }
 
     /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
-    pub(super) fn send_synced(&mut self, mark: Option<u64>, to: NodeId, op: RequestId, body: Body) {
+    pub(super) fn send_synced(
+        &mut self,
+        mark: Option<SyncSeq>,
+        to: NodeId,
+        op: RequestId,
+        body: Body,
+    ) {
         match mark {
             Some(mark) if mark > self.synced => {
                 self.said += 1;
@@ -86,28 +92,28 @@ impl Outbox {
     }
 
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: u64) {
+    pub(super) fn release(&mut self, mark: SyncSeq) {
         self.synced = self.synced.max(mark);
-        let later = self.held.split_off(&(self.synced + 1, 0));
+        let later = self.held.split_off(&(self.synced.next(), 0));
         for (to, op, body) in std::mem::replace(&mut self.held, later).into_values() {
             self.send(vec![to], op, body);
         }
     }
 
     /// Writes a batch; the mark tells when it is durable.
-    pub(super) fn write(&mut self, changes: Vec<Change>) -> u64 {
-        self.last_mark += 1;
+    pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
+        self.last_mark = self.last_mark.next();
         self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
         self.last_mark
     }
 
     /// The mark of the newest write.
-    pub(super) fn last_mark(&self) -> u64 {
+    pub(super) fn last_mark(&self) -> SyncSeq {
         self.last_mark
     }
 
     /// True when the write with this mark is durable.
-    pub(super) fn is_durable(&self, mark: u64) -> bool {
+    pub(super) fn is_durable(&self, mark: SyncSeq) -> bool {
         mark <= self.synced
     }
 
@@ -122,8 +128,13 @@ impl Outbox {
     }
 
     /// Reads a record; the token names the answer.
-    pub(super) fn read(&mut self, partition: Partition, key: Key, hints_for: Vec<NodeId>) -> u64 {
-        let token = self.token();
+    pub(super) fn read(
+        &mut self,
+        partition: Partition,
+        key: Key,
+        hints_for: Vec<NodeId>,
+    ) -> ReadToken {
+        let token = ReadToken(self.token());
         self.out.push(Output::Store(Work::Read { token, partition, key, hints_for }));
         token
     }
@@ -134,8 +145,8 @@ impl Outbox {
         target: NodeId,
         after: Option<Key>,
         limit_bytes: usize,
-    ) -> u64 {
-        let token = self.token();
+    ) -> ReadToken {
+        let token = ReadToken(self.token());
         self.out.push(Output::Store(Work::Hints { token, target, after, limit_bytes }));
         token
     }
@@ -158,8 +169,8 @@ impl Outbox {
         partition: Partition,
         after: Option<Key>,
         limit_bytes: usize,
-    ) -> u64 {
-        let token = self.token();
+    ) -> ReadToken {
+        let token = ReadToken(self.token());
         self.out.push(Output::Store(Work::List { token, partition, after, limit_bytes }));
         token
     }
@@ -233,12 +244,12 @@ impl Outbox {
     }
 
     /// A peer tells of a later life of this node than it lives.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64) {
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
         self.own_lives.push_back((from, incarnation));
     }
 
     /// The next such word that has not been judged.
-    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, u64)> {
+    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, Incarnation)> {
         self.own_lives.pop_front()
     }
 

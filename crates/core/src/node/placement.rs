@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
-use super::ids::RequestId;
+use super::ids::{RequestId, SyncSeq};
 use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
 use crate::members::{Member, Members, Standing};
 use crate::message::{Body, Counter};
 use crate::ring::Ring;
 use crate::store::Change;
-use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId, Partition};
+use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
 
 /// A member that has not answered this node's introductions is told of the ring so often: it may
 /// take this node for a stranger.
-const TELL: Micros = 1_000 * MILLI;
+const TELL: Micros = Micros::from_millis(1_000);
 
 /// The ring of this life, and the one that is to follow.
 #[derive(Clone, Debug)]
@@ -32,14 +32,14 @@ pub(super) struct Placement {
     id: (u64, u64),
     members: Vec<NodeId>,
     /// A later ring has been written: it takes effect when this mark is durable.
-    taking: Option<u64>,
+    taking: Option<SyncSeq>,
     ballot: Ballot,
     /// The rings of those that live with another one, as they introduced themselves.
     others: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
     strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
     /// When those that do not answer are told of the ring again.
-    next_tell: Micros,
+    next_tell: Time,
 }
 
 impl Placement {
@@ -53,7 +53,7 @@ impl Placement {
             ballot: Ballot::default(),
             others: BTreeMap::new(),
             strangers: BTreeMap::new(),
-            next_tell: 0,
+            next_tell: Time::START,
         }
     }
 
@@ -104,7 +104,7 @@ impl Placement {
     /// Tells those that have not answered of a later ring than the configured one: a node that lost
     /// its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
-    pub(super) fn tell_silent(&mut self, now: Micros, silent: Vec<NodeId>, fx: &mut Effects) {
+    pub(super) fn tell_silent(&mut self, now: Time, silent: Vec<NodeId>, fx: &mut Effects) {
         if self.id.0 == 1 || fx.local.meta().cluster.is_none() || now < self.next_tell {
             return;
         }
@@ -180,7 +180,7 @@ impl Placement {
 
     /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done
     /// when more than half of the members have granted it.
-    pub(super) fn replace(&mut self, now: Micros, old: NodeId, new: Member, fx: &mut Effects) {
+    pub(super) fn replace(&mut self, now: Time, old: NodeId, new: Member, fx: &mut Effects) {
         self.ballot.expire(now);
         if self.taking.is_some() {
             return fx.out.not_replaced(Hindrance::Other(None, self.me));
@@ -199,7 +199,7 @@ impl Placement {
     /// back.
     pub(super) fn vote(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -221,13 +221,13 @@ impl Placement {
     }
 
     /// Asks again, and gives up what was not granted in time.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         self.ballot.tick(now, &self.members, fx);
         self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, fx);
     }
 
     /// When the next tick is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.ballot.next_wake()
     }
 
@@ -270,7 +270,7 @@ impl Placement {
 
 /// Makes a later ring durable, with its members, and the loss of authority for the partitions that
 /// it brings here; the mark tells when it is.
-fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> u64 {
+fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> SyncSeq {
     let members = fx.local.replace_members(members);
     let meta = fx.local.change_meta(|meta| {
         // A node that is in no cluster yet loses it when it meets one.

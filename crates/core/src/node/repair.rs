@@ -32,22 +32,22 @@ use crate::message::{Body, ComparisonFault, Counter};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Exchanges under way while no client waits for this node, and while some do.
 const MAX_EXCHANGES: usize = 8;
 const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
 /// the same; one that failed is tried again after it, then twice it, and so on.
-const AGAIN: Micros = 1_000 * MILLI;
+const AGAIN: Micros = Micros::from_millis(1_000);
 /// What is due is looked for so often; it is no matter of less.
-const LOOK: Micros = 100 * MILLI;
+const LOOK: Micros = Micros::from_millis(100);
 /// While clients wait for this node, an exchange that has read records is followed by a pause of so
 /// many times what it took, and of this at most.
-const REST_PER_EXCHANGE: Micros = 3;
-const MOST_REST: Micros = 2_000 * MILLI;
+const REST_PER_EXCHANGE: u64 = 3;
+const MOST_REST: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.
-const SPREAD: Micros = 500 * MILLI;
+const SPREAD: Micros = Micros::from_millis(500);
 
 /// What is to be compared, when, and what is under way.
 #[derive(Clone, Debug)]
@@ -59,9 +59,9 @@ pub(super) struct Repair {
     reach: Reach,
     pairs: BTreeMap<(Partition, NodeId), Pair>,
     exchanges: Vec<Exchange>,
-    look_at: Micros,
+    look_at: Time,
     /// No exchange begins beside clients before.
-    rest_until: Micros,
+    rest_until: Time,
     lane: Lane,
     answers: Answers,
     reader: Reader,
@@ -78,8 +78,8 @@ pub(super) struct Repair {
 #[derive(Clone, Debug, Default)]
 struct Pair {
     /// When they are to be compared; `None` if that is up to the other one.
-    due: Option<Micros>,
-    equal_at: Option<Micros>,
+    due: Option<Time>,
+    equal_at: Option<Time>,
     /// Why the last exchange failed, and how many have in a row.
     failing: Option<(ComparisonFault, u32)>,
     moved: Moved,
@@ -144,7 +144,7 @@ impl Repair {
             let place = homes.iter().position(|home| *home == me);
             for (at, peer) in homes.iter().enumerate().filter(|(_, home)| **home != me) {
                 // One of the two begins.
-                let due = (Some(at) > place).then_some(0);
+                let due = (Some(at) > place).then_some(Time::START);
                 pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
             }
         }
@@ -157,8 +157,8 @@ impl Repair {
             reach: Reach::default(),
             pairs,
             exchanges: Vec::new(),
-            look_at: 0,
-            rest_until: 0,
+            look_at: Time::START,
+            rest_until: Time::START,
             lane: Lane { ids, flights: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
@@ -171,7 +171,7 @@ impl Repair {
 
     /// Each pair is compared about every `interval`, and all that is on disk read once in the time
     /// `round`.
-    pub(super) fn pace(&mut self, now: Micros, interval: Micros, round: Micros) {
+    pub(super) fn pace(&mut self, now: Time, interval: Micros, round: Micros) {
         self.interval = interval;
         for pair in self.pairs.values_mut() {
             pair.due = pair.due.map(|due| due.min(now + interval));
@@ -180,25 +180,25 @@ impl Repair {
     }
 
     /// When the disk is to be read on. Everything else is looked after at the node's pulse.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.reader.next_wake()
     }
 
     /// A link came up or went down.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool) {
         self.reach.link(peer, up);
         self.reached(now, peer);
     }
 
     /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion) {
+    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion) {
         if self.reach.opine(peer, opinion) {
             self.reached(now, peer);
         }
     }
 
     /// What was under way with a peer is given up, and begun anew if it can be reached.
-    fn reached(&mut self, now: Micros, peer: NodeId) {
+    fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
         self.lane.flights.retain(|_, flight| flight.peer != peer);
         if !self.reach.has(peer) {
@@ -208,19 +208,14 @@ impl Repair {
             if *other == peer
                 && let Some(due) = &mut pair.due
             {
-                *due = (*due).min(now + self.rng.below(SPREAD));
+                *due = (*due).min(now + self.rng.within(SPREAD));
                 pair.failing = None;
             }
         }
     }
 
     /// The operator wants these compared at once; all partitions, or all peers, if none is named.
-    pub(super) fn order(
-        &mut self,
-        now: Micros,
-        partition: Option<Partition>,
-        peer: Option<NodeId>,
-    ) {
+    pub(super) fn order(&mut self, now: Time, partition: Option<Partition>, peer: Option<NodeId>) {
         for ((of, with), pair) in &mut self.pairs {
             if partition.is_none_or(|wanted| wanted == *of)
                 && peer.is_none_or(|wanted| wanted == *with)
@@ -238,7 +233,7 @@ impl Repair {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         self.reader.tick(now, fx);
         let mut at = 0;
         while at < self.exchanges.len() {
@@ -262,7 +257,7 @@ impl Repair {
         self.healing.tick(now, &others, &mut self.lane, fx);
     }
 
-    fn begin_exchanges(&mut self, now: Micros, fx: &mut Effects) {
+    fn begin_exchanges(&mut self, now: Time, fx: &mut Effects) {
         let most = if fx.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
         if self.exchanges.len() >= most {
             return;
@@ -270,7 +265,7 @@ impl Repair {
         let due =
             |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
         // Those that wait longest first, with those that authority depends on before all.
-        let mut due: Vec<(bool, Micros, Partition, NodeId)> = self
+        let mut due: Vec<(bool, Time, Partition, NodeId)> = self
             .pairs
             .iter()
             .filter(due)
@@ -299,7 +294,7 @@ impl Repair {
     /// A peer asks about a tree.
     pub(super) fn ask(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -315,7 +310,7 @@ impl Repair {
     /// A peer, or the own replica, has answered.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -335,7 +330,7 @@ impl Repair {
     }
 
     /// Something has become of an object in flight.
-    fn fly_on(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
+    fn fly_on(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
         let Some(mut flight) = self.lane.flights.remove(&op) else {
             debug_assert!(false, "the flight was found by its id");
             return;
@@ -378,7 +373,7 @@ impl Repair {
     /// A page has been read for the trees.
     pub(super) fn trees_scanned(
         &mut self,
-        now: Micros,
+        now: Time,
         token: ScanToken,
         page: &ScanPage,
         fx: &mut Effects,
@@ -393,7 +388,7 @@ impl Repair {
     /// A page has been read for an exchange, which may have been given up meanwhile.
     pub(super) fn exchange_scanned(
         &mut self,
-        now: Micros,
+        now: Time,
         token: ScanToken,
         page: ScanPage,
         fx: &mut Effects,
@@ -414,7 +409,7 @@ impl Repair {
     }
 
     /// Takes note of an exchange that has ended; true if it has.
-    fn end_if_over(&mut self, now: Micros, at: usize, step: Step, fx: &mut Effects) -> bool {
+    fn end_if_over(&mut self, now: Time, at: usize, step: Step, fx: &mut Effects) -> bool {
         let ended = match step {
             Ok(None) => return false,
             Ok(Some(())) => Ok(()),
@@ -425,7 +420,7 @@ impl Repair {
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
         self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
         if has_read {
-            let rest = REST_PER_EXCHANGE * now.saturating_sub(begun);
+            let rest = REST_PER_EXCHANGE * now.saturating_since(begun);
             self.rest_until = now + rest.min(MOST_REST);
         }
         let ended = match ended {
@@ -439,7 +434,7 @@ impl Repair {
             Err(Stop::Failed(why)) => Err(why),
             Ok(()) => Ok(()),
         };
-        let (interval, half) = (self.interval, self.rng.below(self.interval / 2 + 1));
+        let (interval, half) = (self.interval, self.rng.within(self.interval / 2 + Micros(1)));
         let initiates = self.initiates(partition, peer);
         let Some(pair) = self.pairs.get_mut(&(partition, peer)) else {
             debug_assert!(false, "only pairs are compared, and none is forgotten");
@@ -462,7 +457,7 @@ impl Repair {
                     fx.out.notice(Notice::RepairFailed(partition, peer));
                 }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
-                pair.due = Some(now + (AGAIN << tries.min(10)).min(interval.max(AGAIN)));
+                pair.due = Some(now + (AGAIN * (1 << tries.min(10))).min(interval.max(AGAIN)));
                 pair.failing = Some((why, tries));
             }
             None if moved.equal => {
@@ -494,7 +489,7 @@ impl Repair {
 
     /// This node has all that a peer had of a partition; it may depend on that whether absent keys
     /// count here.
-    fn count_proof(&mut self, now: Micros, partition: Partition, peer: NodeId, fx: &mut Effects) {
+    fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, fx: &mut Effects) {
         if let Some(heard) = self.lacking.get_mut(&partition) {
             heard.insert(peer);
             self.look_after_authority(now, fx);
@@ -509,11 +504,11 @@ impl Repair {
     }
 
     /// Every partition of this node with each other home of it.
-    pub(super) fn view(&self, now: Micros) -> Vec<PairView> {
+    pub(super) fn view(&self, now: Time) -> Vec<PairView> {
         let view = |((partition, peer), pair): (&(Partition, NodeId), &Pair)| PairView {
             partition: *partition,
             peer: *peer,
-            equal_for: pair.equal_at.map(|at| now.saturating_sub(at)),
+            equal_for: pair.equal_at.map(|at| now.saturating_since(at)),
             is_pending: pair.due.is_some_and(|due| due <= now)
                 || self.exchanges.iter().any(|e| e.partition == *partition && e.peer == *peer),
             failing: pair.failing.as_ref().map(|(why, _)| why.clone()),

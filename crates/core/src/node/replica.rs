@@ -12,11 +12,11 @@ use self::update::{Made, make, merge};
 use super::effects::Effects;
 use super::forest::Held;
 use super::generations::Stamped;
-use super::ids::{RequestId, Role};
+use super::ids::{ReadToken, RequestId, Role, SyncSeq};
 use super::local::stalled;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
-use crate::generation::Grave;
+use crate::generation::{GcEpoch, Grave};
 use crate::message::{self, Body, Counter, Refusal, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
@@ -38,10 +38,10 @@ pub(super) struct Replica {
     ring: Arc<Ring>,
     limits: ObjectLimits,
     keys: HashMap<Key, KeyState>,
-    reads: HashMap<u64, Key>,
-    lists: HashMap<u64, (NodeId, RequestId, Partition)>,
+    reads: HashMap<ReadToken, Key>,
+    lists: HashMap<ReadToken, (NodeId, RequestId, Partition)>,
     /// Writes that are not synced: the mark, the key, and about how many bytes.
-    unsynced: VecDeque<(u64, Key, usize)>,
+    unsynced: VecDeque<(SyncSeq, Key, usize)>,
     unsynced_bytes: usize,
     queued: usize,
     shortage: Option<Shortage>,
@@ -53,7 +53,7 @@ struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.
     copies: Option<Copies>,
     /// The newest write of this key that is not synced.
-    mark: Option<u64>,
+    mark: Option<SyncSeq>,
     work: VecDeque<Work>,
 }
 
@@ -101,13 +101,13 @@ enum Kind {
     },
     Merge {
         object: Object,
-        generation: u64,
+        generation: GcEpoch,
         hint: bool,
     },
     Keep {
         object: Object,
         keep_for: Vec<NodeId>,
-        generation: u64,
+        generation: GcEpoch,
     },
     Discharge {
         target: NodeId,
@@ -288,7 +288,7 @@ impl Replica {
     /// The disk has answered a read: what waited for it can go on.
     pub(super) fn read_done(
         &mut self,
-        token: u64,
+        token: ReadToken,
         found: Found,
         hints: Vec<(NodeId, Found)>,
         fx: &mut Effects,
@@ -312,7 +312,7 @@ impl Replica {
     }
 
     /// The disk has listed keys.
-    pub(super) fn list_done(&mut self, token: u64, listing: Listing, fx: &mut Effects) {
+    pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, fx: &mut Effects) {
         let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
         // Hints that are still to come do not matter: on a full disk they could not, and nothing
@@ -323,7 +323,7 @@ impl Replica {
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
-    pub(super) fn synced(&mut self, mark: u64) {
+    pub(super) fn synced(&mut self, mark: SyncSeq) {
         while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
             let Some((_, key, bytes)) = self.unsynced.pop_front() else {
                 debug_assert!(false, "the first one was just looked at");

@@ -7,12 +7,12 @@ use super::effects::Effects;
 use super::ids::RequestId;
 use crate::members::Opinion;
 use crate::message::Body;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// A peer that has not said that it has none is asked again after this time.
-const ROUND: Micros = 100 * MILLI;
+const ROUND: Micros = Micros::from_millis(100);
 /// After a start, so long is waited for links to come up.
-const GRACE: Micros = 1_000 * MILLI;
+const GRACE: Micros = Micros::from_millis(1_000);
 
 /// What each linked peer has said since it was linked.
 #[derive(Clone, Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Returning {
     links: BTreeMap<NodeId, Said>,
     /// Those that were out of reach when most were: whatever they kept for this node since, they may still have.
     owed: BTreeSet<NodeId>,
-    started: Option<Micros>,
-    next_round: Option<Micros>,
+    started: Option<Time>,
+    next_round: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +51,17 @@ impl Returning {
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             started: None,
-            next_round: Some(0),
+            next_round: Some(Time::START),
         }
     }
 
     /// When peers are asked again.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.next_round
     }
 
     /// A link came up, or is of no use any more.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.linked.insert(peer);
             self.met.insert(peer);
@@ -82,7 +82,7 @@ impl Returning {
     }
 
     /// This node's opinion of a peer has changed: one that is down is not waited for.
-    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
+    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
         if opinion == Opinion::Down {
             self.miss(peer);
         } else if self.linked.contains(&peer) && !self.links.contains_key(&peer) {
@@ -91,7 +91,7 @@ impl Returning {
         self.judge(now, fx);
     }
 
-    fn ask(&mut self, now: Micros, peer: NodeId, fx: &mut Effects) {
+    fn ask(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
         // Where most others were linked all the time, this node was not away.
         let starting = self.started.is_none_or(|started| now < started + GRACE);
         let away = self.owed.remove(&peer) || starting || self.links.is_empty();
@@ -101,7 +101,7 @@ impl Returning {
     }
 
     /// This process did not run for a while: everybody is asked again.
-    pub(super) fn doubt(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn doubt(&mut self, now: Time, fx: &mut Effects) {
         for said in self.links.values_mut() {
             *said = Said::Nothing;
         }
@@ -112,7 +112,7 @@ impl Returning {
     /// A peer has said how many hints it has for this life of this node.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         hints: u64,
@@ -130,7 +130,7 @@ impl Returning {
     }
 
     /// Asks those again that have not said that they have none.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         if self.next_round.is_none_or(|due| due > now) {
             return;
         }
@@ -141,7 +141,7 @@ impl Returning {
         fx.out.send(open, self.nonce, Body::AskHints);
     }
 
-    fn judge(&mut self, now: Micros, fx: &mut Effects) {
+    fn judge(&mut self, now: Time, fx: &mut Effects) {
         let started = *self.started.get_or_insert(now);
         let linking = now < started + GRACE && self.met.len() < self.peers;
         let may_have = |said: &Said| matches!(said, Said::Nothing | Said::Some);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ids::ScanToken;
+use super::ids::{ReadToken, ScanToken, SyncSeq};
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::merkle::KeptTree;
@@ -13,7 +13,7 @@ use crate::types::{Key, MILLI, Micros, NodeId, ObjectLimits, Partition};
 
 /// An answer to a read is late after the mean of its replica's and four mean deviations, but not before the first of these times, and
 /// after the second at the latest: another replica is asked then.
-pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
+pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
@@ -226,7 +226,7 @@ pub enum Work {
     /// Read a record; answered by [`Done::Read`].
     Read {
         /// Names this read.
-        token: u64,
+        token: ReadToken,
         /// The key's partition.
         partition: Partition,
         /// The key.
@@ -237,7 +237,7 @@ pub enum Work {
     /// List the hints for a member; answered by [`Done::Hints`].
     Hints {
         /// Names this list.
-        token: u64,
+        token: ReadToken,
         /// The member.
         target: NodeId,
         /// Start behind this key.
@@ -257,7 +257,7 @@ pub enum Work {
     /// List keys; answered by [`Done::List`].
     List {
         /// Names this list.
-        token: u64,
+        token: ReadToken,
         /// The partition.
         partition: Partition,
         /// Start behind this key.
@@ -267,8 +267,8 @@ pub enum Work {
     },
     /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later mark.
     Write {
-        /// Higher than that of every write before.
-        mark: u64,
+        /// That of the write before plus 1.
+        mark: SyncSeq,
         /// The batch.
         changes: Vec<Change>,
     },
@@ -280,7 +280,7 @@ pub enum Done {
     /// A read.
     Read {
         /// The read's name.
-        token: u64,
+        token: ReadToken,
         /// What was there.
         found: Found,
         /// What is kept for each member that was asked about.
@@ -289,7 +289,7 @@ pub enum Done {
     /// A list of hints.
     Hints {
         /// The list's name.
-        token: u64,
+        token: ReadToken,
         /// The hints.
         page: HintPage,
     },
@@ -303,14 +303,14 @@ pub enum Done {
     /// A list.
     List {
         /// The list's name.
-        token: u64,
+        token: ReadToken,
         /// The keys.
         listing: Listing,
     },
     /// Every write up to this mark is durable.
     Synced {
         /// The mark.
-        mark: u64,
+        mark: SyncSeq,
     },
 }
 

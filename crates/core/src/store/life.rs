@@ -66,7 +66,7 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<
         }
     }
     meta.clean = false;
-    meta.incarnation += 1;
+    meta.incarnation = meta.incarnation.next();
     store.apply(&[Change::Meta(meta.clone())])?;
     store.sync()?;
     Ok(meta)

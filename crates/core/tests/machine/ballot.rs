@@ -1,6 +1,6 @@
 //! Changes of the ring at once: who may make one, and what two that were made all the same come to.
 
-use pixii_core::members::{Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
 use pixii_core::message::Body;
 use pixii_core::node::{Config, Hindrance, Input, Output, RingChange, Work, reconcile};
 use pixii_core::ring::Ring;
@@ -283,7 +283,7 @@ fn a_node_in_no_cluster_takes_a_later_ring_from_one_that_its_configuration_does_
     let base = Bench::new().ring.clone();
     let later = base.replace(NodeId::of("n3"), fresh().id()).unwrap();
     let introduce = |cluster: Option<u64>| Body::Introduce {
-        life: Life { incarnation: 1, nonce: 6 },
+        life: Life { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring: later.id(),
     };

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{Body, PeerMessage, Refusal, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Meta, Owner, Record, Store};
-use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, WriteId};
+use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, Time, WriteId};
 
 /// A node of a cluster of four with N=3, and what it wants done.
 pub(crate) struct Bench {
     pub(crate) node: Node,
     pub(crate) ring: Arc<Ring>,
     pub(crate) me: NodeId,
-    pub(crate) now: u64,
+    pub(crate) now: Time,
 }
 
 impl Bench {
@@ -37,7 +37,8 @@ impl Bench {
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
         let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
-        let meta = Meta { incarnation, clean: false, ..Meta::new(owner, 1) };
+        let meta =
+            Meta { incarnation: Incarnation(incarnation), clean: false, ..Meta::new(owner, 1) };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
         let config = Config {
             hint_limit_bytes: 1 << 20,
@@ -45,7 +46,7 @@ impl Bench {
             boot_nonce: 5,
             ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
-        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: 0 }
+        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: Time::START }
     }
 
     /// The other members.
@@ -66,7 +67,7 @@ impl Bench {
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
-            assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
+            assert_eq!((life.incarnation, life.nonce, message.op), (Incarnation(1), 5, 5));
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());

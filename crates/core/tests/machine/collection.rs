@@ -3,28 +3,28 @@
 use std::collections::BTreeSet;
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::Grave;
+use pixii_core::generation::{GcEpoch, Grave};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::types::{Key, MILLI, Partition};
+use pixii_core::types::{Key, MILLI, Micros, Partition, Time};
 
 use crate::bench::Bench;
 
 /// How long the other members take to agree to a proposal.
-const AGREE: u64 = 40 * MILLI;
+const AGREE: Micros = Micros::from_millis(40);
 /// How long the disk takes for a batch of keys.
-const DISK: u64 = 2 * MILLI;
+const DISK: Micros = Micros::from_millis(2);
 
 /// A node with a disk whose trees are built, and what is on its way to it.
 struct House {
     bench: Bench,
     disk: MemoryStore,
-    late: Vec<(u64, Input)>,
+    late: Vec<(Time, Input)>,
     /// Every proposal of this node and every agreement to one of another member, and when.
-    proposed: Vec<(u64, usize, Partition)>,
-    agreed: Vec<u64>,
+    proposed: Vec<(Time, usize, Partition)>,
+    agreed: Vec<Time>,
 }
 
 impl House {
@@ -118,7 +118,7 @@ impl House {
         let from = self.bench.ring.homes(partition)[1];
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
-            let body = Body::Merge { key, object, generation: 0 };
+            let body = Body::Merge { key, object, generation: GcEpoch::FIRST };
             self.give(Input::Peer { from, message: PeerMessage { op: 1, body } });
         }
         // Each is read, and then written.
@@ -145,7 +145,7 @@ fn rounds(clients: bool) -> Vec<(u64, usize, Partition)> {
     }
     house.run(4_900, clients);
     let first = house.proposed[0].0;
-    house.proposed.iter().map(|(at, keys, of)| ((at - first) / MILLI, *keys, *of)).collect()
+    house.proposed.iter().map(|(at, keys, of)| ((*at - first) / MILLI, *keys, *of)).collect()
 }
 
 #[test]
@@ -172,12 +172,12 @@ fn agreements(clients: bool) -> Vec<u64> {
         let grave = |key: Key| Grave { key, dead: dead() };
         let mut condemned: Vec<Grave> = house.keys(partition, 64).into_iter().map(grave).collect();
         condemned.sort_by(|one, other| one.key.cmp(&other.key));
-        let body = Body::Propose { partition, generation: 0, members, condemned };
+        let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, condemned };
         let from = house.bench.ring.homes(partition)[0];
         house.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }
     house.run(1_500, clients);
-    house.agreed.iter().map(|at| (at - begun) / MILLI).collect()
+    house.agreed.iter().map(|at| (*at - begun) / MILLI).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::Generation;
+use pixii_core::generation::{GcEpoch, Generation};
 use pixii_core::message::{Body, Refusal, Response};
 use pixii_core::node::{Input, Output};
 use pixii_core::store::memory::MemoryStore;
@@ -56,7 +56,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
         let actor = Actor { store: write as u64, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
-        Body::Keep { key: key.clone(), object, keep_for: vec![target], generation: 0 }
+        Body::Keep { key: key.clone(), object, keep_for: vec![target], generation: GcEpoch::FIRST }
     };
     let out = bench.peer(other, 70, keep(1));
     let held = bench.carry(out, &disk);
@@ -79,7 +79,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         _ => panic!("{out:?}"),
     };
     let (op, offered) = offer(&out);
-    assert_eq!(offered, Body::Merge { key: key.clone(), object, generation: 0 });
+    assert_eq!(offered, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
     // It changes while it is in flight: the confirmation of the old one removes nothing.
     let out = bench.peer(other, 72, keep(2));
     bench.carry(out, &disk);
@@ -110,8 +110,11 @@ fn hints_have_a_limit_and_are_for_home_replicas_only() {
         let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
         let actor = Actor { store: 1, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
-        let out =
-            bench.peer(other, 70, Body::Keep { key: key.clone(), object, keep_for, generation: 0 });
+        let out = bench.peer(
+            other,
+            70,
+            Body::Keep { key: key.clone(), object, keep_for, generation: GcEpoch::FIRST },
+        );
         match bench.carry(out, &disk).first() {
             Some(Output::Send { message, .. }) => message.body.clone(),
             out => panic!("{out:?}"),
@@ -136,7 +139,7 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let op = message.op;
-        let generation = Generation { number: 1, ..Generation::default() };
+        let generation = Generation { number: GcEpoch(1), ..Generation::default() };
         let out = bench.peer(home, 80, Body::Generation { partition, generation });
         bench.carry(out, &disk);
         let out = bench.tick(100);
@@ -149,7 +152,7 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
         };
         assert!(out.iter().any(asked), "{out:?}");
         if stand_in_refuses {
-            let refusal = Refusal::Generation { given: 0, own: 1 };
+            let refusal = Refusal::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
             let out = bench.peer(bench.stand_in(&key), op, Body::Failed(refusal));
             bench.carry(out, &disk);
         } else {
@@ -164,8 +167,8 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
                 _ => None,
             }
         });
-        let kept: Vec<(Object, u64)> = kept.collect();
-        assert_eq!(kept, vec![(object, 1); 2]);
+        let kept: Vec<(Object, GcEpoch)> = kept.collect();
+        assert_eq!(kept, vec![(object, GcEpoch(1)); 2]);
     }
 }
 
@@ -174,22 +177,22 @@ fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
     let key = bench.key(false);
     let (partition, home) = (bench.ring.partition(&key), bench.homes(&key)[0]);
-    let keep = |number: u128, generation: u64| {
+    let keep = |number: u128, generation: GcEpoch| {
         let (key, object) = (key.clone(), object(number));
         Body::Keep { key, object, keep_for: vec![home], generation }
     };
-    let out = bench.peer(home, 80, keep(1, 0));
+    let out = bench.peer(home, 80, keep(1, GcEpoch::FIRST));
     bench.carry(out, &disk);
-    for number in 1..=2 {
+    for number in [1, 2].map(GcEpoch) {
         let generation = Generation { number, ..Generation::default() };
         let out = bench.peer(home, 81, Body::Generation { partition, generation });
         bench.carry(out, &disk);
     }
-    let out = bench.peer(home, 82, keep(2, 2));
+    let out = bench.peer(home, 82, keep(2, GcEpoch(2)));
     bench.carry(out, &disk);
     let hint = disk.read_hint(home, &key).unwrap();
     let Found::Record(Record { object: kept, generation, .. }) = hint else { panic!("{hint:?}") };
-    assert_eq!(generation, 2, "it does not go with the old one");
+    assert_eq!(generation, GcEpoch(2), "it does not go with the old one");
     let held = kept.context();
     assert!(object(2).values().all(|(dot, _)| held.covers(dot)), "{kept:?}");
 }

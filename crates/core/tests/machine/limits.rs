@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::generation::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
     Body, Counter, Measure, PeerMessage, Quorum, Refusal, Request, Response,
@@ -52,7 +53,7 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let (key, peer) = (bench.key(true), bench.peers()[0]);
     let merge = |bench: &mut Bench, op: u64, object: Object| {
-        let merge = Body::Merge { key: key.clone(), object, generation: 0 };
+        let merge = Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST };
         let out = bench.peer(peer, op, merge);
         let out = bench.carry(out, &disk);
         let told = out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
@@ -96,7 +97,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         key: key.clone(),
         object,
         keep_for: vec![target],
-        generation: 0,
+        generation: GcEpoch::FIRST,
     };
     let out = bench.peer(bench.homes(&key)[1], 80, keep(&key, large(1, 500)));
     assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Held]);
@@ -147,7 +148,8 @@ fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
     let homes = bench.homes(&key);
     let keep = |bench: &mut Bench, write: u128, target: usize| {
         let (key, keep_for) = (key.clone(), vec![homes[target]]);
-        let body = Body::Keep { key, object: large(write, 1_900), keep_for, generation: 0 };
+        let body =
+            Body::Keep { key, object: large(write, 1_900), keep_for, generation: GcEpoch::FIRST };
         let out = bench.peer(homes[0], 80, body);
         sent(&bench.carry(out, &disk))[0].clone()
     };

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
 use pixii_core::message::Body;
-use pixii_core::node::{Done, Hindrance, Input, Notice, Output, Work};
+use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Record, Store};
@@ -56,7 +56,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     assert!(members.get(fresh().id()).is_some() && members.get(two).is_some());
     assert!(meta.without_authority.is_empty(), "no place came here");
     assert!(bench.peer(two, 1, told(&later)).is_empty(), "it is on its way");
-    let earlier = bench.give(Input::Store(Done::Synced { mark: *mark - 1 }));
+    let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
     let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
     assert!(matches!(out[..], [Output::Relive]), "{out:?}");
@@ -101,7 +101,7 @@ fn who_has_an_earlier_ring_is_told_and_who_has_none_of_it_is_not_heard() {
     let [one, ..] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
     let introduce = |ring: (u64, u64)| Body::Introduce {
-        life: Life { incarnation: 1, nonce: 6 },
+        life: Life { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring,
     };

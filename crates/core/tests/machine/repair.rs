@@ -1,11 +1,12 @@
 //! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and that it is tried again.
 
+use pixii_core::generation::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
 use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Refusal, Resource};
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
-use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition};
+use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
 
 use super::bench::{Bench, object};
 
@@ -28,7 +29,8 @@ impl Bout {
         let key = bench.key(true);
         let (partition, peer) = (bench.ring.partition(&key), bench.others(&key)[0]);
         let mut bout = Bout { bench, disk: MemoryStore::default(), key, partition, peer };
-        let body = Body::Merge { key: bout.key.clone(), object: object(1), generation: 0 };
+        let body =
+            Body::Merge { key: bout.key.clone(), object: object(1), generation: GcEpoch::FIRST };
         let told = bout.hear(peer, 1, body);
         assert_eq!(told, [(peer, 1, Body::Held)]);
         bout
@@ -182,7 +184,10 @@ impl Bout {
         let op = self.asked_in(2_000);
         assert!(self.hear(self.peer, op, Body::Equal).is_empty());
         let view = self.view();
-        assert_eq!((view.failing, view.equal_for, view.is_pending), (None, Some(0), false));
+        assert_eq!(
+            (view.failing, view.equal_for, view.is_pending),
+            (None, Some(Micros::ZERO), false)
+        );
     }
 }
 
@@ -191,8 +196,13 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
     let mut bout = Bout::unread();
     let (partition, peer) = (bout.partition, bout.peer);
     let root = Digest(1);
-    let compare =
-        |partition, shape, width| Body::Compare { partition, shape, width, root, generation: 0 };
+    let compare = |partition, shape, width| Body::Compare {
+        partition,
+        shape,
+        width,
+        root,
+        generation: GcEpoch::FIRST,
+    };
     let descend = |width, level, nodes| Body::Descend { partition, width, level, nodes };
     let leaves = |leaves| Body::Leaves { partition, leaves, after: None };
     let good = compare(partition, SHAPE, 2);
@@ -246,8 +256,12 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
 fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_seconds_later() {
     let summaries = |bytes: usize| Body::Summaries(Blob(vec![0; bytes].into()));
     let none = Body::Items { items: Vec::new(), next: None };
-    let copy =
-        Body::Copy { object: object(2), authoritative: true, kept_for: Vec::new(), generation: 0 };
+    let copy = Body::Copy {
+        object: object(2),
+        authoritative: true,
+        kept_for: Vec::new(),
+        generation: GcEpoch::FIRST,
+    };
     let failed = Body::Failed(Refusal::NotHome);
     for (answer, why) in [
         (summaries(0), "0 bytes of summaries where 32 are due"),
@@ -368,8 +382,12 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
     };
     assert_eq!([lost, had], [&keys[0], &keys[1]]);
     bout.hear(peer, *bad, Body::Failed(Refusal::Damaged));
-    let copy =
-        Body::Copy { object: object(2), authoritative: true, kept_for: Vec::new(), generation: 0 };
+    let copy = Body::Copy {
+        object: object(2),
+        authoritative: true,
+        kept_for: Vec::new(),
+        generation: GcEpoch::FIRST,
+    };
     bout.hear(peer, *good, copy);
     let held = bout.disk.read(bout.partition, &keys[1]).unwrap();
     assert!(matches!(held, Found::Record(record) if record.object == object(2)));
@@ -392,7 +410,7 @@ fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_fai
         }
         let (peer, op) = (bout.peer, bout.asked_in(2_000));
         assert!(bout.hear(peer, op, Body::Equal).is_empty());
-        assert_eq!(bout.view().equal_for, Some(0));
+        assert_eq!(bout.view().equal_for, Some(Micros::ZERO));
         let counters = bout.bench.node.counters();
         let count = |counter| counters.iter().find(|(of, _)| *of == counter).map(|(_, n)| *n);
         assert_eq!(
@@ -462,7 +480,7 @@ fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
     assert_eq!(tree.tree.root(), Digest::of(&bout.key, &object(1)));
     // A write changes what is kept.
     let other = bout.bench.keys_of(bout.partition, &bout.key);
-    let merge = Body::Merge { key: other.clone(), object: object(2), generation: 0 };
+    let merge = Body::Merge { key: other.clone(), object: object(2), generation: GcEpoch::FIRST };
     let peer = bout.peer;
     assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Held)]);
     let kept = bout.bench.node.kept_trees();

@@ -2,7 +2,7 @@
 //! replaced.
 
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
 use pixii_core::members::Cluster;
 use pixii_core::message::{Body, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Output, Work};
@@ -20,7 +20,7 @@ fn replaced() -> Object {
 }
 
 /// A merge that the node is asked for, as a message of another home.
-fn merge(key: &Key, object: Object, generation: u64) -> Body {
+fn merge(key: &Key, object: Object, generation: GcEpoch) -> Body {
     Body::Merge { key: key.clone(), object, generation }
 }
 
@@ -65,8 +65,8 @@ fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself()
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     assert_eq!(object.len(), 1);
-    let record = Record { own_serial: Some(1), object, generation: 0 };
-    let out = bench.peer(to[0], 77, merge(&key, replaced(), 0));
+    let record = Record { own_serial: Some(1), object, generation: GcEpoch::FIRST };
+    let out = bench.peer(to[0], 77, merge(&key, replaced(), GcEpoch::FIRST));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Record(record);
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
@@ -81,7 +81,7 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
     let actor = Actor { store: 1, serial: 1 };
     let (first, _) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_serial: Some(1), object: first, generation: 0 };
+    let record = Record { own_serial: Some(1), object: first, generation: GcEpoch::FIRST };
     let out = bench.ask(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
@@ -133,7 +133,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
         };
         context = Some(sealed.clone());
         let own_serial = dot.map(|dot| dot.actor.serial);
-        record = Record { own_serial, object, generation: 0 };
+        record = Record { own_serial, object, generation: GcEpoch::FIRST };
     }
 }
 
@@ -159,26 +159,29 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let partition = bench.ring.partition(&key);
     let from = bench.others(&key)[0];
     // An old hint is accepted before it is known to be old,
-    let out = bench.peer(from, 70, merge(&key, object(1), 0));
+    let out = bench.peer(from, 70, merge(&key, object(1), GcEpoch::FIRST));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
     let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
-    let generation = Generation { number: 2, ..Generation::default() };
+    let generation = Generation { number: GcEpoch(2), ..Generation::default() };
     bench.peer(from, 71, Body::Generation { partition, generation });
     // and not from then on, although the records are yet to be read.
     let other = bench.keys_of(partition, &key);
-    let out = bench.peer(from, 72, merge(&other, object(2), 0));
+    let out = bench.peer(from, 72, merge(&other, object(2), GcEpoch::FIRST));
     let out = bench.disk(out, &Record::default());
     let failed = |output: &Output| match output {
         Output::Send { message, .. } => {
             message.op == 72
-                && matches!(message.body, Body::Failed(Refusal::Generation { given: 0, own: 2 }))
+                && matches!(
+                    message.body,
+                    Body::Failed(Refusal::Generation { given: GcEpoch(0), own: GcEpoch(2) })
+                )
         }
         _ => false,
     };
     assert!(out.iter().any(failed), "{out:?}");
-    assert_eq!(bench.node.generation(partition), 0, "it has not begun");
+    assert_eq!(bench.node.generation(partition), GcEpoch::FIRST, "it has not begun");
     bench.give(Input::Store(Done::Synced { mark }));
 }
 
@@ -190,7 +193,7 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     let from = bench.others(&key)[0];
     let dead = Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }]);
     let condemned = vec![Grave { key: bench.keys_of(partition, &key), dead }];
-    let generation = Generation { number: 1, condemned, ..Generation::default() };
+    let generation = Generation { number: GcEpoch(1), condemned, ..Generation::default() };
     let out = bench.peer(from, 71, Body::Generation { partition, generation });
     // What is condemned is noted as dead first, then the generation is written.
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
@@ -204,7 +207,7 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
-    let stamps = |out: &[Output]| -> Vec<u64> {
+    let stamps = |out: &[Output]| -> Vec<GcEpoch> {
         let stamp = |output: &Output| match output {
             Output::Send { message, .. } => match message.body {
                 Body::Merge { generation, .. } => Some(generation),
@@ -214,9 +217,9 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
         };
         out.iter().filter_map(stamp).collect()
     };
-    assert_eq!(stamps(&out), [0], "a crash now would undo the generation");
+    assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the generation");
     bench.give(Input::Store(Done::Synced { mark: *mark }));
-    assert_eq!(bench.node.generation(partition), 1);
+    assert_eq!(bench.node.generation(partition), GcEpoch(1));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A store that makes no progress: what needs it is refused at once, what waits for it is let go,
 //! and nothing that was handed to it is called refused.
 
+use pixii_core::generation::GcEpoch;
 use pixii_core::message::{Body, Quorum, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Output, Stall, Work};
 use pixii_core::store::memory::MemoryStore;
@@ -18,7 +19,7 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
     let key = bench.key(true);
     let peer = bench.others(&key)[0];
-    let merge = || Body::Merge { key: key.clone(), object: object(1), generation: 0 };
+    let merge = || Body::Merge { key: key.clone(), object: object(1), generation: GcEpoch::FIRST };
     for (stall, reads) in [(Stall::Writes, true), (Stall::All, false)] {
         assert!(bench.give(Input::Stalled(Some(stall))).is_empty());
         let out = bench.peer(peer, 1, merge());

@@ -1,9 +1,11 @@
 //! What a node keeps of its latest round trips.
 
 use pixii_core::causal::Object;
+use pixii_core::generation::GcEpoch;
 use pixii_core::message::{Body, RecentTrips, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::{Found, Record};
+use pixii_core::types::Micros;
 
 use super::bench::{Bench, put};
 
@@ -22,7 +24,7 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     };
     let begun = bench.now;
     for (after, from) in [(2_000, Some(near)), (7_000, None), (9_000, Some(far))] {
-        bench.now = begun + after;
+        bench.now = begun + Micros(after);
         match from {
             Some(from) => drop(bench.peer(from, message.op, Body::Held)),
             None => drop(bench.give(Input::Store(Done::Synced { mark: *mark }))),
@@ -39,9 +41,9 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     bench.disk(out, &Record::default());
     let begun = bench.now;
     for (after, from) in [(4_000, near), (5_000, far)] {
-        bench.now = begun + after;
+        bench.now = begun + Micros(after);
         let (object, kept_for) = (Object::default(), Vec::new());
-        let copy = Body::Copy { object, authoritative: true, kept_for, generation: 0 };
+        let copy = Body::Copy { object, authoritative: true, kept_for, generation: GcEpoch::FIRST };
         bench.peer(from, op.unwrap(), copy);
     }
 

@@ -1,6 +1,7 @@
 //! Every code that crosses the wire: its golden bytes, and what becomes of one that nobody knows.
 
 use bytes::Bytes;
+use pixii_core::generation::GcEpoch;
 use pixii_core::message::*;
 use pixii_core::types::NodeId;
 use pixii_core::wire;
@@ -76,7 +77,7 @@ fn collection_and_repair(out: &mut String) {
     let not_yet = vec![
         NotYet::NotProposer { partition: 300 },
         NotYet::TooManyKeys { keys: 1_001 },
-        NotYet::Generation { own: 3, proposed: 4 },
+        NotYet::Generation { own: GcEpoch(3), proposed: GcEpoch(4) },
         NotYet::Members,
         NotYet::AtWork,
         NotYet::OldHints { hints: 2 },

@@ -70,7 +70,7 @@ impl Measured {
     /// Latencies of reads, or of puts, in milliseconds.
     pub(crate) fn latencies(&self, reads: bool) -> Vec<f64> {
         let kind = self.samples.iter().filter(|sample| sample.is_read == reads);
-        kind.map(|sample| sample.took as f64 / 1e3).collect()
+        kind.map(|sample| sample.took.as_f64() / 1e3).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Latency and throughput over delays and quorums (figures 1 to 3 of the study), N = 5 on 10 nodes, in closed loops, beside what
 //! order statistics give.
 
+use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
 
 use super::Step;
@@ -205,7 +206,7 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
             let loops = loops(Which::Throughput, (r, w), report.samples, report.clients, seed);
             let done = driver.run(&loops)?;
             report.failures(&format!("{name}, delay {delay} ms, (R,W) = ({r},{w})"), &done);
-            let per_second = done.samples.len() as f64 / (done.spent.max(1) as f64 / 1e6);
+            let per_second = done.samples.len() as f64 / (done.spent.max(Micros(1)).as_f64() / 1e6);
             points.push((delay, per_second, 0.0));
             let relative = per_second / points[0].1;
             table.row(&[

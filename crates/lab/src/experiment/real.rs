@@ -12,7 +12,7 @@ use pixii_core::members::Opinion;
 use pixii_core::message::{Counter, EmulateOrder, Kind, StatusReport};
 use pixii_core::node::Experiment;
 use pixii_core::ring::Ring;
-use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::types::{Micros, NodeId};
 use pixii_kit::cluster::{Cluster, Shape};
 use pixii_kit::signals::Interrupt;
 use pixii_sim::cluster::Setup;
@@ -103,7 +103,7 @@ fn configure(cluster: &Cluster, setup: &Setup) -> Result<(), String> {
     cluster.configure(&format!("experiment = {words:?}"))?;
     cluster.configure(&format!("hint_limit_mib = {}", setup.hint_limit_bytes >> 20))?;
     // A day is the longest that is taken, and longer than any experiment.
-    let interval_ms = (setup.repair_interval / MILLI).min(86_400_000);
+    let interval_ms = setup.repair_interval.as_millis().min(86_400_000);
     cluster.configure(&format!("repair_interval_ms = {interval_ms}"))
 }
 
@@ -243,7 +243,7 @@ impl Driver for Real<'_> {
 
     fn wait(&mut self, time: Micros) -> Result<(), String> {
         self.watched(async move {
-            sleep(Duration::from_micros(time)).await;
+            sleep(time.into()).await;
             Ok(())
         })
     }
@@ -267,7 +267,7 @@ impl Driver for Real<'_> {
         let addresses = running(&self.cluster);
         let took = self.watched(async move { replicas::converge(&addresses).await })?;
         self.reconnect()?;
-        Ok(took.as_micros() as Micros)
+        Ok(took.into())
     }
 
     fn stop(mut self: Box<Self>) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Time until all replicas are the same again, after a node was dead, a partition, and a lost disk, by amount of data: in virtual
 //! time what the protocols take, without disks and processors; on real daemons with them.
 
-use pixii_core::types::{MILLI, Micros};
+use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
 
 use super::Step;
@@ -24,9 +24,9 @@ const CUT: &str =
 /// Puts at a time.
 const WINDOW: u64 = 50;
 /// Everybody believes by then that who is away is down.
-const NOTICE: Micros = 10_000 * MILLI;
+const NOTICE: Micros = Micros::from_millis(10_000);
 /// Real daemons tell when they found each other equal, so that they look often.
-const INTERVAL: Micros = 1_000 * MILLI;
+const INTERVAL: Micros = Micros::from_millis(1_000);
 /// Keys; the last amount only in a full run, and the last two on real daemons.
 const AMOUNTS: [u64; 4] = [1_000, 3_000, 10_000, 30_000];
 const FULL: u64 = 1_000;
@@ -54,7 +54,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         for keys in amounts {
             let seed = report.seed ^ keys << 8 ^ colour as u64;
             let (took, bytes) = recover(site, colour, *keys, seed)?;
-            let seconds = took as f64 / 1e6;
+            let seconds = took.as_f64() / 1e6;
             table.row(&[case.into(), keys.to_string(), format!("{seconds:.3}"), bytes.to_string()]);
             points.push((*keys as f64 / 1e3, seconds, 0.0));
             step()?;

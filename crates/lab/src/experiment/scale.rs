@@ -25,9 +25,9 @@ const FULL: u64 = 1_000;
 /// Partitions: more than nodes.
 const PARTITIONS: u16 = 1_024;
 /// Gossip has calmed down after a third of this time, and is measured for all of it: as long as all is compared once by default.
-const QUIET: Micros = 60_000 * MILLI;
+const QUIET: Micros = Micros::from_millis(60_000);
 /// So much of it in a quick run on real daemons.
-const QUICK: Micros = 4;
+const QUICK: u64 = 4;
 
 fn sizes(is_real: bool, samples: u64) -> &'static [usize] {
     match (is_real, samples < FULL) {
@@ -164,7 +164,7 @@ fn measure(site: Site<'_>, nodes: usize, report: &mut Report) -> Result<Size, St
     let per_second = |kinds: &[Kind]| {
         let of = |sent: &Sent| kinds.iter().filter_map(|kind| sent.get(kind)).sum::<u64>();
         let bytes = of(&after).saturating_sub(of(&before)) as f64;
-        bytes / quiet as f64 * 1e6 / nodes as f64
+        bytes / quiet.as_f64() * 1e6 / nodes as f64
     };
     let traffic = [&Kind::ALL[..], &[Kind::Gossip], &[Kind::Repair]].map(per_second);
     driver.stop()?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use pixii_core::message::{Request, Response};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
-use pixii_core::types::{Key, MILLI, Micros, NodeId, WriteId};
+use pixii_core::types::{Key, Micros, NodeId, Time, WriteId};
 use pixii_sim::cluster::{Cluster, Setup};
 
 use super::driver::{
@@ -14,12 +14,12 @@ use super::driver::{
 };
 
 /// Everything asked is answered in this time, or never.
-const PATIENCE: Micros = 3_600_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(3_600_000);
 /// All believe by then that who died is down.
-const NOTICE: Micros = 10_000 * MILLI;
+const NOTICE: Micros = Micros::from_millis(10_000);
 /// How exactly it is told when replicas are the same, and when that is given up.
-const LOOK: Micros = 20 * MILLI;
-const GIVEN_UP: Micros = 600_000 * MILLI;
+const LOOK: Micros = Micros::from_millis(20);
+const GIVEN_UP: Micros = Micros::from_millis(600_000);
 
 /// A cluster in virtual time.
 pub(crate) struct Simulated {
@@ -38,7 +38,7 @@ struct UnderWay {
     /// Reads by their call.
     reading: HashMap<u64, Reading>,
     /// Reads that are to come.
-    due: BTreeMap<(Micros, u64, usize), Read>,
+    due: BTreeMap<(Time, u64, usize), Read>,
 }
 
 impl Simulated {
@@ -98,7 +98,7 @@ impl Simulated {
     }
 
     /// Takes an answer to something that follows.
-    fn take(&mut self, under_way: &mut UnderWay, followed: &mut Followed, until: Micros) -> bool {
+    fn take(&mut self, under_way: &mut UnderWay, followed: &mut Followed, until: Time) -> bool {
         let Some(answer) = self.cluster.next(until) else { return false };
         if let Some((nth, reads)) = under_way.writing.remove(&answer.call) {
             if matches!(answer.response, Response::Written { .. }) {
@@ -254,7 +254,10 @@ impl Driver for Simulated {
         while left.peek().is_some() {
             while left.next_if(|key| self.cluster.is_same(key)).is_some() {}
             if self.cluster.now() > begun + GIVEN_UP {
-                return Err(format!("replicas still differ after {} s", GIVEN_UP / 1_000_000));
+                return Err(format!(
+                    "replicas still differ after {} s",
+                    GIVEN_UP / Micros::from_secs(1)
+                ));
             }
             if left.peek().is_some() {
                 self.wait(LOOK)?;

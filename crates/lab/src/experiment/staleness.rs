@@ -15,7 +15,7 @@ use crate::plot::{Axis, Figure, Line, Style};
 /// Mean delay of a message, in milliseconds.
 const DELAY_MS: f64 = 5.0;
 /// Between two puts.
-const PACE: Micros = 10 * MILLI;
+const PACE: Micros = Micros::from_millis(10);
 /// Reads come so many seconds after the acknowledgement: about as late as the study's, and when what heals has had its time.
 const LATER_S: [u64; 2] = [1, 5];
 /// Puts have this long to be acknowledged, and reads to be answered.

@@ -24,7 +24,7 @@ pub(crate) const PAIRS: [(u8, u8); 3] = [(1, 1), (1, 2), (2, 1)];
 /// When reads begin after the acknowledgement, in milliseconds.
 const TIMES_MS: [u64; 9] = [0, 1, 2, 5, 10, 15, 20, 40, 80];
 /// Between two puts.
-const PACE: Micros = 10 * MILLI;
+const PACE: Micros = Micros::from_millis(10);
 /// Nothing is lost, so that everything is answered long before.
 const TIMEOUT_MS: u32 = 10_000;
 const TRIALS: u64 = 200_000;
@@ -132,7 +132,7 @@ fn points(counts: &Counts, told: &Prediction) -> Vec<Point> {
     let cell = |r: u8, w: u8| told.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
     let point = |((r, w, t_ms), Counted { shown, began }): (&(u8, u8, u64), &Counted)| {
         let fresh = |(after, reads): (&Micros, &u64)| {
-            cell(*r, *w).map_or(0.0, |cell| cell.fresh_at(*after)) * *reads as f64
+            cell(*r, *w).map_or(0.0, |cell| cell.fresh_at(after.0)) * *reads as f64
         };
         let reads = began.values().sum::<u64>();
         Point {
@@ -149,12 +149,12 @@ fn points(counts: &Counts, told: &Prediction) -> Vec<Point> {
 /// How late reads began on average, in milliseconds.
 fn late_ms(counts: &Counts) -> f64 {
     let late = |((.., t_ms), Counted { began, .. }): (&(u8, u8, u64), &Counted)| {
-        let late = |(after, reads): (&Micros, &u64)| (*after - t_ms * MILLI) * reads;
-        (began.iter().map(late).sum::<u64>(), began.values().sum::<u64>())
+        let late = |(after, reads): (&Micros, &u64)| (*after - *t_ms * MILLI) * *reads;
+        (began.iter().map(late).sum::<Micros>(), began.values().sum::<u64>())
     };
     let (late, reads) =
-        counts.iter().map(late).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    late as f64 / MILLI as f64 / reads.max(1) as f64
+        counts.iter().map(late).fold((Micros::ZERO, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    late.as_f64() / 1e3 / reads.max(1) as f64
 }
 
 /// How much longer than asked for a message is delayed, in milliseconds: on average, and in 99 of

@@ -12,7 +12,7 @@ use pixii_core::message::{RecentTrips, SampleReport};
 use pixii_core::node::EXPLORE;
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
-use pixii_core::types::{Micros, NodeId, Partition};
+use pixii_core::types::{NodeId, Partition};
 
 use super::Reads;
 use super::trial::{Replica, Trial, patience};
@@ -28,50 +28,50 @@ pub(crate) struct Links {
     /// From each node to each; none where they share no partition.
     links: Vec<Vec<Option<Link>>>,
     /// What a write takes at each node's own disk.
-    disks: Vec<Vec<Micros>>,
+    disks: Vec<Vec<u64>>,
 }
 
 /// From one node to another, or to itself. Times are in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     /// Round trips of reads; of writes without their fsync, if `is_of_writes`.
-    pub(crate) trips: Vec<Micros>,
+    pub(crate) trips: Vec<u64>,
     /// Round trips of writes, fsync included.
-    pub(crate) writes: Vec<Micros>,
+    pub(crate) writes: Vec<u64>,
     /// True if too few reads were sampled.
     pub(crate) is_of_writes: bool,
-    shortest: Micros,
+    shortest: u64,
     mean: f64,
-    patience: Micros,
+    patience: u64,
 }
 
 impl Link {
-    fn new(trips: Vec<Micros>, writes: Vec<Micros>, is_of_writes: bool) -> Self {
+    fn new(trips: Vec<u64>, writes: Vec<u64>, is_of_writes: bool) -> Self {
         let shortest = trips.iter().copied().min().unwrap_or(0);
         let (mean, patience) = (mean(&trips), patience(&trips));
         Link { trips, writes, is_of_writes, shortest, mean, patience }
     }
 
     /// What the ways there and back take.
-    fn ways(&self, rng: &mut Rng) -> (Micros, Micros) {
+    fn ways(&self, rng: &mut Rng) -> (u64, u64) {
         let trip = drawn(&self.trips, rng);
         let there = self.shortest as f64 / 2.0 + rng.unit() * (trip - self.shortest) as f64;
-        let there = there as Micros;
+        let there = there as u64;
         (there, trip - there)
     }
 }
 
-fn drawn(samples: &[Micros], rng: &mut Rng) -> Micros {
+fn drawn(samples: &[u64], rng: &mut Rng) -> u64 {
     rng.pick(samples).copied().unwrap_or(0)
 }
 
 /// The mean, in microseconds.
-pub(crate) fn mean(samples: &[Micros]) -> f64 {
-    samples.iter().sum::<Micros>() as f64 / samples.len().max(1) as f64
+pub(crate) fn mean(samples: &[u64]) -> f64 {
+    samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64
 }
 
 /// The value that this share of the samples, 0 to 1, is not above.
-pub(crate) fn quantile(samples: &[Micros], share: f64) -> Micros {
+pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable();
     let at = (share * sorted.len() as f64).ceil() as usize;
@@ -96,13 +96,13 @@ impl Links {
         let trips = |from: usize, to: usize| {
             let found = reports[from].trips.iter().find(|trips| trips.node == nodes[to]);
             let micros =
-                |samples: &[u32]| samples.iter().map(|micros| Micros::from(*micros)).collect();
+                |samples: &[u32]| samples.iter().map(|micros| u64::from(*micros)).collect();
             found.map_or_else(Default::default, |RecentTrips { reads_us, writes_us, .. }| {
                 (micros(reads_us), micros(writes_us))
             })
         };
         let all = || 0..nodes.len();
-        let disks: Vec<Vec<Micros>> = all().map(|at| trips(at, at).1).collect();
+        let disks: Vec<Vec<u64>> = all().map(|at| trips(at, at).1).collect();
         let mut links = vec![vec![None; nodes.len()]; nodes.len()];
         for (from, to) in all().flat_map(|from| all().map(move |to| (from, to))) {
             if homes.iter().any(|homes| homes.contains(&from) && homes.contains(&to)) {
@@ -127,7 +127,7 @@ impl Links {
     }
 
     /// Every link that matters: from whom, to whom, what was measured, and what a write takes at the other end's disk.
-    pub(crate) fn each(&self) -> impl Iterator<Item = (NodeId, NodeId, &Link, &[Micros])> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = (NodeId, NodeId, &Link, &[u64])> {
         self.links.iter().zip(&self.nodes).flat_map(move |(row, from)| {
             let ends = row.iter().zip(&self.nodes).zip(&self.disks);
             ends.filter_map(|((link, to), disk)| Some((*from, *to, link.as_ref()?, &disk[..])))
@@ -154,8 +154,8 @@ impl Links {
             let back = if *home == writer { 0 } else { back };
             trial.there.push(there);
             trial.acks.push(there + drawn(&self.disks[*home], rng) + back);
-            let patience = self.link(reader, *home).map_or(Micros::MAX, |link| link.patience);
-            let patience = if reads == Reads::Hedged { patience } else { Micros::MAX };
+            let patience = self.link(reader, *home).map_or(u64::MAX, |link| link.patience);
+            let patience = if reads == Reads::Hedged { patience } else { u64::MAX };
             let answer = question + answer;
             trial.replicas.push(Replica { answer, question, patience, chance: rng.next_u64(), at });
         }
@@ -180,8 +180,8 @@ impl Links {
 /// What is known of a link, if it suffices; else how many reads and writes there are. Where reads are few, because a home is the
 /// slowest of all, its writes tell: each without what the disk takes there half of the time.
 fn link(
-    (reads, writes): (Vec<Micros>, Vec<Micros>),
-    disk: &[Micros],
+    (reads, writes): (Vec<u64>, Vec<u64>),
+    disk: &[u64],
     is_own: bool,
 ) -> Result<Link, (usize, usize)> {
     let known = [&reads, &writes].map(|samples| samples.len() >= MIN_SAMPLES);
@@ -213,7 +213,7 @@ mod tests {
     /// Round trips of two draws each, none to a node itself, and what writes take at each disk.
     fn reports(delay: &str, disk_us: u32, count: usize) -> Vec<SampleReport> {
         let (delay, mut rng) = (parse_delay(delay).unwrap(), Rng::new(9));
-        let mut trip = move || (delay.sample(&mut rng) + delay.sample(&mut rng)) as u32;
+        let mut trip = move || (delay.sample(&mut rng) + delay.sample(&mut rng)).0 as u32;
         let mut to = |from: &str, to: &str| {
             let own = from == to;
             let mut trips =

@@ -2,7 +2,6 @@
 
 use pixii_core::node::LATE_READ;
 use pixii_core::rng::Rng;
-use pixii_core::types::Micros;
 
 use super::{Leg, Reads, Wars};
 
@@ -13,9 +12,9 @@ const PACE_DRAWS: u64 = 20_000;
 #[derive(Default)]
 pub(super) struct Trial {
     /// When the write is there.
-    pub(super) there: Vec<Micros>,
+    pub(super) there: Vec<u64>,
     /// When its acknowledgements are back, in order.
-    pub(super) acks: Vec<Micros>,
+    pub(super) acks: Vec<u64>,
     /// In the order in which they are asked, or (where all are) in which they answer.
     pub(super) replicas: Vec<Replica>,
     asked: Vec<Asked>,
@@ -25,11 +24,11 @@ pub(super) struct Trial {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replica {
     /// How long question and answer take,
-    pub(super) answer: Micros,
+    pub(super) answer: u64,
     /// and the question alone.
-    pub(super) question: Micros,
+    pub(super) question: u64,
     /// When an answer is late: another one is asked. The highest number: never.
-    pub(super) patience: Micros,
+    pub(super) patience: u64,
     /// Chance, against ties.
     pub(super) chance: u64,
     /// Its place in `there`.
@@ -39,18 +38,18 @@ pub(super) struct Replica {
 /// One that was asked.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    answered: Micros,
+    answered: u64,
     /// When the question was there.
-    reached: Micros,
-    due: Micros,
+    reached: u64,
+    due: u64,
     is_hedged: bool,
     at: usize,
 }
 
 /// How long the answer of a replica that is like all others may take until it is late.
-pub(super) fn patience_of(wars: &Wars, reads: Reads) -> Micros {
+pub(super) fn patience_of(wars: &Wars, reads: Reads) -> u64 {
     if reads != Reads::Hedged {
-        return Micros::MAX;
+        return u64::MAX;
     }
     let mut rng = Rng::new(0);
     // Those asked first are near only where all are.
@@ -61,11 +60,11 @@ pub(super) fn patience_of(wars: &Wars, reads: Reads) -> Micros {
 }
 
 /// How long the answer of a replica may take that took so long before: what a coordinator's estimates come to in the long run.
-pub(super) fn patience(trips: &[Micros]) -> Micros {
+pub(super) fn patience(trips: &[u64]) -> u64 {
     let count = trips.len().max(1) as f64;
-    let mean = trips.iter().sum::<Micros>() as f64 / count;
+    let mean = trips.iter().sum::<u64>() as f64 / count;
     let deviation = trips.iter().map(|trip| (*trip as f64 - mean).abs()).sum::<f64>() / count;
-    ((mean + 4.0 * deviation) as Micros).clamp(LATE_READ.0, LATE_READ.1)
+    ((mean + 4.0 * deviation) as u64).clamp(LATE_READ.0.0, LATE_READ.1.0)
 }
 
 impl Trial {
@@ -82,7 +81,7 @@ impl Trial {
         wars: &Wars,
         n: usize,
         reads: Reads,
-        patience: Micros,
+        patience: u64,
         rng: &mut Rng,
     ) {
         // Homes that coordinate. The own confirmation takes a way only where the question to the own copy does.
@@ -122,7 +121,7 @@ impl Trial {
 
     /// A read of `r` replicas: how long it takes, and after which moment it has to begin to be fresh, counted from the begin of
     /// the write. One of the replicas shows the write if it was there when the question came: w_t + t + R_i >= W_i.
-    pub(super) fn read(&mut self, r: usize) -> (Micros, i64) {
+    pub(super) fn read(&mut self, r: usize) -> (u64, i64) {
         let (first, mut others) = self.replicas.split_at(r);
         self.asked.clear();
         self.asked.extend(first.iter().map(|one| ask(one, 0)));
@@ -143,7 +142,7 @@ impl Trial {
     }
 }
 
-fn ask(replica: &Replica, now: Micros) -> Asked {
+fn ask(replica: &Replica, now: u64) -> Asked {
     let Replica { answer, question, patience, at, .. } = *replica;
     let due = now.saturating_add(patience);
     Asked { answered: now + answer, reached: now + question, due, is_hedged: false, at }
@@ -176,14 +175,14 @@ mod tests {
         // With all three asked there is nobody left to ask.
         assert_eq!(trial.read(3), (1_000, 400));
         // Without hedges the second is waited for.
-        trial.replicas.iter_mut().for_each(|one| one.patience = Micros::MAX);
+        trial.replicas.iter_mut().for_each(|one| one.patience = u64::MAX);
         assert_eq!(trial.read(2), (1_000, 400));
     }
 
     #[test]
     fn patience_is_a_mean_and_four_deviations_within_bounds() {
         assert_eq!(patience(&[10_000, 20_000]), 15_000 + 4 * 5_000);
-        assert_eq!(patience(&[100, 100]), LATE_READ.0);
-        assert_eq!(patience(&[900_000]), LATE_READ.1);
+        assert_eq!(patience(&[100, 100]), LATE_READ.0.0);
+        assert_eq!(patience(&[900_000]), LATE_READ.1.0);
     }
 }

@@ -1,7 +1,7 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
 use pixii_core::generation::Generation;
-use pixii_core::node::{Done, Input, Stall, Work};
+use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Process, Store, begin_life, end_life};
 use pixii_core::types::Micros;
@@ -26,7 +26,7 @@ impl World {
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
-                let when = self.now() + self.rng.below(self.slowness(at) * self.plan.mean_disk);
+                let when = self.now() + self.rng.within(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
         }
@@ -60,7 +60,7 @@ impl World {
             return;
         }
         host.writing = true;
-        let mut last = 0;
+        let mut last = SyncSeq::NONE;
         for (mark, changes) in host.writes.drain(..) {
             let _ = host.store.apply(&changes);
             last = mark;
@@ -86,11 +86,11 @@ impl World {
         }
         let life = host.life;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
-        let when = self.now() + 50 + self.rng.below(slow * self.plan.mean_disk);
+        let when = self.now() + Micros(50) + self.rng.within(slow * self.plan.mean_disk);
         self.schedule(when, Event::Synced { at, life, mark: last });
     }
 
-    fn slowness(&self, at: usize) -> Micros {
+    fn slowness(&self, at: usize) -> u64 {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    pub(super) fn synced(&mut self, at: usize, life: u64, mark: u64) {
+    pub(super) fn synced(&mut self, at: usize, life: u64, mark: SyncSeq) {
         if self.hosts[at].life != life {
             return;
         }

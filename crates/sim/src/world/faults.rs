@@ -3,15 +3,15 @@
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Input, Shortage};
 use pixii_core::store::{Store, end_life};
-use pixii_core::types::{MILLI, Micros};
+use pixii_core::types::{MILLI, Micros, Time};
 
 use super::{Event, World};
 use crate::scenario::Fault;
 
 /// A host that stops has so long to finish what it does,
-pub(super) const FINISH: Micros = 2_000 * MILLI;
+pub(super) const FINISH: Micros = Micros::from_millis(2_000);
 /// and it is looked so often whether it has.
-const AGAIN: Micros = 5 * MILLI;
+const AGAIN: Micros = Micros::from_millis(5);
 
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or `by` then.
-    pub(super) fn stop_cleanly(&mut self, at: usize, life: u64, down: Micros, by: Micros) {
+    pub(super) fn stop_cleanly(&mut self, at: usize, life: u64, down: Micros, by: Time) {
         if self.hosts[at].life != life || self.hosts[at].node.is_none() {
             return;
         }
@@ -139,9 +139,9 @@ impl World {
         self.healing = true;
         self.net.heal();
         for at in 0..self.hosts.len() {
-            self.hosts[at].paused_until = 0;
-            self.hosts[at].slow_until = 0;
-            self.hosts[at].hung_until = 0;
+            self.hosts[at].paused_until = Time::START;
+            self.hosts[at].slow_until = Time::START;
+            self.hosts[at].hung_until = Time::START;
             self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                 self.start(at, false);

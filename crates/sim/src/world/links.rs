@@ -47,7 +47,7 @@ impl World {
         T: for<'de> bincode::BorrowDecode<'de, Bytes>,
     {
         self.digest =
-            hash64(&[&self.digest.to_be_bytes(), &self.now().to_be_bytes(), &frame[..12]]);
+            hash64(&[&self.digest.to_be_bytes(), &self.now().0.to_be_bytes(), &frame[..12]]);
         let mut bytes = BytesMut::from(&frame[..]);
         let payload = wire::take_frame(&mut bytes, wire::MAX_FRAME_BYTES).ok()??;
         wire::decode(&payload).ok()

@@ -3,12 +3,12 @@
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Config, Node};
 use pixii_core::store::{Meta, Process, Store, Taken, begin_life};
-use pixii_core::types::{Key, MILLI, Micros};
+use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
 
 /// Longer than a run.
-const NEVER: Micros = Micros::MAX / 4;
+const NEVER: Micros = Micros(u64::MAX / 4);
 
 impl World {
     /// Begins a life; `continues` if it follows another one at once.
@@ -69,7 +69,7 @@ impl World {
 
     /// Host `at` notices within about `within` whether `peer` is up.
     pub(super) fn announce(&mut self, at: usize, peer: usize, within: Micros) {
-        let when = self.now() + self.rng.below(within);
+        let when = self.now() + self.rng.within(within);
         self.schedule(when, Event::Link { at, peer });
     }
 
@@ -80,7 +80,7 @@ impl World {
         host.writes.clear();
         host.writing = false;
         host.wake = None;
-        host.paused_until = 0;
+        host.paused_until = Time::START;
         host.stalled = None;
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {

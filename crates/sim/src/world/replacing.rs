@@ -8,16 +8,16 @@ use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Owner, Store, end_life};
-use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::types::{Micros, NodeId, Time};
 
 use super::{Event, Host, World};
 use crate::judge::Broken;
 use crate::scenario::Fault;
 
 /// The command is given again after this time, until it has been carried out.
-const AGAIN: Micros = 1_000 * MILLI;
+const AGAIN: Micros = Micros::from_millis(1_000);
 /// A removed node talks for so long before it hears that it is removed.
-const TALKS: Micros = 500 * MILLI;
+const TALKS: Micros = Micros::from_millis(500);
 
 pub(super) fn name(at: usize) -> String {
     format!("n{at}")
@@ -41,9 +41,9 @@ impl Host {
             life: 0,
             writes: Default::default(),
             writing: false,
-            paused_until: 0,
-            slow_until: 0,
-            hung_until: 0,
+            paused_until: Time::START,
+            slow_until: Time::START,
+            hung_until: Time::START,
             stalled: None,
             backup: None,
             copy: None,
@@ -74,7 +74,7 @@ pub(super) struct Replacing {
     /// and to whom.
     pub(super) new: usize,
     /// When the operator gives the command for the first time; `None` before the host dies.
-    begun: Option<Micros>,
+    begun: Option<Time>,
 }
 
 /// The replacements that are to come, each with a newcomer behind the `hosts` of the beginning.
@@ -123,13 +123,13 @@ impl World {
             }
             self.hosts[old].is_removed = true;
         }
-        let starts = self.now() + self.rng.below(2 * AGAIN);
+        let starts = self.now() + self.rng.within(2 * AGAIN);
         self.schedule(starts, Event::Start { at: self.replacing[which].new });
         // Of two operators, the second gives the command when the first does, more or less.
         let others = self.replacing.iter().filter_map(|one| one.begun);
         let command = match others.filter(|begun| *begun > self.now()).max() {
-            Some(begun) => begun + self.rng.below(2 * self.plan.mean_delay),
-            None => self.now() + self.rng.below(AGAIN),
+            Some(begun) => begun + self.rng.within(2 * self.plan.mean_delay),
+            None => self.now() + self.rng.within(AGAIN),
         };
         self.replacing[which].begun = Some(command);
         if which > 0 {
@@ -276,7 +276,7 @@ impl World {
         self.count("removed members started again");
         self.note(|| format!("n{at}, which is removed, starts with what it had"));
         self.start(at, false);
-        let when = self.now() + Rng::new(self.plan.seed).below(TALKS);
+        let when = self.now() + Rng::new(self.plan.seed).within(TALKS);
         self.schedule(when, Event::Refused { at });
     }
 

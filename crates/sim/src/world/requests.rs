@@ -7,7 +7,7 @@ use pixii_core::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Req
 use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Found, Store};
-use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
+use pixii_core::types::{Blob, Key, MILLI, NodeId, WriteId};
 use pixii_core::wire;
 
 use super::super::clients::describe;
@@ -170,7 +170,7 @@ impl World {
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
-        let timeout = Micros::from(self.plan.timeout_ms) * MILLI;
+        let timeout = u64::from(self.plan.timeout_ms) * MILLI;
         // A client that hedges sends the put to another node while the first one may yet carry it
         // out.
         let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;

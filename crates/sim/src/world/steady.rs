@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pixii_core::message::{Refusal, Response};
-use pixii_core::types::{MILLI, Micros};
+use pixii_core::types::{Micros, Time};
 
 use super::faults::FINISH;
 use super::{Host, World};
@@ -12,14 +12,14 @@ use crate::scenario::Fault;
 
 /// A host that was away for a short time is all there again so long after it: for a second by its own clock it refuses
 /// what may have come before.
-const AFTER_SHORT: Micros = 1_600 * MILLI;
+const AFTER_SHORT: Micros = Micros::from_millis(1_600);
 /// The same after a long time, in which it may have been given up.
-const AFTER_LONG: Micros = 10_000 * MILLI;
+const AFTER_LONG: Micros = Micros::from_millis(10_000);
 /// What is longer is a long time: half of the silence after which a member is believed to be down, for a fast clock.
-const LONG: Micros = 1_500 * MILLI;
+const LONG: Micros = Micros::from_millis(1_500);
 
 /// A node that has been started again mints so long after it has settled, whoever can tell it what is collected.
-const UNCERTAIN: Micros = 4_500 * MILLI;
+const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
 /// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
 /// before it is over.
@@ -28,33 +28,33 @@ const SLOWEST_SYNC: u64 = 2_000;
 /// Until when hosts and ways between two of them are in doubt. A fault is noted when it begins.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    hosts: BTreeMap<usize, Micros>,
-    ways: BTreeMap<(usize, usize), Micros>,
+    hosts: BTreeMap<usize, Time>,
+    ways: BTreeMap<(usize, usize), Time>,
 }
 
 impl Doubts {
-    fn host(&mut self, host: usize, until: Micros) {
+    fn host(&mut self, host: usize, until: Time) {
         let known = self.hosts.entry(host).or_default();
         *known = until.max(*known);
     }
 
-    fn way(&mut self, one: usize, other: usize, until: Micros) {
+    fn way(&mut self, one: usize, other: usize, until: Time) {
         let known = self.ways.entry((one.min(other), one.max(other))).or_default();
         *known = until.max(*known);
     }
 
-    fn is_steady(&self, host: usize, now: Micros) -> bool {
+    fn is_steady(&self, host: usize, now: Time) -> bool {
         self.hosts.get(&host).is_none_or(|until| *until < now)
     }
 
-    fn is_open(&self, one: usize, other: usize, now: Micros) -> bool {
+    fn is_open(&self, one: usize, other: usize, now: Time) -> bool {
         let way = (one.min(other), one.max(other));
         self.ways.get(&way).is_none_or(|until| *until < now)
     }
 }
 
 /// When what begins now and takes so long is over beyond doubt.
-fn over(now: Micros, length: Micros) -> Micros {
+fn over(now: Time, length: Micros) -> Time {
     now + length + if length < LONG { AFTER_SHORT } else { AFTER_LONG }
 }
 
@@ -77,7 +77,7 @@ impl World {
             }
             Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
             // Its own copy of some key is refused until it is mended.
-            Fault::Damage { host } => doubts.host(host, Micros::MAX),
+            Fault::Damage { host } => doubts.host(host, Time::MAX),
             // Its stops are faults of their own.
             Fault::BackUp { .. } | Fault::CopyAll | Fault::StopAll { .. } => {}
             Fault::PowerCut { down } | Fault::RestoreAll { down } => {
@@ -97,7 +97,7 @@ impl World {
             }
             // From then on members and rings differ between hosts for a while.
             Fault::Replace { .. } => {
-                (0..hosts).for_each(|host| doubts.host(host, Micros::MAX));
+                (0..hosts).for_each(|host| doubts.host(host, Time::MAX));
             }
         }
     }
@@ -105,7 +105,7 @@ impl World {
     /// True if the node of a host is done with its start beyond doubt.
     fn may_mint(&self, at: usize) -> bool {
         let Host { life, settled, .. } = &self.hosts[at];
-        let uncertain = if *life == 1 { 0 } else { UNCERTAIN };
+        let uncertain = if *life == 1 { Micros::ZERO } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
     }
 
@@ -119,8 +119,8 @@ impl World {
         if owner && host.stalled.is_some_and(|since| since < current.since) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
-                "n{} takes a write, asked at {since} us, that its disk, which hangs, cannot do",
-                current.host
+                "n{} takes a write, asked at {} us, that its disk, which hangs, cannot do",
+                current.host, since.0
             );
             self.broken = self.broken.take().or(Some(Broken { key, what }));
         }
@@ -149,7 +149,9 @@ impl World {
         if here(at) && reach >= usize::from(w) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
-                "n{at} refuses a write with W={w}, asked at {since} us, and {reach} nodes are in its reach: {refusal}"
+                "n{at} refuses a write with W={w}, asked at {} us, and {reach} nodes are in its \
+                 reach: {refusal}",
+                since.0
             );
             self.broken = self.broken.take().or(Some(Broken { key, what }));
         }

@@ -7,7 +7,7 @@ use crate::generation::{GRAVES_BYTES, Grave, MAX_GRAVES};
 use crate::node::effects::Effects;
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Scanned, Span};
-use crate::types::{Key, Micros, Partition};
+use crate::types::{Key, Partition, Time};
 
 /// Bytes of records read at a time, while no client waits for this node and while some do.
 const PAGE_BYTES: usize = 256 << 10;
@@ -20,7 +20,7 @@ const MAX_GRAVES_BESIDE_CLIENTS: usize = 128;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choosing {
     /// The page that is being read, and since when; `None` while the reading rests.
-    page: Option<(ScanToken, Micros)>,
+    page: Option<(ScanToken, Time)>,
     /// The last key that has been read.
     after: Option<Key>,
     graves: Vec<Grave>,
@@ -35,7 +35,7 @@ impl Choosing {
 
 impl Collection {
     /// Asks for the next page of each round that has none, unless clients come first.
-    pub(super) fn read_on(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn read_on(&mut self, now: Time, fx: &mut Effects) {
         for (partition, round) in &mut self.rounds {
             let Round::Choosing(choosing) = round else { continue };
             if choosing.rests() && !self.pace.rests(now, fx) {
@@ -52,7 +52,7 @@ impl Collection {
     /// A page has been read to choose what goes, in a round that may have been given up meanwhile.
     pub(in crate::node) fn graves_scanned(
         &mut self,
-        now: Micros,
+        now: Time,
         token: ScanToken,
         page: &ScanPage,
         fx: &mut Effects,
@@ -90,7 +90,7 @@ impl Collection {
     /// All that a round proposes has been found.
     fn chosen(
         &mut self,
-        now: Micros,
+        now: Time,
         partition: Partition,
         graves: Vec<Grave>,
         is_first: bool,

@@ -6,19 +6,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::generation::{Generation, Grave};
 use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
-use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken};
+use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
 use crate::store::Span;
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Keys at a time, while no client waits for this node and while some do.
 const MAX_OPEN: usize = 32;
 const MAX_OPEN_BESIDE_CLIENTS: usize = 8;
 /// While clients wait, so many keys are followed by a pause of so many times what they took,
-const REST_PER_BATCH: Micros = 9;
+const REST_PER_BATCH: u64 = 9;
 /// within these bounds: a proposer waits for all the keys of its round, and gives it up after a
 /// while.
-const LEAST_REST: Micros = 5 * MILLI;
-const MOST_REST: Micros = 25 * MILLI;
+const LEAST_REST: Micros = Micros::from_millis(5);
+const MOST_REST: Micros = Micros::from_millis(25);
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 
@@ -58,8 +58,8 @@ struct Chore {
     open: BTreeSet<RequestId>,
     /// When the first of the open ones was given to the replica, and when further ones may follow
     /// beside clients.
-    since: Micros,
-    rest_until: Micros,
+    since: Time,
+    rest_until: Time,
     failed: Option<Refusal>,
 }
 
@@ -67,7 +67,7 @@ struct Chore {
 enum Reading {
     /// From the beginning, once this write is durable: what was taken before the chore began is on
     /// the disk then.
-    After(u64),
+    After(SyncSeq),
     /// Behind this key.
     Next(Option<Key>),
     Under(ScanToken),
@@ -92,14 +92,14 @@ impl Chores {
         partition: Partition,
         purpose: Purpose,
         graves: Vec<Grave>,
-        mark: u64,
+        mark: SyncSeq,
     ) {
         let reading = match purpose {
             Purpose::Adopt { renounce: true, .. } => Reading::After(mark),
             _ => Reading::Over,
         };
         let (graves, old, open) = (graves.into(), VecDeque::new(), BTreeSet::new());
-        let (since, rest_until) = (0, 0);
+        let (since, rest_until) = (Time::START, Time::START);
         let chore = Chore { purpose, graves, old, reading, open, since, rest_until, failed: None };
         self.all.insert(partition, chore);
     }
@@ -112,7 +112,7 @@ impl Chores {
     }
 
     /// When the next keys are due, where a chore rests.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.all.values().filter(|chore| chore.rests()).map(|chore| chore.rest_until).min()
     }
 
@@ -137,12 +137,12 @@ impl Chores {
     }
 
     /// The replica has done one thing, or could not. Gives the partition.
-    pub(super) fn done(&mut self, now: Micros, op: RequestId, body: &Body) -> Option<Partition> {
+    pub(super) fn done(&mut self, now: Time, op: RequestId, body: &Body) -> Option<Partition> {
         let found = self.all.iter_mut().find(|(_, chore)| chore.open.contains(&op));
         let (partition, chore) = found?;
         chore.open.remove(&op);
         if chore.open.is_empty() {
-            let rest = REST_PER_BATCH * now.saturating_sub(chore.since);
+            let rest = REST_PER_BATCH * now.saturating_since(chore.since);
             chore.rest_until = now + rest.clamp(LEAST_REST, MOST_REST);
         }
         // A damaged record shows nothing alive, and what replaces it is rid of what is condemned.
@@ -222,7 +222,7 @@ impl Chore {
     }
 
     /// How many keys may be open beside clients, where `open` are in all partitions.
-    fn most_beside_clients(&mut self, now: Micros, open: usize) -> usize {
+    fn most_beside_clients(&mut self, now: Time, open: usize) -> usize {
         match self.purpose {
             // Members of two generations refuse hints of each other, so it does not rest. What it
             // is to bury is dead here already, or this disk is an old one.

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use crate::causal::{Actor, Context, Dot};
-use crate::types::{Key, Micros};
+use crate::types::{Key, Micros, Time};
 
 /// Most events that are waited for at a time, of each of the three ages. Further ones stay longer.
 const MAX_WAITING: usize = 16_384;
@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 16_384;
 #[derive(Clone, Debug)]
 pub(super) struct Repeats {
     window: Micros,
-    since: Micros,
+    since: Time,
     met: BTreeSet<(Key, Actor)>,
     aging: BTreeSet<(Key, Actor)>,
     ripe: BTreeSet<(Key, Actor)>,
@@ -28,11 +28,11 @@ impl Repeats {
     /// `window` is the least time between the first sight of a dead event and its purge.
     pub(super) fn new(window: Micros) -> Self {
         let [met, aging, ripe] = Default::default();
-        Repeats { window, since: 0, met, aging, ripe }
+        Repeats { window, since: Time::START, met, aging, ripe }
     }
 
     /// What may be purged now of the dead events of a key.
-    pub(super) fn purgeable(&mut self, now: Micros, key: &Key, dead: &Context) -> Context {
+    pub(super) fn purgeable(&mut self, now: Time, key: &Key, dead: &Context) -> Context {
         if now >= self.since + self.window {
             // Those that were met before the present window began have waited for the whole of it.
             let mut ripe = std::mem::replace(&mut self.aging, std::mem::take(&mut self.met));
@@ -70,8 +70,8 @@ mod tests {
         let (store, write) = (Actor { store: 1, serial: 2 }, Actor::of_write(WriteId(3)));
         let dots = [store, write].map(|actor| Dot { actor, counter: 1 });
         let dead = Context::new(dots.to_vec());
-        let mut repeats = Repeats::new(100);
-        let mut purgeable = |now| repeats.purgeable(now, &key, &dead).dots().len();
+        let mut repeats = Repeats::new(Micros(100));
+        let mut purgeable = |now| repeats.purgeable(Time(now), &key, &dead).dots().len();
         assert_eq!([100, 199, 200, 299].map(&mut purgeable), [1; 4]);
         assert_eq!(purgeable(300), 2, "it was met at 100, and a whole window has passed since 200");
         assert_eq!(purgeable(1_000), 2, "its partition was looked at late");

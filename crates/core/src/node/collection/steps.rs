@@ -47,7 +47,7 @@ impl Collection {
             return fx.out.count(Counter::ForgedGenerationsRefused);
         }
         let is_home = self.ring.homes(partition).contains(&self.me);
-        let is_outdated = generation.number > own + 1;
+        let is_outdated = generation.number > own.next();
         if is_home
             && is_outdated
             && fx.local.meta().without_authority.binary_search(&partition).is_err()

@@ -9,14 +9,14 @@ use crate::members::Members;
 use crate::message::{Refusal, Response, Roll};
 use crate::node::ids::RequestId;
 use crate::tally::{Answer, Tally};
-use crate::types::{Blob, MILLI, Micros, NodeId};
+use crate::types::{Blob, MILLI, NodeId, Time};
 
 /// What every request under way has.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
     pub(super) op: RequestId,
     pub(super) origin: Origin,
-    pub(super) deadline: Micros,
+    pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
     pub(super) tally: Tally,
     /// Who was asked and has not answered.
@@ -31,9 +31,9 @@ pub(super) struct Common {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question {
     pub(super) to: NodeId,
-    pub(super) since: Micros,
+    pub(super) since: Time,
     /// When the answer is late.
-    pub(super) due: Micros,
+    pub(super) due: Time,
     /// True once another replica was asked in its place.
     pub(super) late: bool,
 }
@@ -54,7 +54,7 @@ pub(super) enum Heard {
 
 impl Common {
     /// Waits for an answer until it is `due`.
-    pub(super) fn expect(&mut self, now: Micros, to: NodeId, due: Micros, env: &mut Env) {
+    pub(super) fn expect(&mut self, now: Time, to: NodeId, due: Time, env: &mut Env) {
         self.open.push(Question { to, since: now, due, late: false });
         env.timers.insert((due, self.op));
     }
@@ -72,7 +72,7 @@ impl Common {
     }
 
     /// Marks the questions that are late now and were not before; whom they were put to.
-    pub(super) fn mark_late(&mut self, now: Micros) -> Vec<NodeId> {
+    pub(super) fn mark_late(&mut self, now: Time) -> Vec<NodeId> {
         let overdue = |question: &&mut Question| question.due <= now && !question.late;
         let late = self.open.iter_mut().filter(overdue);
         late.map(|question| {
@@ -84,7 +84,7 @@ impl Common {
 
     /// Picks up to `count` further homes to ask, the fastest first; and how many are missing to
     /// that.
-    pub(super) fn pick(&mut self, now: Micros, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
+    pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
         let mut to: Vec<NodeId> = self.tally.unasked().collect();
         env.sort(now, self.op, &mut to);
         // Whoever is suspected is asked beside another one, not in its place.
@@ -100,7 +100,7 @@ impl Common {
     }
 
     /// Notes that these are asked for a copy or a listing.
-    pub(super) fn expect_copies(&mut self, now: Micros, to: &[NodeId], env: &mut Env) {
+    pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
             env.reads.asked(now, *node);
             self.expect(now, *node, now + env.reads.patience(*node), env);
@@ -108,8 +108,8 @@ impl Common {
     }
 
     /// The milliseconds that are left until the deadline.
-    pub(super) fn left_ms(&self, now: Micros) -> u32 {
-        (self.deadline.saturating_sub(now) / MILLI) as u32
+    pub(super) fn left_ms(&self, now: Time) -> u32 {
+        (self.deadline.saturating_since(now) / MILLI) as u32
     }
 
     /// True if too few are left that may answer.

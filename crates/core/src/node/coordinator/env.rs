@@ -11,7 +11,7 @@ use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
 use crate::node::words::EXPLORE;
 use crate::node::{Config, Experiment};
-use crate::types::{Micros, NodeId, Partition};
+use crate::types::{NodeId, Partition, Time};
 
 /// What operations share.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Env {
     pub(super) experiment: Experiment,
     pub(super) view: View,
     /// Deadlines, and when answers are late.
-    pub(super) timers: BTreeSet<(Micros, RequestId)>,
+    pub(super) timers: BTreeSet<(Time, RequestId)>,
     /// How long copies take, and how long confirmations take.
     pub(super) reads: Paces,
     pub(super) writes: Paces,
@@ -41,7 +41,7 @@ impl Env {
     }
 
     /// Sorts replicas by how soon they are expected to answer, but for one read in so many.
-    pub(super) fn sort(&mut self, now: Micros, op: RequestId, to: &mut [NodeId]) {
+    pub(super) fn sort(&mut self, now: Time, op: RequestId, to: &mut [NodeId]) {
         if !op.wire().is_multiple_of(EXPLORE) {
             self.reads.sort(now, to);
         }

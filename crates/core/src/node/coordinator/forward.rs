@@ -7,7 +7,7 @@ use super::env::Env;
 use crate::message::{Body, Counter, Refusal, Request, Response};
 use crate::node::effects::Effects;
 use crate::tally::Tally;
-use crate::types::{Micros, NodeId};
+use crate::types::{NodeId, Time};
 
 /// A request that another node coordinates. The homes that may coordinate it get it in turn if it
 /// reads. If it writes, only one has it at a time, and the next of `others` only when that one has
@@ -22,7 +22,7 @@ pub(super) struct ForwardOp {
 
 impl ForwardOp {
     /// Sends the request to the next home that may coordinate it.
-    pub(super) fn send_on(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn send_on(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let Some(to) = self.common.tally.unasked().next() else { return };
         self.common.tally.ask(to);
         // Two messages and all that a home does lie between.
@@ -50,7 +50,7 @@ impl ForwardOp {
     /// False if there is none left, and no other one has it.
     pub(super) fn go_on(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         env: &mut Env,
         fx: &mut Effects,
@@ -70,7 +70,7 @@ impl ForwardOp {
     /// Sends it to another home if nobody has it who may answer.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -84,7 +84,7 @@ impl ForwardOp {
     }
 
     /// Sends a read to another home beside one that is late.
-    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         if self.writes {
             return;
         }

@@ -5,7 +5,7 @@ use super::env::Env;
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
 use crate::store::Listing;
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, NodeId, Partition, Time};
 
 /// A listing under way. Nobody lists the keys of hints, so nobody stands in for a home.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub(super) struct ListOp {
 
 impl ListOp {
     /// Puts the question to up to `count` further homes.
-    pub(super) fn ask_more(&mut self, now: Micros, count: u8, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (to, _) = self.common.pick(now, count, env);
         self.common.expect_copies(now, &to, env);
         let (partition, after, limit_bytes) =
@@ -44,7 +44,7 @@ impl ListOp {
     /// Answers when enough have; asks as many more as are missing.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -62,7 +62,7 @@ impl ListOp {
     }
 
     /// Asks one home more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
         if late > 0 && !self.common.answered && self.common.tally.unasked().next().is_some() {
             fx.out.count(Counter::ReadsHedged);

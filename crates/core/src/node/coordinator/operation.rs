@@ -8,7 +8,7 @@ use super::read::ReadOp;
 use super::write::WriteOp;
 use crate::message::Response;
 use crate::node::effects::Effects;
-use crate::types::{Key, Micros, NodeId};
+use crate::types::{Key, NodeId, Time};
 
 /// A request under way, by what it does.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Operation {
     }
 
     /// A node will not answer any more.
-    pub(super) fn lose(&mut self, now: Micros, node: NodeId, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
         match self {
             Operation::Write(write) => write.lose(now, node, env, fx),
             Operation::Read(ReadOp { common, .. })
@@ -52,7 +52,7 @@ impl Operation {
     /// cannot be reached any more.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -65,7 +65,7 @@ impl Operation {
     }
 
     /// Asks others beside those that are late now.
-    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         match self {
             Operation::Read(read) => read.hedge(now, env, fx),
             Operation::List(list) => list.hedge(now, env, fx),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::words::LATE_READ;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// When an answer is late.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +19,15 @@ pub(super) struct Bounds {
 
 /// For a copy.
 pub(super) const READS: Bounds =
-    Bounds { least: LATE_READ.0, most: LATE_READ.1, first: 25 * MILLI };
+    Bounds { least: LATE_READ.0, most: LATE_READ.1, first: Micros::from_millis(25) };
 /// For a confirmation that something is synced: a disk takes its time.
-pub(super) const WRITES: Bounds =
-    Bounds { least: 25 * MILLI, most: 500 * MILLI, first: 100 * MILLI };
+pub(super) const WRITES: Bounds = Bounds {
+    least: Micros::from_millis(25),
+    most: Micros::from_millis(500),
+    first: Micros::from_millis(100),
+};
 /// A replica that has left a question open is tried again after this time.
-const RETRY: Micros = 1_000 * MILLI;
+const RETRY: Micros = Micros::from_millis(1_000);
 
 /// What is known of the replicas' speed.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ struct Pace {
     /// Smoothed latency and its mean deviation, as Jacobson and Karels do it for TCP (1988).
     estimate: Option<(Micros, Micros)>,
     /// Since when the oldest question is open that nothing was heard after.
-    open_since: Option<Micros>,
+    open_since: Option<Time>,
 }
 
 impl Paces {
@@ -53,21 +56,21 @@ impl Paces {
     }
 
     /// True if the node has left a question open for longer than it should.
-    pub(super) fn is_silent(&self, now: Micros, node: NodeId) -> bool {
+    pub(super) fn is_silent(&self, now: Time, node: NodeId) -> bool {
         let open_since = self.paces.get(&node).and_then(|pace| pace.open_since);
         open_since.is_some_and(|since| now >= since + self.patience(node))
     }
 
     /// Notes that a question leaves for `node` now.
-    pub(super) fn asked(&mut self, now: Micros, node: NodeId) {
+    pub(super) fn asked(&mut self, now: Time, node: NodeId) {
         self.paces.entry(node).or_default().open_since.get_or_insert(now);
     }
 
     /// Notes that `node` has answered something; `since` is when it was asked, if it was to read.
-    pub(super) fn answered(&mut self, now: Micros, node: NodeId, since: Option<Micros>) {
+    pub(super) fn answered(&mut self, now: Time, node: NodeId, since: Option<Time>) {
         let pace = self.paces.entry(node).or_default();
         pace.open_since = None;
-        let Some(latency) = since.map(|since| now.saturating_sub(since)) else { return };
+        let Some(latency) = since.map(|since| now.saturating_since(since)) else { return };
         pace.estimate = Some(match pace.estimate {
             None => (latency, latency / 2),
             Some((mean, deviation)) => {
@@ -86,7 +89,7 @@ impl Paces {
 
     /// Sorts `nodes` by how soon they are expected to answer: silent ones last, and otherwise equal
     /// ones as they are. One that has been silent for long is tried again, once.
-    pub(super) fn sort(&mut self, now: Micros, nodes: &mut [NodeId]) {
+    pub(super) fn sort(&mut self, now: Time, nodes: &mut [NodeId]) {
         for node in nodes.iter() {
             if let Some(pace) = self.paces.get_mut(node)
                 && pace.open_since.is_some_and(|since| now >= since + RETRY)
@@ -94,18 +97,21 @@ impl Paces {
                 pace.open_since = None;
             }
         }
-        nodes.sort_by_key(|node| (self.is_silent(now, *node), self.latency(*node).unwrap_or(0)));
+        nodes.sort_by_key(|node| {
+            (self.is_silent(now, *node), self.latency(*node).unwrap_or(Micros::ZERO))
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::MILLI;
 
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
 
-    fn order(paces: &mut Paces, now: Micros) -> [NodeId; 2] {
+    fn order(paces: &mut Paces, now: Time) -> [NodeId; 2] {
         let mut nodes = [A, B];
         paces.sort(now, &mut nodes);
         nodes
@@ -114,21 +120,22 @@ mod tests {
     #[test]
     fn the_fastest_is_first_and_the_silent_last_until_it_is_tried_again() {
         let mut paces = Paces::new(READS);
-        assert_eq!(order(&mut paces, 0), [A, B], "equals stay as they are");
+        assert_eq!(order(&mut paces, Time::START), [A, B], "equals stay as they are");
         for round in 0..50 {
-            let now = round * 100 * MILLI;
+            let now = Time::START + round * 100 * MILLI;
             paces.asked(now, A);
             paces.asked(now, B);
             paces.answered(now + 8 * MILLI, A, Some(now));
             paces.answered(now + 2 * MILLI, B, Some(now));
         }
-        assert_eq!(order(&mut paces, 5_000 * MILLI), [B, A]);
-        assert!((8 * MILLI..9 * MILLI).contains(&paces.patience(A)), "{}", paces.patience(A));
+        let asked = Time::START + 5_000 * MILLI;
+        assert_eq!(order(&mut paces, asked), [B, A]);
+        let patience = paces.patience(A);
+        assert!((8 * MILLI..9 * MILLI).contains(&patience), "{patience:?}");
         assert_eq!(paces.patience(B), READS.least);
-        let asked = 5_000 * MILLI;
         paces.asked(asked, B);
         assert_eq!(
-            order(&mut paces, asked + READS.least - 1),
+            order(&mut paces, asked + READS.least - Micros(1)),
             [B, A],
             "it may still answer in time"
         );
@@ -148,7 +155,7 @@ mod tests {
     fn patience_has_bounds() {
         let mut paces = Paces::new(READS);
         assert_eq!(paces.patience(A), READS.first);
-        paces.answered(10_000 * MILLI, A, Some(0));
+        paces.answered(Time::START + 10_000 * MILLI, A, Some(Time::START));
         assert_eq!(paces.patience(A), READS.most);
     }
 }

@@ -5,7 +5,7 @@ use super::Origin;
 use super::env::Env;
 use crate::causal::Context;
 use crate::message::{Change, Quorum, QuorumName, Refusal, Request, Roll};
-use crate::types::{Blob, Key, MAX_VALUE_BYTES, Micros, NodeId, Partition, SizeError};
+use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
 /// So many times N nodes beyond the homes are asked to stand in.
@@ -124,7 +124,7 @@ impl Env {
 
     /// Says where a request is carried out, or refuses it before anything is sent, so that the
     /// refusal is the truth.
-    pub(super) fn route(&self, now: Micros, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
+    pub(super) fn route(&self, now: Time, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
         let homes = || plan.homes.iter().copied().filter(|home| self.view.can_use(*home));
         let here = plan.homes.contains(&self.config.me);
         let reachable = self.reachable(plan);
@@ -147,7 +147,7 @@ impl Env {
 
     /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it
     /// would be done in part, and nobody could say what became of it.
-    fn check_room(&self, now: Micros, plan: &Plan) -> Result<(), Refusal> {
+    fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Refusal> {
         if !plan.work.is_write() || plan.strict {
             return Ok(());
         }

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use super::common::{Common, Heard, StandIns, live_values};
 use super::env::Env;
 use crate::causal::{Context, Object};
+use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
-use crate::types::{Blob, Key, Micros, NodeId};
+use crate::types::{Blob, Key, Micros, NodeId, Time};
 use crate::wire;
 
 /// A read under way.
@@ -32,12 +33,12 @@ pub(super) struct Merged {
 struct Copied {
     node: NodeId,
     object: Object,
-    generation: u64,
+    generation: GcEpoch,
 }
 
 impl Merged {
     /// Takes a copy, the first one of each node.
-    fn add(&mut self, node: NodeId, object: Object, generation: u64) {
+    fn add(&mut self, node: NodeId, object: Object, generation: GcEpoch) {
         if self.copies.iter().any(|copy| copy.node == node) {
             return;
         }
@@ -50,13 +51,13 @@ impl Merged {
     /// Copies of the newest generation among them and of the one before: an older one, of a disk
     /// that was rolled back, may show alive what is collected since.
     fn current(&self) -> impl Iterator<Item = &Copied> {
-        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or(0);
-        self.copies.iter().filter(move |copy| copy.generation.saturating_add(1) >= newest)
+        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or_default();
+        self.copies.iter().filter(move |copy| copy.generation.next() >= newest)
     }
 
     /// The oldest generation that went into the join.
-    fn generation(&self) -> u64 {
-        self.current().map(|copy| copy.generation).min().unwrap_or(0)
+    fn generation(&self) -> GcEpoch {
+        self.current().map(|copy| copy.generation).min().unwrap_or_default()
     }
 
     /// Those among `homes` whose copy is not the join of all.
@@ -69,7 +70,7 @@ impl Merged {
 impl ReadOp {
     /// Puts the question to up to `count` further replicas: homes, and when they are used up, all
     /// stand-ins.
-    pub(super) fn ask_more(&mut self, now: Micros, count: u8, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.stand_ins.is_empty() {
             let homes: Vec<NodeId> = self.common.tally.homes().collect();
@@ -117,7 +118,7 @@ impl ReadOp {
     /// Answers when enough have; asks as many more as are missing.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -147,7 +148,7 @@ impl ReadOp {
     }
 
     /// Asks one replica more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
         let unasked = self.common.tally.unasked().next().is_some();
         let more = unasked || !self.stand_ins.is_empty();

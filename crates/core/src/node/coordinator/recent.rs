@@ -21,7 +21,7 @@ struct Kept {
 
 impl Kept {
     fn add(&mut self, micros: Micros) {
-        let micros = micros.min(u32::MAX.into()) as u32;
+        let micros = u32::try_from(micros.0).unwrap_or(u32::MAX);
         if self.micros.len() < KEPT {
             self.micros.push(micros);
         } else {
@@ -61,7 +61,7 @@ mod tests {
     fn the_latest_are_kept_and_no_more() {
         let (mut recent, node) = (Recent::default(), NodeId(1));
         for took in 0..3 * KEPT as u64 / 2 {
-            recent.read(node, took);
+            recent.read(node, Micros(took));
         }
         recent.wrote(node, Micros::MAX);
         let told = recent.told();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::members::Opinion;
 use crate::node::reach::Reach;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// The other members as the coordinator may use them.
 #[derive(Clone, Debug)]
@@ -13,11 +13,11 @@ pub(super) struct View {
     reach: Reach,
     suspect: BTreeSet<NodeId>,
     /// Those that refused a hint for want of room, until when that is believed, and their limit.
-    full: BTreeMap<NodeId, (Micros, u64)>,
+    full: BTreeMap<NodeId, (Time, u64)>,
 }
 
 /// A node that keeps as many hints as it may is not asked to keep more for this time.
-const FULL: Micros = 1_000 * MILLI;
+const FULL: Micros = Micros::from_millis(1_000);
 
 impl View {
     /// Nobody is linked at first, and nobody is suspected.
@@ -41,12 +41,12 @@ impl View {
     }
 
     /// A node has refused a hint, because it keeps as many bytes as its limit says.
-    pub(super) fn note_full(&mut self, now: Micros, node: NodeId, limit: u64) {
+    pub(super) fn note_full(&mut self, now: Time, node: NodeId, limit: u64) {
         self.full.insert(node, (now + FULL, limit));
     }
 
     /// The limit of hints of a node that has refused one lately.
-    pub(super) fn full(&self, now: Micros, node: NodeId) -> Option<u64> {
+    pub(super) fn full(&self, now: Time, node: NodeId) -> Option<u64> {
         let (until, limit) = self.full.get(&node)?;
         (*until > now).then_some(*limit)
     }

@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 use super::common::{Common, Heard, StandIns, live_values};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
+use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
-use crate::types::{Key, MILLI, Micros, NodeId};
+use crate::types::{Key, Micros, NodeId, Time};
 use crate::wire;
 
 /// A home that is late after the client was answered gets a hint after so many times its patience,
 const STRAGGLER: u64 = 4;
 /// and not before this time has passed.
-const MIN_STRAGGLE: Micros = 500 * MILLI;
+const MIN_STRAGGLE: Micros = Micros::from_millis(500);
 
 /// A write under way.
 #[derive(Clone, Debug)]
@@ -35,16 +36,16 @@ pub(super) struct Minted {
     pub(super) object: Object,
     dot: Option<Dot>,
     /// The generation of the object.
-    generation: u64,
+    generation: GcEpoch,
     /// When it was made.
-    at: Micros,
+    at: Time,
 }
 
 impl WriteOp {
     /// Takes what a node has said, `took` after it was asked.
     pub(super) fn answer(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         took: Option<Micros>,
         body: Body,
@@ -61,7 +62,7 @@ impl WriteOp {
             (Some(minted), Body::Held) => {
                 let is_first = self.common.tally.count(from);
                 let own = own && is_first;
-                if let Some(took) = took.or(own.then(|| now.saturating_sub(minted.at))) {
+                if let Some(took) = took.or(own.then(|| now.saturating_since(minted.at))) {
                     env.recent.wrote(from, took);
                 }
                 Heard::Progress
@@ -75,7 +76,7 @@ impl WriteOp {
 
     /// The own replica has minted: the object goes to the other homes at once, and to stand-ins for
     /// those that cannot be reached or may not answer.
-    fn spread(&mut self, now: Micros, made: Minted, env: &mut Env, fx: &mut Effects) {
+    fn spread(&mut self, now: Time, made: Minted, env: &mut Env, fx: &mut Effects) {
         let (key, generation) = (self.key.clone(), made.generation);
         let merge = Body::Merge { key, object: made.object.clone(), generation };
         self.minted = Some(made);
@@ -105,14 +106,14 @@ impl WriteOp {
     }
 
     /// Waits for a node's confirmation.
-    fn expect_held(&mut self, now: Micros, to: NodeId, env: &mut Env) {
+    fn expect_held(&mut self, now: Time, to: NodeId, env: &mut Env) {
         env.writes.asked(now, to);
         self.common.expect(now, to, now + env.writes.patience(to), env);
     }
 
     /// Has the next stand-in keep the object for this home. When there is none left, this node
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
-    fn replace(&mut self, now: Micros, home: NodeId, env: &mut Env, fx: &mut Effects) {
+    fn replace(&mut self, now: Time, home: NodeId, env: &mut Env, fx: &mut Effects) {
         let Some(minted) = &self.minted else { return };
         let is_open = self.common.tally.uncovered().any(|open| open == home);
         if home == env.config.me || !is_open {
@@ -144,7 +145,7 @@ impl WriteOp {
     /// should all that were asked answer.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -174,7 +175,7 @@ impl WriteOp {
 
     /// Replaces the homes that are late: at once while the client waits for them, and later when
     /// only the copies are incomplete.
-    pub(super) fn chase(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn chase(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let mut replaced = self.common.mark_late(now);
         if self.common.answered {
             for question in &mut self.common.open {
@@ -199,7 +200,7 @@ impl WriteOp {
 
     /// A node will not answer any more: others stand in for the home it was, or for the homes that
     /// it stood in for.
-    pub(super) fn lose(&mut self, now: Micros, node: NodeId, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
         let its = self.common.tally.pass_over(node);
         self.common.tally.fail(node);
         let lost = |home: &NodeId| its.contains(home) || !env.view.can_use(*home);

@@ -2,7 +2,7 @@
 //! pace at which heartbeats used to come.
 
 use crate::members::Opinion;
-use crate::types::Micros;
+use crate::types::{Micros, Time};
 
 /// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that spreads by chance
 /// has a longer tail.
@@ -16,8 +16,8 @@ const WEIGHT: f64 = 0.05;
 #[derive(Clone, Debug)]
 pub(super) struct Detector {
     /// The last sign of life, of any kind; the first look at it counts as one.
-    last: Option<Micros>,
-    last_beat: Option<Micros>,
+    last: Option<Time>,
+    last_beat: Option<Time>,
     mean: f64,
     variance: f64,
     /// Below this deviation lies what schedulers and disks do.
@@ -27,21 +27,21 @@ pub(super) struct Detector {
 impl Detector {
     /// A detector that expects a new heartbeat every few `interval`s until it has learned better.
     pub(super) fn new(interval: Micros) -> Self {
-        let interval = interval as f64;
+        let interval = interval.as_f64();
         let (mean, variance) = (2.0 * interval, interval * interval);
         Detector { last: None, last_beat: None, mean, variance, least_deviation: interval }
     }
 
     /// A sign of life: any message of the peer itself.
-    pub(super) fn sign(&mut self, now: Micros) {
+    pub(super) fn sign(&mut self, now: Time) {
         self.last = Some(now);
     }
 
     /// A heartbeat that was not known yet, from the peer or through others: only these come at a steady pace, so
     /// only these teach it.
-    pub(super) fn beat(&mut self, now: Micros) {
+    pub(super) fn beat(&mut self, now: Time) {
         if let Some(last) = self.last_beat {
-            let error = now.saturating_sub(last) as f64 - self.mean;
+            let error = now.saturating_since(last).as_f64() - self.mean;
             self.mean += WEIGHT * error;
             self.variance = (1.0 - WEIGHT) * (self.variance + WEIGHT * error * error);
         }
@@ -62,15 +62,15 @@ impl Detector {
     }
 
     /// Time since the last sign of life.
-    pub(super) fn silence(&self, now: Micros) -> Micros {
-        self.last.map_or(0, |last| now.saturating_sub(last))
+    pub(super) fn silence(&self, now: Time) -> Micros {
+        self.last.map_or(Micros::ZERO, |last| now.saturating_since(last))
     }
 
     /// How surprising the present silence is: -log10 of its probability, by the logistic approximation of the
     /// normal distribution.
-    pub(super) fn phi(&self, now: Micros) -> f64 {
+    pub(super) fn phi(&self, now: Time) -> f64 {
         let Some(last) = self.last else { return 0.0 };
-        let silence = now.saturating_sub(last) as f64;
+        let silence = now.saturating_since(last).as_f64();
         let deviation = self.variance.sqrt().max(self.least_deviation);
         let y = (silence - self.mean) / deviation;
         let exponent = -y * (1.5976 + 0.070_566 * y * y);
@@ -83,11 +83,11 @@ impl Detector {
     }
 
     /// What to believe after the present silence; `timeout` must have passed before a peer is down.
-    pub(super) fn opinion(&mut self, now: Micros, timeout: Micros) -> Opinion {
+    pub(super) fn opinion(&mut self, now: Time, timeout: Micros) -> Opinion {
         let last = *self.last.get_or_insert(now);
-        let silence = now.saturating_sub(last);
+        let silence = now.saturating_since(last);
         // Nearly every look at a peer ends here, without a root or a logarithm.
-        let calm = silence as f64 <= self.mean + CALM * self.least_deviation;
+        let calm = silence.as_f64() <= self.mean + CALM * self.least_deviation;
         if calm || self.phi(now) < SUSPECT_PHI {
             return Opinion::Up;
         }
@@ -100,34 +100,34 @@ mod tests {
     use super::*;
     use crate::types::MILLI;
 
-    const INTERVAL: Micros = 500 * MILLI;
-    const TIMEOUT: Micros = 5_000 * MILLI;
+    const INTERVAL: Micros = Micros::from_millis(500);
+    const TIMEOUT: Micros = Micros::from_millis(5_000);
 
     #[test]
     fn silence_is_suspected_before_it_is_death_and_a_slow_pace_is_learned() {
         let mut quick = Detector::new(INTERVAL);
         let mut slow = Detector::new(INTERVAL);
         for round in 1..=200 {
-            quick.beat(round * INTERVAL);
-            slow.beat(round * 8 * INTERVAL);
+            quick.beat(Time::START + round * INTERVAL);
+            slow.beat(Time::START + round * 8 * INTERVAL);
         }
-        let end = 200 * INTERVAL;
+        let end = Time::START + 200 * INTERVAL;
         let opinions: Vec<Opinion> =
             [2, 3, 4, 5, 6].map(|s| quick.opinion(end + s * 1_000 * MILLI, TIMEOUT)).to_vec();
         assert_eq!(opinions[0], Opinion::Up);
         assert!(opinions.contains(&Opinion::Suspect), "{opinions:?}");
         assert_eq!(opinions[4], Opinion::Down);
         assert!(opinions.is_sorted(), "{opinions:?}");
-        let end = 200 * 8 * INTERVAL;
+        let end = Time::START + 200 * 8 * INTERVAL;
         assert_eq!(slow.opinion(end + 5_500 * MILLI, TIMEOUT), Opinion::Up);
         assert_eq!(slow.opinion(end + 60_000 * MILLI, TIMEOUT), Opinion::Down);
     }
 
     #[test]
     fn a_calm_silence_is_far_from_being_suspected() {
-        let detector = Detector { last: Some(0), ..Detector::new(INTERVAL) };
+        let detector = Detector { last: Some(Time::START), ..Detector::new(INTERVAL) };
         let calm = detector.mean + CALM * detector.least_deviation;
-        let phi = detector.phi(calm as Micros);
+        let phi = detector.phi(Time(calm as u64));
         assert!((6.0..8.0).contains(&phi), "{phi}");
         const { assert!(SUSPECT_PHI > 8.0) };
     }
@@ -136,9 +136,9 @@ mod tests {
     fn an_absence_teaches_no_pace() {
         let mut detector = Detector::new(INTERVAL);
         for round in 1..=200 {
-            detector.beat(round * INTERVAL);
+            detector.beat(Time::START + round * INTERVAL);
         }
-        let back = 200 * INTERVAL + 60_000 * MILLI;
+        let back = Time::START + 200 * INTERVAL + 60_000 * MILLI;
         assert_eq!(detector.opinion(back, TIMEOUT), Opinion::Down);
         detector.returned();
         detector.beat(back);
@@ -150,13 +150,14 @@ mod tests {
     #[test]
     fn the_own_pause_is_not_held_against_others_and_any_message_is_a_sign_of_life() {
         let mut detector = Detector::new(INTERVAL);
-        detector.beat(INTERVAL);
+        let first = Time::START + INTERVAL;
+        detector.beat(first);
         let pause = 60_000 * MILLI;
-        assert_eq!(detector.opinion(INTERVAL + pause, TIMEOUT), Opinion::Down);
+        assert_eq!(detector.opinion(first + pause, TIMEOUT), Opinion::Down);
         detector.forgive(pause);
-        assert_eq!(detector.opinion(INTERVAL + pause, TIMEOUT), Opinion::Up);
-        detector.sign(INTERVAL + 2 * pause);
-        assert_eq!(detector.opinion(INTERVAL + 2 * pause, TIMEOUT), Opinion::Up);
-        assert!(detector.phi(INTERVAL + 4 * pause) > 100.0);
+        assert_eq!(detector.opinion(first + pause, TIMEOUT), Opinion::Up);
+        detector.sign(first + 2 * pause);
+        assert_eq!(detector.opinion(first + 2 * pause, TIMEOUT), Opinion::Up);
+        assert!(detector.phi(first + 4 * pause) > 100.0);
     }
 }

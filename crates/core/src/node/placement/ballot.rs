@@ -9,15 +9,15 @@ use super::super::ids::RequestId;
 use super::super::words::{Hindrance, RingChange};
 use crate::members::Member;
 use crate::message::{Body, Counter};
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
-const PATIENCE: Micros = 3_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(3_000);
 /// Who has not granted it is asked again after this time.
-const AGAIN: Micros = 200 * MILLI;
+const AGAIN: Micros = Micros::from_millis(200);
 /// A grant that is not given back ends after this time. Longer than a change waits for its grants,
 /// by any two clocks.
-const GRANT: Micros = 10_000 * MILLI;
+const GRANT: Micros = Micros::from_millis(10_000);
 
 /// The change that this node was ordered to make, or the one that it has granted to another node:
 /// never both.
@@ -38,8 +38,8 @@ struct Proposal {
     granted: BTreeSet<NodeId>,
     /// Who did not grant it, and for whom.
     denied: BTreeMap<NodeId, NodeId>,
-    until: Micros,
-    next: Micros,
+    until: Time,
+    next: Time,
 }
 
 /// What this node has promised to another one.
@@ -47,7 +47,7 @@ struct Proposal {
 struct Grant {
     op: RequestId,
     change: RingChange,
-    until: Micros,
+    until: Time,
 }
 
 /// Who grants a change of this ring.
@@ -67,21 +67,21 @@ impl Ballot {
     }
 
     /// Forgets a grant that has ended.
-    pub(super) fn expire(&mut self, now: Micros) {
+    pub(super) fn expire(&mut self, now: Time) {
         self.grant.take_if(|grant| grant.until <= now);
     }
 
     /// Begins to ask for a change. There is none under way.
     pub(super) fn propose(
         &mut self,
-        now: Micros,
+        now: Time,
         old: NodeId,
         new: Member,
         voters: Voters<'_>,
         fx: &mut Effects,
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
-        self.last_op = now.max(self.last_op + 1);
+        self.last_op = now.0.max(self.last_op + 1);
         let (op, until) = (RequestId::of_wire(self.last_op), now + PATIENCE);
         let (granted, denied) = (BTreeSet::from([fx.local.me()]), BTreeMap::new());
         self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
@@ -91,7 +91,7 @@ impl Ballot {
     /// Asks those that have not granted the change, when that is due.
     pub(super) fn ask(
         &mut self,
-        now: Micros,
+        now: Time,
         Voters { ring, members }: Voters<'_>,
         fx: &mut Effects,
     ) {
@@ -106,7 +106,7 @@ impl Ballot {
     /// that node has, or has one.
     pub(super) fn asked(
         &mut self,
-        now: Micros,
+        now: Time,
         op: RequestId,
         change: RingChange,
         changes: bool,
@@ -171,7 +171,7 @@ impl Ballot {
     }
 
     /// Gives the own change up when its time is over.
-    pub(super) fn tick(&mut self, now: Micros, members: &[NodeId], fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], fx: &mut Effects) {
         self.expire(now);
         let Some(own) = self.proposal.as_ref().filter(|own| own.until <= now) else { return };
         let others = own.denied.values().find(|by| !own.denied.contains_key(by));
@@ -202,7 +202,7 @@ impl Ballot {
     }
 
     /// When something is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.proposal.as_ref().map(|own| own.next.min(own.until))
     }
 }

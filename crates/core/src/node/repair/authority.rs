@@ -7,7 +7,8 @@ use super::Repair;
 use crate::message::Counter;
 use crate::node::Notice;
 use crate::node::effects::Effects;
-use crate::types::{Micros, NodeId, Partition};
+use crate::node::ids::SyncSeq;
+use crate::types::{NodeId, Partition, Time};
 
 /// What became of partitions without authority of which this node is the only owner: nobody has
 /// what is lost.
@@ -16,13 +17,13 @@ pub(super) struct Loss {
     /// True once the operator was told.
     told: bool,
     /// So many were accepted; told when this mark is durable.
-    accepted: Option<(u64, u32)>,
+    accepted: Option<(SyncSeq, u32)>,
 }
 
 impl Repair {
     /// Notices which authority is lacking, and regains it where every other home has nothing that
     /// is missing.
-    pub(super) fn look_after_authority(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn look_after_authority(&mut self, now: Time, fx: &mut Effects) {
         let (store, lost) = (fx.local.meta().store, &fx.local.meta().without_authority);
         if self.store != store || !self.lacking.keys().eq(lost) {
             // What was taken over before counts no more.

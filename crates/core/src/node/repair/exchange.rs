@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Lane;
 use crate::causal::Context;
+use crate::generation::GcEpoch;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
 use crate::node::effects::Effects;
 use crate::node::generations::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Scanned, Span};
-use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 
 /// Bytes of a summary: what one comparison overlooks, one time in 65,536, another salt shows in the
 /// next.
@@ -20,10 +21,10 @@ const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange that the peer does not help on for so long is given up.
-const PATIENCE: Micros = 10_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(10_000);
 /// What differs is looked at again after this time where writes go on: what was only on its way has
 /// arrived.
-const REST: Micros = 500 * MILLI;
+const REST: Micros = Micros::from_millis(500);
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 16;
@@ -40,9 +41,9 @@ pub(super) struct Exchange {
     pub(super) moved: Moved,
     /// The store's id and the partition's generation when it began: under others it proves nothing.
     store: u64,
-    generation: u64,
+    generation: GcEpoch,
     /// When it began, and whether records were read for it.
-    pub(super) begun: Micros,
+    pub(super) begun: Time,
     pub(super) has_read: bool,
     width: u8,
     /// Changes that the partition had seen when it began.
@@ -52,7 +53,7 @@ pub(super) struct Exchange {
     awaited: Option<Awaited>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
-    patience: Micros,
+    patience: Time,
     /// The leaves that differ; `None` for all.
     leaves: Option<Vec<u16>>,
     after: Option<Key>,
@@ -83,7 +84,7 @@ enum Stage {
         next: Option<Key>,
         mine: Vec<Scanned>,
     },
-    Resting(Micros),
+    Resting(Time),
     Moving {
         next: Option<Key>,
     },
@@ -148,7 +149,7 @@ const DONE: Step = Ok(Some(()));
 impl Exchange {
     /// Asks the peer to compare. `proof` if the outcome is to prove that nothing is missing here.
     pub(super) fn begin(
-        now: Micros,
+        now: Time,
         partition: Partition,
         peer: NodeId,
         proof: bool,
@@ -171,7 +172,7 @@ impl Exchange {
             stage: Stage::Descending(0, vec![0]),
             awaited: None,
             salt: 0,
-            patience: 0,
+            patience: Time::START,
             leaves: None,
             after: None,
             seen: None,
@@ -184,7 +185,7 @@ impl Exchange {
         Some(exchange)
     }
 
-    fn ask(&mut self, now: Micros, body: Body, lane: &mut Lane, fx: &mut Effects) {
+    fn ask(&mut self, now: Time, body: Body, lane: &mut Lane, fx: &mut Effects) {
         let question = lane.question();
         (self.awaited, self.salt) = (Some(Awaited::Answer(question)), question.wire());
         self.patience = now + PATIENCE;
@@ -214,7 +215,7 @@ impl Exchange {
     /// The peer has answered.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         body: Body,
         lane: &mut Lane,
         fx: &mut Effects,
@@ -240,7 +241,7 @@ impl Exchange {
 
     fn descend(
         &mut self,
-        now: Micros,
+        now: Time,
         level: u8,
         nodes: &[u16],
         bytes: &[u8],
@@ -288,7 +289,7 @@ impl Exchange {
     }
 
     /// Asks for the next keys of the leaves that differ.
-    fn list(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+    fn list(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
         self.stage = Stage::Theirs;
         self.has_read = true;
         // What was moved before is no sign that writes go on.
@@ -301,7 +302,7 @@ impl Exchange {
     /// Takes the peer's keys, and reads what is here of the same part.
     fn compare(
         &mut self,
-        now: Micros,
+        now: Time,
         theirs: Vec<Item>,
         next: Option<Key>,
         fx: &mut Effects,
@@ -335,7 +336,7 @@ impl Exchange {
     /// A part of what is here has been read.
     pub(super) fn scanned(
         &mut self,
-        now: Micros,
+        now: Time,
         page: ScanPage,
         lane: &mut Lane,
         fx: &mut Effects,
@@ -373,7 +374,7 @@ impl Exchange {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+    pub(super) fn tick(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
         match self.stage {
             Stage::Resting(until) if until <= now => self.list(now, lane, fx),
             Stage::Resting(_) => GO_ON,
@@ -387,7 +388,7 @@ impl Exchange {
     }
 
     /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
-    fn go_on(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+    fn go_on(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
         let most = if fx.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
         let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
         while self.flights < window
@@ -445,7 +446,7 @@ impl Exchange {
     /// A flight is over.
     pub(super) fn landed(
         &mut self,
-        now: Micros,
+        now: Time,
         failed: bool,
         lane: &mut Lane,
         fx: &mut Effects,

@@ -8,22 +8,22 @@ use crate::message::{Body, Counter, Refusal};
 use crate::node::Notice;
 use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Damaged records that are known at a time; more are found when they are read again.
 const MAX_KNOWN: usize = 100_000;
 /// Damaged records that are fetched at a time.
 const MAX_FETCHES: usize = 16;
 /// A fetch that has not succeeded in this time is tried again.
-const PATIENCE: Micros = 5_000 * MILLI;
-const REST: Micros = 1_000 * MILLI;
+const PATIENCE: Micros = Micros::from_millis(5_000);
+const REST: Micros = Micros::from_millis(1_000);
 
 /// Damaged records, and what was heard of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Healing {
     waiting: BTreeSet<(Partition, Key)>,
     fetches: BTreeMap<RequestId, Fetch>,
-    rest_until: Micros,
+    rest_until: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ struct Fetch {
     merged: Object,
     /// True once somebody has told what it has.
     told: bool,
-    due: Micros,
+    due: Time,
 }
 
 impl Healing {
@@ -56,7 +56,7 @@ impl Healing {
     /// have what no other has.
     pub(super) fn tick(
         &mut self,
-        now: Micros,
+        now: Time,
         others: &dyn Fn(Partition) -> Option<Vec<NodeId>>,
         lane: &mut Lane,
         fx: &mut Effects,
@@ -88,7 +88,7 @@ impl Healing {
         self.waiting.extend(put_off);
     }
 
-    fn fail(&mut self, now: Micros, op: RequestId) {
+    fn fail(&mut self, now: Time, op: RequestId) {
         if let Some(Fetch { partition, key, .. }) = self.fetches.remove(&op) {
             self.waiting.insert((partition, key));
             self.rest_until = now + REST;
@@ -99,7 +99,7 @@ impl Healing {
     /// that the record is whole again. False if this was about something else.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: &Body,

@@ -6,20 +6,20 @@ use crate::message::Counter;
 use crate::node::effects::Effects;
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Span};
-use crate::types::{Key, MILLI, Micros, Partition};
+use crate::types::{Key, Micros, Partition, Time};
 
 /// Bytes of records read at a time, while no client waits for this node and while some do: a page
 /// takes the thread that answers them, too.
 const PAGE_BYTES: usize = 256 << 10;
 const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
 /// Pause between two pages in a scrub.
-const IN_SCRUB: Micros = 50 * MILLI;
+const IN_SCRUB: Micros = Micros::from_millis(50);
 /// While clients wait, a page is followed by a pause of so many times what it took: reading has a
 /// tenth of one core then, whatever a page costs,
-const REST_PER_READING: Micros = 9;
+const REST_PER_READING: u64 = 9;
 /// within these bounds.
-const LEAST_REST: Micros = 5 * MILLI;
-const MOST_REST: Micros = 500 * MILLI;
+const LEAST_REST: Micros = Micros::from_millis(5);
+const MOST_REST: Micros = Micros::from_millis(500);
 
 /// One partition after the other.
 #[derive(Clone, Debug)]
@@ -31,12 +31,12 @@ pub(super) struct Reader {
     is_first: bool,
     /// Time from one partition's scrub to the next one's.
     pace: Micros,
-    scrub_at: Option<Micros>,
+    scrub_at: Option<Time>,
     current: Option<Partition>,
     token: Option<ScanToken>,
     /// When the page that is being read was asked for.
-    asked_at: Micros,
-    page_at: Micros,
+    asked_at: Time,
+    page_at: Time,
 }
 
 impl Reader {
@@ -50,24 +50,24 @@ impl Reader {
             scrub_at: None,
             current: None,
             token: None,
-            asked_at: 0,
-            page_at: 0,
+            asked_at: Time::START,
+            page_at: Time::START,
         }
     }
 
     /// From now on all partitions are read in the time `round`.
-    pub(super) fn pace(&mut self, now: Micros, round: Micros) {
+    pub(super) fn pace(&mut self, now: Time, round: Micros) {
         self.pace = round / self.partitions.len().max(1) as u64;
         self.scrub_at = self.scrub_at.map(|due| due.min(now + self.pace));
     }
 
     /// When the next page is due, if one is to be read.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         (self.token.is_none() && self.current.is_some()).then_some(self.page_at)
     }
 
     /// Reads on.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         if self.token.is_some() || now < self.page_at {
             return;
         }
@@ -80,7 +80,7 @@ impl Reader {
         self.token = Some(fx.out.scan(ScanPurpose::Trees, partition, span));
     }
 
-    fn choose(&mut self, now: Micros, fx: &mut Effects) -> Option<Partition> {
+    fn choose(&mut self, now: Time, fx: &mut Effects) -> Option<Partition> {
         if self.is_first {
             while let Some(partition) = self.partitions.get(self.next) {
                 self.next += 1;
@@ -111,7 +111,7 @@ impl Reader {
     /// damaged.
     pub(super) fn scanned(
         &mut self,
-        now: Micros,
+        now: Time,
         token: ScanToken,
         page: &ScanPage,
         fx: &mut Effects,
@@ -121,7 +121,7 @@ impl Reader {
         self.page_at = match (self.is_first, fx.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
-                let took = now.saturating_sub(self.asked_at);
+                let took = now.saturating_since(self.asked_at);
                 now + (REST_PER_READING * took).clamp(LEAST_REST, MOST_REST)
             }
             (false, _) => now + IN_SCRUB,

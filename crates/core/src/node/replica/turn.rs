@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
+use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Oversize;
 use crate::node::effects::Effects;
@@ -62,7 +63,7 @@ impl Copies {
 
     /// All that this store has of the key, its own (of generation `now`) and what it keeps for
     /// others; `None` if any of it is damaged.
-    pub(super) fn joined(&self, now: u64) -> Option<Record> {
+    pub(super) fn joined(&self, now: GcEpoch) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
         let own = Record { generation: now, ..own.clone() };
         self.hints.values().try_fold(own, |all, hint| match hint {
@@ -97,7 +98,7 @@ impl Turn<'_> {
         };
         let actor = |serial: u64| Actor { store: self.store, serial };
         let own_serial = own_serial.filter(|serial| object.counter(actor(*serial)) > 0);
-        let new = Record { own_serial, object, generation: 0 };
+        let new = Record { own_serial, object, generation: GcEpoch::FIRST };
         if let Copy::Record(old) = &self.copies.own {
             if *old == new {
                 return;
@@ -139,11 +140,11 @@ impl Turn<'_> {
         &mut self,
         target: NodeId,
         fresh: &[u64],
-        now: u64,
+        now: GcEpoch,
         fx: &mut Effects,
     ) {
         let Some(Copy::Record(old)) = self.copies.hints.get(&target) else { return };
-        if old.generation + 1 >= now {
+        if old.generation.next() >= now {
             return;
         }
         let object = old.object.renounce(fresh);
@@ -211,9 +212,9 @@ impl Turn<'_> {
         &self,
         from: NodeId,
         object: Object,
-        generation: u64,
+        generation: GcEpoch,
         fx: &Effects,
-    ) -> (Object, u64) {
+    ) -> (Object, GcEpoch) {
         let now = fx.local.generations.number(self.partition);
         match &self.copies.own {
             Copy::Record(own) if from == fx.local.me() && !self.owed && generation < now => {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Copy;
 use super::turn::{Turn, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
+use crate::generation::GcEpoch;
 use crate::message::{self, Measure, Refusal};
 use crate::node::Oversize;
 use crate::node::effects::Effects;
@@ -15,7 +16,7 @@ use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteI
 /// What became of a client's change.
 pub(super) enum Made {
     /// With its generation.
-    Done(Object, Option<Dot>, u64),
+    Done(Object, Option<Dot>, GcEpoch),
     Refused(Refusal),
 }
 
@@ -145,7 +146,7 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
 pub(super) fn merge(
     turn: &mut Turn<'_>,
     object: &Object,
-    generation: u64,
+    generation: GcEpoch,
     hint: bool,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
@@ -166,7 +167,7 @@ pub(super) fn merge(
         return Err(fx.decline(Oversize { key, hint, bytes, limit }));
     }
     let object = joined;
-    turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
+    turn.set_own(Record { own_serial: record.own_serial, object, generation: GcEpoch::FIRST });
     Ok(())
 }
 

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::pbs::MILLI;
 use clap::Args;
 use pixii_core::emulation::parse_delay;
-use pixii_core::types::{MILLI, Micros};
 use pixii_kit::arguments::Shared;
 use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
 use pixii_kit::text::{row, table};
@@ -137,7 +137,7 @@ fn leg(text: &str) -> Result<Leg, Trouble> {
             let line = line.escape_debug();
             Trouble::usage(format!("{file}, line {}: \"{line}\": {why}", number + 1))
         })?;
-        samples.push((time * MILLI as f64).round() as Micros);
+        samples.push((time * MILLI as f64).round() as u64);
     }
     match samples.len() {
         0 => Err(Trouble::usage(format!("{file} has no samples"))),
@@ -197,7 +197,7 @@ impl Predict {
     /// True if this (R, W) is what is wished for.
     fn meets(&self, told: &Prediction, cell: &Cell) -> bool {
         let (Some(fresh), Some(within)) = (self.fresh, self.within) else { return false };
-        let within = (within * MILLI as f64) as Micros;
+        let within = (within * MILLI as f64) as u64;
         let quick = self.read_p99.is_none_or(|most| ms(read(told, cell, 0.99)) <= most);
         quick && 100.0 * cell.fresh_at(within) >= fresh
     }
@@ -272,15 +272,15 @@ impl Predict {
 }
 
 /// Until when curves are drawn: all are nearly at their top by then.
-fn curve_end(told: &Prediction) -> Micros {
+fn curve_end(told: &Prediction) -> u64 {
     told.cells.iter().map(|cell| cell.time_to(0.995)).max().unwrap_or(0).max(POINTS)
 }
 
-fn read(told: &Prediction, cell: &Cell, share: f64) -> Micros {
+fn read(told: &Prediction, cell: &Cell, share: f64) -> u64 {
     told.reads[usize::from(cell.r) - 1].value_at_quantile(share)
 }
 
-fn write(told: &Prediction, cell: &Cell, share: f64) -> Micros {
+fn write(told: &Prediction, cell: &Cell, share: f64) -> u64 {
     told.writes[usize::from(cell.w) - 1].value_at_quantile(share)
 }
 
@@ -317,7 +317,7 @@ fn as_table(told: &Prediction) -> String {
     let mut rows = vec![row(head)];
     for cell in &told.cells {
         let time = |share: f64| format!("{:.2}", ms(cell.time_to(share)));
-        let took = |of: fn(&Prediction, &Cell, f64) -> Micros, share| {
+        let took = |of: fn(&Prediction, &Cell, f64) -> u64, share| {
             format!("{:.2}", ms(of(told, cell, share)))
         };
         rows.push(row([

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pixii_client::Client;
 use pixii_core::message::{Request, Response};
 use pixii_core::rng::Rng;
-use pixii_core::types::{Key, Micros, NodeId};
+use pixii_core::types::{Key, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -97,7 +97,7 @@ pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> 
         last = Some(Instant::now());
     }
     let spent = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
-    all.spent = spent.as_micros() as Micros;
+    all.spent = spent.into();
     Ok(all)
 }
 
@@ -115,7 +115,7 @@ async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
             Some(key) => asked.get(key, loops.r).await,
             None => asked.put(fresh_key(&loops, number, turn), loops.w).await,
         };
-        let took = begun.elapsed().as_micros() as Micros;
+        let took = begun.elapsed().into();
         match done {
             _ if turn < loops.warm_up => {}
             Ok(()) => {
@@ -139,7 +139,7 @@ pub(super) async fn follow(
         (Instant::now(), Followed::default(), JoinSet::new());
     let client = Arc::new(client);
     for (nth, course) in (0..).zip(courses) {
-        sleep_until(begun + Duration::from_micros(nth * puts.pace)).await;
+        sleep_until(begun + Duration::from(nth * puts.pace)).await;
         let (client, key) = (Arc::clone(&client), followed_key(series, nth));
         under_way.spawn(one(client, key, nth, course, puts.timeout_ms));
     }
@@ -168,9 +168,9 @@ async fn one(
     for (which, Read { after, home: at, r }) in course.reads.into_iter().enumerate() {
         let (client, key) = (Arc::clone(&client), key.clone());
         reads.spawn(async move {
-            sleep_until(acknowledged + Duration::from_micros(after)).await;
+            sleep_until(acknowledged + Duration::from(after)).await;
             let (home, r) = (home(&client, &key, at), quorum(r, true));
-            let after = acknowledged.elapsed().as_micros() as Micros;
+            let after = acknowledged.elapsed().into();
             let seen = match client.ask(&home, Request::Get { key, r }, timeout_ms).await {
                 Ok(Response::Found { values, .. }) if values.is_empty() => Seen::Missed,
                 Ok(Response::Found { .. }) => Seen::Shown,

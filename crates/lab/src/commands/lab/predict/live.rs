@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use pixii_client::Client;
 use pixii_core::members::Member;
-use pixii_core::types::Micros;
 use pixii_kit::arguments::Shared;
 use pixii_kit::outcome::{Trouble, block_on};
 use pixii_kit::text::{row, table};
@@ -57,7 +56,7 @@ pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
 fn live(client: &Client, links: Links) -> Live {
     let report = client.ring_report();
     let ms = |micros: f64| micros / 1e3;
-    let told = |samples: &[Micros]| [ms(mean(samples)), ms(quantile(samples, 0.99) as f64)];
+    let told = |samples: &[u64]| [ms(mean(samples)), ms(quantile(samples, 0.99) as f64)];
     let rows = links.each().map(|(from, to, link, disk)| {
         let way = if from == to { 0.0 } else { ms(mean(&link.trips)) / 2.0 };
         Row {

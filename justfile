@@ -18,7 +18,7 @@ demo:
 check:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
-    cargo test --locked --test house
+    cargo test --locked --test architecture
     tests/mutants/run --check
     docs/check
 

@@ -5,7 +5,7 @@
 //! of 1, 8, 20, 64 and 512. For each way: CPU of the process per record in the median of three
 //! rounds, with what it takes to bring the rest of the log to the tree; then both write a group in
 //! turn, so that both meet the same noise: the time of a group (median, 99th percentile, mean,
-//! longest). `TABLE_MIB`, `STEP` and `REST` change the log's limits.
+//! longest). `TABLE_MIB`, `STEP` and `RETRY_BACKOFF` change the log's limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,12 +31,12 @@ const VALUE_BYTES: usize = 100;
 fn record(number: u32) -> (Partition, Key, Record) {
     let write = WriteId(number.into());
     let version = Version { write, value: Blob(Bytes::from(vec![number as u8; VALUE_BYTES])) };
-    let actor = Actor { store: 1 << 60, serial: 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: 1 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let scattered = number.wrapping_mul(2_654_435_761);
     let partition = Partition((scattered % 64) as u16);
     let key = Key::new(format!("key-{number:09}").into_bytes()).unwrap();
-    (partition, key, Record { own_serial: Some(1), object, generation: 0 })
+    (partition, key, Record { own_epoch: Some(1), object, gc_epoch: 0 })
 }
 
 /// A way to write a group durably.

@@ -1,4 +1,5 @@
-//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one more peer costs.
+//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one
+//! more peer costs.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +8,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
 use pixii_core::types::{Blob, Key, WriteId, hash64};
@@ -16,15 +17,11 @@ use pixii_core::wire::{self, MAX_FRAME_BYTES};
 /// The message that carries a value of `bytes` bytes to another replica.
 fn merge(bytes: usize) -> PeerMessage {
     let version = Version { write: WriteId(1 << 100), value: Blob(Bytes::from(vec![7; bytes])) };
-    let actor = Actor { store: 1 << 60, serial: 1 << 20 };
+    let actor = Actor { store: 1 << 60, actor_epoch: 1 << 20 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
-        op: 1 << 40,
-        body: Body::Merge {
-            key: Key::new(vec![1; 16]).unwrap(),
-            object,
-            generation: GcEpoch::FIRST,
-        },
+        request_id: 1 << 40,
+        body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, gc_epoch: GcEpoch::FIRST },
     }
 }
 

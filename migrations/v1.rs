@@ -1,12 +1,14 @@
-//! Schema 1, the first: an empty store. Frozen: this file and its copies of the types never change again.
+//! Schema 1, the first: an empty store. Frozen: this file and its copies of the types never change
+//! again.
 //!
-//! One tree. `1 name` holds a small record, `2 partition:u16 key` a record or its head, `3 id:u64 index:u32`
-//! a chunk; numbers in keys are big-endian. A small record is `1 content checksum`.
+//! One tree. `1 name` holds a small record, `2 partition:u16 key` a record or its head, `3 id:u64
+//! index:u32` a chunk; numbers in keys are big-endian. A small record is `1 content checksum`.
 //!
-//! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every ten changes, so
-//! a row of empty values keeps the first records, which may be long, out of its leaf.
+//! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every
+//! ten changes, so a row of empty values keeps the first records, which may be long, out of its
+//! leaf.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Sled, StoreFault};
 
 const EMPTY_VALUES: u8 = 32;
 
@@ -14,7 +16,7 @@ const EMPTY_VALUES: u8 = 32;
 const NO_WRITES: [u8; 17] = *b"\x01\0\0\0\0\0\0\0\0\xdd\xe7\x05\xfa\xfc\x2c\xa9\xa9";
 
 /// Makes an empty store one of schema 1.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
     let mut batch = Batch::default();
     batch.insert(&b"\x01write"[..], &NO_WRITES[..]);
     for number in 0..EMPTY_VALUES {

@@ -1,17 +1,20 @@
-//! Schema 2: hints and the list of members. Frozen: this file and its copies of the types never change again.
+//! Schema 2: hints and the list of members. Frozen: this file and its copies of the types never
+//! change again.
 //!
-//! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of writes are
-//! those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with `hint` and
-//! `hint head` in place of `record` and `head`, and cover the target in place of the partition. `1 members` is
-//! a small record: the list of members, absent until the store was told.
+//! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of
+//! writes are those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with
+//! `hint` and `hint head` in place of `record` and `head`, and cover the target in place of the
+//! partition. `1 members` is a small record: the list of members, absent until the store was
+//! reported.
 //!
-//! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the version. It
-//! is there so that a program of schema 1, which would leave hints lying, refuses the data.
+//! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the
+//! version. It is there so that a program of schema 1, which would leave hints lying, refuses the
+//! data.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Sled, StoreFault};
 
 /// Makes a store of schema 1 one of schema 2.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
     Ok(Batch::default())
 }
 
@@ -25,7 +28,7 @@ mod tests {
 
     #[derive(Encode)]
     struct Record {
-        own_serial: Option<u64>,
+        own_epoch: Option<u64>,
         object: Object,
     }
 
@@ -42,7 +45,7 @@ mod tests {
     #[derive(Encode)]
     struct Actor {
         store: u64,
-        serial: u64,
+        actor_epoch: u64,
     }
 
     #[derive(Encode)]
@@ -53,16 +56,16 @@ mod tests {
 
     #[derive(Encode)]
     struct Meta {
-        owner: Owner,
+        identity: StoreIdentity,
         birth: u64,
         store: u64,
         incarnation: u64,
-        serial_floor: u64,
-        serial_end: u64,
+        actor_epoch_floor: u64,
+        actor_epoch_end: u64,
         clean: bool,
         cluster: Option<Cluster>,
-        without_authority: Vec<u16>,
-        lives: Vec<(u64, Life)>,
+        read_ineligible: Vec<u16>,
+        lives: Vec<(u64, IncarnationId)>,
     }
 
     #[derive(Encode)]
@@ -72,13 +75,13 @@ mod tests {
     }
 
     #[derive(Encode)]
-    struct Life {
+    struct IncarnationId {
         incarnation: u64,
         nonce: u64,
     }
 
     #[derive(Encode)]
-    struct Owner {
+    struct StoreIdentity {
         cluster: String,
         name: String,
         ring: u64,
@@ -92,7 +95,7 @@ mod tests {
         name: String,
         address: String,
         incarnation: u64,
-        standing: u32,
+        membership: u32,
         version: u64,
     }
 
@@ -115,10 +118,13 @@ mod tests {
 
     fn record() -> Record {
         let version = |write, value: &[u8]| Version { write, value: value.to_vec() };
-        let entry =
-            |store, counter, values| Entry { actor: Actor { store, serial: 300 }, counter, values };
+        let entry = |store, counter, values| Entry {
+            actor: Actor { store, actor_epoch: 300 },
+            counter,
+            values,
+        };
         Record {
-            own_serial: Some(7),
+            own_epoch: Some(7),
             object: Object(vec![
                 entry(1, 9, vec![version(1 << 100, b"new"), version(2, b"")]),
                 entry(1 << 60, 70_000, vec![]),
@@ -128,16 +134,16 @@ mod tests {
 
     fn meta() -> Meta {
         Meta {
-            owner: Owner { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
+            identity: StoreIdentity { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
             birth: 300,
             store: 1 << 40,
             incarnation: 3,
-            serial_floor: 251,
-            serial_end: 70_000,
+            actor_epoch_floor: 251,
+            actor_epoch_end: 70_000,
             clean: true,
             cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
-            without_authority: vec![0, 300],
-            lives: vec![(3, Life { incarnation: 8, nonce: 1 << 50 })],
+            read_ineligible: vec![0, 300],
+            lives: vec![(3, IncarnationId { incarnation: 8, nonce: 1 << 50 })],
         }
     }
 
@@ -160,7 +166,7 @@ mod tests {
         let partition = pixii_core::types::Partition(0x0102);
         let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
         let store::Found::Record(today) = found else { panic!("{found:?}") };
-        assert_eq!(today.own_serial, Some(7));
+        assert_eq!(today.own_epoch, Some(7));
         assert_eq!(today.object.len(), 2);
         assert_eq!(store::encode_record(partition, &key, &today), golden);
         let target = [0, 0, 0, 0, 0, 0, 3, 4];
@@ -175,21 +181,22 @@ mod tests {
     #[test]
     fn small_records_and_hints_have_the_bytes_of_schema_2() {
         let golden = encode(&meta());
-        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105020102030402\
+        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105\
+            020102030402\
                      00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
         // Schema 3 has a list behind it.
         let golden = [golden, vec![0]].concat();
         let today: store::Meta = pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
+        assert_eq!((today.identity.name.as_str(), today.actor_epoch_end), ("n1", 70_000));
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
         assert_eq!(crate::disk::layout::seal("life", &golden), sealed);
-        let member = |name: &str, standing| Member {
+        let member = |name: &str, membership| Member {
             name: name.into(),
             address: "h:1".into(),
             incarnation: 300,
-            standing,
+            membership,
             version: 4,
         };
         let golden = encode(&Members(vec![member("a", 1), member("b", 3)]));

@@ -9,9 +9,9 @@
 //! changed: the step writes nothing but the version. It is there so that a program of schema 3,
 //! which would not read the log, refuses the data.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Sled, StoreFault};
 
 /// Makes a store of schema 3 one of schema 4.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
     Ok(Batch::default())
 }

@@ -25,11 +25,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Trouble, finish};
+use pixii_kit::outcome::{CommandError, finish};
 
 const EXAMPLES: &str = "\
 Examples:
-  pixii demo                          the whole story in under a minute
+  pixii demo                          the whole script in under a minute
   pixii dev                           five daemons in the foreground, to play with
   pixii put greeting hello            write a value
   pixii get greeting                  read it
@@ -39,12 +39,14 @@ Examples:
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
 
-The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a cluster with \
+The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a \
+    cluster with \
 secrets, the one of its clients is in the file that --secret-file or PIXII_SECRET_FILE names.";
 
 /// A Dynamo-style key-value store that never loses an acknowledged write.
 #[derive(Parser)]
-#[command(name = "pixii", version = pixii::VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "pixii", version = pixii::VERSION.as_str(), after_help = EXAMPLES,
+    max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     shared: Shared,
@@ -89,8 +91,9 @@ pub(crate) fn run() -> ExitCode {
     let Arguments { shared, verb } = Arguments::parse();
     let outcome = match verb {
         Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_) if !shared.is_empty() => {
-            let why = "server, dev and demo ask no cluster that runs: they take none of --connect, --secret-file and --json";
-            Err(Trouble::usage(why))
+            let why = "server, dev and demo ask no cluster that runs: they take none of \
+                --connect, --secret-file and --json";
+            Err(CommandError::usage(why))
         }
         Verb::Server(verb) => verb.run(),
         Verb::Get(verb) => verb.run(&shared),

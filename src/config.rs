@@ -21,7 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use secrets::SecretFiles;
 
-/// Where a node listens unless it is told otherwise.
+/// Where a node listens unless it is reported otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -35,7 +35,8 @@ const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
 const CONNECTIONS: RangeInclusive<i64> = 1..=65_536;
 
-/// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
+/// What is wrong with a configuration, in one sentence that begins with the file. Nothing was
+/// started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -52,33 +53,36 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
-    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
+    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon
+    /// heeds what is put there.
     pub secrets: Vault,
     pub(crate) secret_files: Option<SecretFiles>,
-    /// Most connections from one address: clients, and handshakes under way.
+    /// Most connections from one address: clients, and handshakes in progress.
     pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
-    /// True if only home replicas count for requests that do not say.
+    /// True if only owners count for requests that do not say.
     pub strict: bool,
     /// Time between two rounds of gossip, in milliseconds.
     pub gossip_interval_ms: u64,
-    /// A member that was silent for so long may be believed to be down, in milliseconds.
+    /// A member that was silent for so long may be marked down, in milliseconds.
     pub gossip_timeout_ms: u64,
     /// Most hints that are kept for other members, in MiB.
     pub hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    /// A hint of this age is also offered to the other owners, in milliseconds.
     pub hint_age_ms: u64,
-    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in
+    /// milliseconds.
     pub repair_interval_ms: u64,
     /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
     pub scrub_interval_ms: u64,
-    /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
-    /// the file: it is said once.
+    /// True if the operator says that this is a new cluster, whose members need not all be up. Not
+    /// in the file: it is said once.
     pub bootstrap: bool,
-    /// True if a store of another name is to be set aside: that of a member that was removed. Not in the file.
+    /// True if a store of another name is to be set aside: that of a member that was removed. Not
+    /// in the file.
     pub rejoin_empty: bool,
     /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file:
     /// it is said once.
@@ -93,7 +97,7 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
-    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    /// Where metrics and health are reported over HTTP, `host:port`; nowhere if not given.
     pub http_listen: Option<String>,
     /// True if what is logged is a JSON object a line.
     pub log_json: bool,
@@ -117,7 +121,7 @@ struct Keys {
     #[serde(default = "default_listen")]
     listen: String,
     #[serde(default)]
-    trusted_network: bool,
+    allow_insecure_network: bool,
     secret_file: Option<PathBuf>,
     client_secret_file: Option<PathBuf>,
     max_connections_per_address: Option<i64>,
@@ -141,7 +145,7 @@ struct Keys {
     emulation_seed: Option<i64>,
     http_listen: Option<String>,
     #[serde(default)]
-    http_beyond_loopback: bool,
+    http_allow_remote: bool,
     log_format: Option<String>,
     #[serde(default)]
     experiment: Vec<String>,
@@ -245,7 +249,8 @@ fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
     if here != beside && here.join("FORMAT").exists() && !beside.join("FORMAT").exists() {
         return Err(format!(
             "data_dir = {data_dir:?}: a relative directory begins at that of the configuration, \
-             which makes it {}, where there is no data; but there is some in {}: write the directory in full",
+             which makes it {}, where there is no data; but there is some in {}: write the \
+             directory in full",
             beside.display(),
             here.display()
         ));
@@ -258,7 +263,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_name("cluster", &keys.cluster)?;
     check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
-    check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
+    check_listen(&keys.listen, keys.allow_insecure_network || secret_files.is_some())?;
     let connections = keys.max_connections_per_address.unwrap_or(256);
     let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
@@ -269,9 +274,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let w = number("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
-    let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
+    let timeout = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
     let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
-    let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
+    let gossip_timeout_ms = number("gossip_timeout_ms", timeout, bounds)? as u64;
     let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
     let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);
@@ -286,7 +291,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_log(&keys.log)?;
     let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
-        check_http(http, keys.http_beyond_loopback, &keys.listen)?;
+        check_http(http, keys.http_allow_remote, &keys.listen)?;
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -368,7 +373,8 @@ fn check_log(log: &str) -> Result<(), String> {
     };
     let shown = log.escape_debug();
     Err(format!(
-        "log = \"{shown}\": {why}; it is error, warn, info, debug, trace or off, or such levels by target, as in \
+        "log = \"{shown}\": {why}; it is error, warn, info, debug, trace or off, or such levels \
+         by target, as in \
          \"info,pixii::net=debug\""
     ))
 }
@@ -440,8 +446,10 @@ fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
 fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), String> {
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
-            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
-             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, \
+             so the port is \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = \
+             true says that \
              everybody who can reach it may know"
         ));
     }
@@ -454,8 +462,10 @@ fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), St
 fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
     if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
-            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
-             client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \
+            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has \
+             secret_file and \
+             client_secret_file, unless allow_insecure_network = true says that everybody who can \
+             reach the port may read \
              and write everything"
         ));
     }

@@ -1,11 +1,13 @@
-//! The store on a real disk: records in one sled tree, chunked where they are long, behind a directory
-//! that says what it is and who has it.
+//! The store on a real disk: records in one sled tree, chunked where they are long, behind a
+//! directory that says what it is and who has it.
 //!
-//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
-//! what looks damaged is therefore read once more with writers held off before it is called so.
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come
+//! between; what looks damaged is therefore read once more with writers held off before it is
+//! called so.
 //!
-//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
-//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with
+//! the writes behind that point gone. So every batch carries a number, and the highest synced one
+//! is noted outside.
 
 mod check;
 mod commit_log;
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::ring::Ring;
 use pixii_core::store::{
@@ -42,12 +44,12 @@ pub use self::commit_log::Limits;
 use self::commit_log::{Edit, LoggedTree, floor_of};
 pub use self::error::OpenError;
 use self::files::{Directory, WHYS};
-use self::guarded::{Fault, Sled};
-use self::known::{generations, life, members, ring};
+use self::guarded::{Sled, StoreFault};
+use self::known::{gc_epochs, incarnation, members, ring};
 pub use self::layout::NEWEST;
 use self::layout::{
-    At, CHUNK_BYTES, HINTS, HINTS_END, Head, LIFE, MAX_RECORD_BYTES, MEMBERS, Place, RING, Value,
-    meta_key,
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, INCARNATION, MAX_RECORD_BYTES, MEMBERS, Place, RING,
+    Value, meta_key,
 };
 pub use self::migrating::{SchemaReport, migrate, schema_of};
 pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
@@ -67,14 +69,15 @@ pub struct DiskStore {
     directory: Directory,
     /// The last write that the tree itself had before it was opened.
     opened_at: u64,
-    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
-    /// changes records.
+    /// The number of the last write: every batch and every chunked record takes one. Held by
+    /// whoever changes records.
     last_write: Mutex<u64>,
 }
 
 impl DiskStore {
-    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of the page
-    /// cache; up to 2.4 times as much memory was measured, so a third of the budget is a good choice.
+    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of
+    /// the page cache; up to 2.4 times as much memory was measured, so a third of the budget is a
+    /// good choice.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         DiskStore::open_with(dir, cache_bytes, Limits::default())
     }
@@ -112,17 +115,17 @@ impl DiskStore {
         if last_write < mark {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
         }
-        life(&tree).map_err(fault)?;
+        incarnation(&tree).map_err(fault)?;
         members(&tree).map_err(fault)?;
         ring(&tree).map_err(fault)?;
-        generations(&tree).map_err(|error| fault(tree.tree().fail(error)))?;
+        gc_epochs(&tree).map_err(|error| fault(tree.tree().fail(error)))?;
         let opened_at = tree.applied();
         Ok(DiskStore { tree, directory, opened_at, last_write: Mutex::new(last_write) })
     }
 
-    /// Moves a store that does not open to a folder of its own within its directory, whose next opening
-    /// makes an empty one; `removed` if it is whole, and of a member that is gone. Returns the folder, `damaged-N` or
-    /// `removed-N`. Nothing is removed; safe to kill at any instant.
+    /// Moves a store that does not open to a folder of its own within its directory, whose next
+    /// opening makes an empty one; `removed` if it is whole, and of a member that is gone. Returns
+    /// the folder, `damaged-N` or `removed-N`. Nothing is removed; safe to kill at any instant.
     pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
@@ -134,14 +137,14 @@ impl DiskStore {
         self.tree.tree().is_damaged()
     }
 
-    /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
-    /// directory stays locked until the process ends.
+    /// Syncs everything and lets go of the directory. After an error nothing more is written, and
+    /// the directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
         self.sync()?;
         Ok(self.tree.close()?)
     }
 
-    fn fail(&self, fault: Fault) -> Fault {
+    fn fail(&self, fault: StoreFault) -> StoreFault {
         self.tree.tree().fail(fault)
     }
 
@@ -149,7 +152,7 @@ impl DiskStore {
         self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_at(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_at(&self, at: At<'_>) -> Result<Found, StoreFault> {
         match self.read_once(at)? {
             Found::Damaged => {
                 let _writer = self.writer();
@@ -159,7 +162,7 @@ impl DiskStore {
         }
     }
 
-    fn read_once(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_once(&self, at: At<'_>) -> Result<Found, StoreFault> {
         let Some(bytes) = self.tree.get(&at.place())? else { return Ok(Found::Nothing) };
         Ok(at.decode(match Value::decode(at, &bytes) {
             Value::Inline(record) => Some(record),
@@ -168,14 +171,15 @@ impl DiskStore {
         }))
     }
 
-    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them, and the
-    /// place to go on from if there are more. sled is not asked for a chunk while it shows a range.
+    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them,
+    /// and the place to go on from if there are more. sled is not asked for a chunk while it shows
+    /// a range.
     fn hints(
         &self,
         from: &[u8],
         to: &[u8],
         limit_bytes: usize,
-    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), Fault> {
+    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), StoreFault> {
         let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
         self.tree.range(from, Some(to), |place, value| {
             let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
@@ -208,14 +212,14 @@ impl DiskStore {
     }
 
     /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
-    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, Fault> {
+    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreFault> {
         let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
         if span.after.is_some() {
             // The first place behind a key.
             from.push(0);
         }
-        // Each record is let go of as soon as it is told in short; those that take more than one
-        // read are read later, and put in their places.
+        // Each record is let go of as soon as it is reported in short; those that take more than
+        // one read are read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.tree.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
@@ -252,7 +256,7 @@ impl DiskStore {
     }
 
     /// The chunks in one piece, or `None` if they do not fit the head.
-    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
+    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, StoreFault> {
         let mut bytes = Vec::with_capacity(head.total);
         for index in 0..head.chunks {
             match self.tree.get(&layout::chunk_key(head.id, index))? {
@@ -267,7 +271,7 @@ impl DiskStore {
 
     /// Adds to `edits` the removal of the chunks that the present record has. Those of a damaged
     /// head cannot be found and stay behind.
-    fn remove_chunks(&self, at: At<'_>, edits: &mut Vec<Edit>) -> Result<(), Fault> {
+    fn remove_chunks(&self, at: At<'_>, edits: &mut Vec<Edit>) -> Result<(), StoreFault> {
         let Some(bytes) = self.tree.get(&at.place())? else { return Ok(()) };
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
@@ -283,7 +287,7 @@ impl DiskStore {
         record: &Record,
         last_write: &mut u64,
         edits: &mut Vec<Edit>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreFault> {
         let bytes = at.encode(record);
         if bytes.len() <= CHUNK_BYTES {
             edits.push((at.place(), Some(layout::inline(bytes).into())));
@@ -292,7 +296,7 @@ impl DiskStore {
         if bytes.len() > MAX_RECORD_BYTES {
             let length = bytes.len();
             let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
-            return Err(self.fail(Fault::Io(text)));
+            return Err(self.fail(StoreFault::Io(text)));
         }
         *last_write += 1;
         let chunks = bytes.len().div_ceil(CHUNK_BYTES) as u32;
@@ -328,7 +332,8 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
 }
 
-/// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
+/// What was met while the store was open last, and noted because the next opening might not see it;
+/// `None` if nothing was.
 fn noted_damage(directory: &Directory) -> Option<String> {
     let noted = Sled::noted_damage(&directory.data())?;
     Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
@@ -343,7 +348,7 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
 
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        Ok(life(&self.tree)?)
+        Ok(incarnation(&self.tree)?)
     }
 
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
@@ -408,7 +413,7 @@ impl Store for DiskStore {
         loop {
             let (hints, next) = self.hints(&from, &to, limit_bytes)?;
             match next {
-                // All of these are gone meanwhile: at least one is owed if there is one.
+                // All of these are gone meanwhile: at least one is pending if there is one.
                 Some(next) if hints.is_empty() => from = next,
                 next => {
                     let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();
@@ -418,8 +423,8 @@ impl Store for DiskStore {
         }
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(generations(&self.tree).map_err(|fault| self.fail(fault))?)
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(gc_epochs(&self.tree).map_err(|fault| self.fail(fault))?)
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -436,7 +441,8 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
-        // Of several changes to one place the last counts: the chunks of the others never get written.
+        // Of several changes to one place the last counts: the chunks of the others never get
+        // written.
         let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
         let mut edits: Vec<Edit> = Vec::with_capacity(changes.len());
         let mut own = |name: &str, bytes: Vec<u8>| edits.push((meta_key(name), Some(bytes.into())));
@@ -448,15 +454,15 @@ impl Store for DiskStore {
                 Change::Hint { target, key, record } => {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
-                Change::Meta(meta) => own(LIFE, layout::seal_life(meta)),
+                Change::Meta(meta) => own(INCARNATION, layout::seal_incarnation(meta)),
                 Change::Members(members) => own(MEMBERS, layout::seal_members(members)),
                 Change::Ring(ring) => own(RING, layout::seal_ring(ring)),
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }
-                Change::Generation { partition, generation } => own(
-                    &layout::generation_name(*partition),
-                    layout::seal_generation(*partition, generation),
+                Change::GcState { partition, gc_epoch } => own(
+                    &layout::gc_epoch_name(*partition),
+                    layout::seal_gc_epoch(*partition, gc_epoch),
                 ),
             }
         }
@@ -478,12 +484,12 @@ impl Store for DiskStore {
     }
 
     fn probe(&self) -> Result<(), StoreError> {
-        // What failed behind everybody's back is told now.
+        // What failed behind everybody's back is reported now.
         self.tree.tree().check()?;
         Ok(self.directory.probe().map_err(|error| self.fail(error.into()))?)
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
         Ok(kept.map_err(|error| self.fail(error.into()))?)
     }

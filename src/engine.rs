@@ -1,19 +1,18 @@
-//! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
-//! store's threads and the real clock.
+//! The daemon: one thread that owns the node and carries out what it wants, between the sockets,
+//! the store's threads and the real clock.
 
-mod accounts;
 mod binding;
 mod calls;
 mod drain;
 mod emulated;
 mod ending;
 mod error;
+mod event_log;
+mod gauges;
 mod health;
-mod journal;
-mod levels;
-mod life;
-mod manager;
+mod incarnation;
 mod memory;
+mod notifier;
 mod opening;
 mod origin;
 mod process;
@@ -21,6 +20,7 @@ mod quarantine;
 mod reload;
 mod replacing;
 mod scrub;
+mod snapshots;
 mod space;
 mod stall;
 mod storage;
@@ -51,18 +51,18 @@ use crate::config::Config;
 use crate::metrics::Meter;
 use crate::net::{Access, Event, Hub, Identity, listener, peers, reachable};
 pub use calls::MAX_CALLS;
-use calls::{Client, UnderWay};
-use emulated::{Alarm, Emulator, Parcel};
+use calls::{Client, InFlight};
+use emulated::{Alarm, DelayedMessage, Emulator};
 use ending::Ending;
 pub use error::ServeError;
+use event_log::Comparisons;
 use health::Question;
-use journal::Comparisons;
-pub use life::run;
-use manager::Manager;
+pub use incarnation::run;
+use notifier::SystemdNotifier;
 pub use opening::serve;
 pub use origin::Conflict;
 pub use process::Order;
-use reload::Settings;
+use reload::RuntimeConfig;
 use scrub::Scrubber;
 use stall::Watch;
 use storage::{Report, Storage};
@@ -70,7 +70,7 @@ use storage::{Report, Storage};
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
 /// The longest sleep without a reason to wake.
-const LONG: Duration = Duration::from_secs(3_600);
+const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// What is left of an engine.
 struct Ended {
@@ -85,7 +85,7 @@ struct Ended {
 struct Engine<'a> {
     config: &'a Config,
     /// What of it has changed since.
-    settings: &'a mut Settings,
+    runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -97,7 +97,7 @@ struct Engine<'a> {
     reports: UnboundedReceiver<Report>,
     storage: Storage,
     clients: HashMap<ClientId, Client>,
-    requests: HashMap<(ClientId, u64), UnderWay>,
+    requests: HashMap<(ClientId, u64), InFlight>,
     busy: u64,
     meter: Meter,
     /// Bytes that were to be sent to peers, by what they were about.
@@ -106,20 +106,20 @@ struct Engine<'a> {
     alarm: Alarm,
     /// Comparisons with other owners that are to be logged together.
     comparisons: Comparisons,
-    /// Why the node refuses writes for want of space, if it does.
+    /// Why the node refuses writes because space is missing, if it does.
     short: Option<Shortage>,
     /// Whether the store gets on.
     watch: Watch,
-    manager: Manager,
+    notifier: SystemdNotifier,
     /// Reads the store off the disk.
     scrubber: Scrubber,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
-    /// When a stop that has begun no longer waits for the requests under way.
+    /// When a stop that has begun no longer waits for the requests in progress.
     finish_by: Option<Instant>,
     /// Since when the store is known to be damaged on its disk.
     damaged: Option<Instant>,
-    /// Parts of the store that were read off the disk in this life.
+    /// Parts of the store that were read off the disk in this incarnation.
     scrubbed: u64,
     /// Who waits for the acceptance of a loss to be durable.
     accepting_loss: Vec<(ClientId, u64)>,
@@ -131,7 +131,7 @@ struct Engine<'a> {
 /// What an engine is made of.
 struct EngineParts<'a> {
     config: &'a Config,
-    settings: &'a mut Settings,
+    runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     recovered: bool,
     /// Both drawn at random at each start.
@@ -141,15 +141,15 @@ struct EngineParts<'a> {
     node: Node,
     storage: Storage,
     reports: UnboundedReceiver<Report>,
-    manager: Manager,
+    notifier: SystemdNotifier,
     alarm: Alarm,
     scrubber: Scrubber,
 }
 
 impl<'a> Engine<'a> {
     fn new(parts: EngineParts<'a>) -> Self {
-        let EngineParts { config, settings, ring, recovered, boot_nonce, seed, .. } = parts;
-        let EngineParts { access, node, storage, reports, manager, alarm, scrubber, .. } = parts;
+        let EngineParts { config, runtime_config, ring, recovered, boot_nonce, seed, .. } = parts;
+        let EngineParts { access, node, storage, reports, notifier, alarm, scrubber, .. } = parts;
         let identity = Identity {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
@@ -172,7 +172,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
-            settings,
+            runtime_config,
             ring,
             recovered,
             hub,
@@ -192,7 +192,7 @@ impl<'a> Engine<'a> {
             comparisons: Comparisons::default(),
             short: None,
             watch: Watch::default(),
-            manager,
+            notifier,
             scrubber,
             accepting: None,
             finish_by: None,
@@ -217,12 +217,14 @@ impl<'a> Engine<'a> {
         }
         if !places.fit(process::peers(self.config)) {
             warn!(
-                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
+                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, \
+                 LimitNOFILE)"
             );
         }
     }
 
-    /// Serves until it is to end; gives back why, the store's threads, and what the store is to know.
+    /// Serves until it is to end; gives back why, the store's threads, and what the store is to
+    /// know.
     async fn run(
         mut self,
         listener: TcpListener,
@@ -234,7 +236,7 @@ impl<'a> Engine<'a> {
         self.accepting = Some(accepting.abort_handle());
         let mut rng = Rng::new(seed);
         for peer in self.hub.peers.values() {
-            let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
+            let link = peers::retain_link(self.hub.clone(), peer.clone(), rng.next_u64());
             tokio::spawn(link);
         }
         tokio::spawn(reachable::watch(self.hub.clone()));
@@ -249,9 +251,9 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),
-                // Before the work, which may never leave a moment: a node that has very much to do is alive. Ten a second at
-                // most; who has asked may have gone.
-                Some(question) = questions.recv() => drop(question.send(self.account())),
+                // Before the work, which may never leave a moment: a node that has very much to do
+                // is alive. Ten a second at most; who has asked may have gone.
+                Some(question) = questions.recv() => drop(question.send(self.snapshot())),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
                 () = self.alarm.rings(), if self.emulator.is_on() => {}
@@ -266,11 +268,11 @@ impl<'a> Engine<'a> {
             self.go_on_draining();
             self.consider_rebuilding();
             self.watch_store();
-            self.tell_manager();
-            self.comparisons.tell(Instant::now(), self.node.members());
+            self.report_notifier();
+            self.comparisons.report(Instant::now(), self.node.members());
             yield_now().await;
         }
-        self.comparisons.tell_all(self.node.members());
+        self.comparisons.report_all(self.node.members());
         self.end_emulation();
         self.flush().await;
         let (meta, trees) = (self.node.meta().clone(), self.node.kept_trees());
@@ -281,17 +283,17 @@ impl<'a> Engine<'a> {
         match order {
             Order::Stop(why) => self.stop(&why),
             Order::Reload(read) => self.reload(read),
-            Order::Account => journal::tell_account(&self.account()),
+            Order::MetricsSnapshot => event_log::report_snapshot(&self.snapshot()),
         }
     }
 
-    fn tell_manager(&mut self) {
+    fn report_notifier(&mut self) {
         let now = Instant::now();
         self.hub.log.sweep();
-        self.manager.feed(now);
-        if self.manager.is_due(now) {
+        self.notifier.feed(now);
+        if self.notifier.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
-            self.manager.tell(now, serves, condition);
+            self.notifier.report(now, serves, condition);
         }
     }
 
@@ -300,7 +302,7 @@ impl<'a> Engine<'a> {
     }
 
     fn wake_at(&self) -> Instant {
-        let far = Instant::now() + LONG;
+        let far = Instant::now() + MAX_SLEEP;
         let wake = self.node.next_wake().map(|wake| Duration::from(wake - Time::START));
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
@@ -334,10 +336,10 @@ impl<'a> Engine<'a> {
                     self.input(Input::Store(done));
                 }
             }
-            Report::Synced { mark, changes, took } => {
+            Report::Synced { seq, changes, took } => {
                 self.meter.synced(changes, took);
-                journal::tell_sync(changes, took);
-                self.input(Input::Store(Done::Synced { mark }));
+                event_log::report_sync(changes, took);
+                self.input(Input::Store(Done::Synced { seq }));
             }
             Report::Space(shortage) => self.space(shortage),
             Report::Scrubbed => self.scrubbed += 1,
@@ -350,10 +352,10 @@ impl<'a> Engine<'a> {
     fn space(&mut self, shortage: Option<Shortage>) {
         let changed = self.short.is_some() != shortage.is_some();
         if changed {
-            journal::tell_space(&self.config.name, shortage);
+            event_log::report_space(&self.config.name, shortage);
         }
         self.short = shortage;
-        self.manager.look_again();
+        self.notifier.look_again();
         self.input(Input::Space(shortage));
     }
 
@@ -361,8 +363,8 @@ impl<'a> Engine<'a> {
     fn watch_store(&mut self) {
         let news = self.watch.look(Instant::now(), self.storage.progress());
         if let Some((stall, lasts)) = news {
-            journal::tell_stall(&self.config.name, stall, lasts);
-            self.manager.look_again();
+            event_log::report_stall(&self.config.name, stall, lasts);
+            self.notifier.look_again();
             self.input(Input::Stalled(stall));
         }
     }
@@ -370,13 +372,13 @@ impl<'a> Engine<'a> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Link { peer, up } => self.input(Input::Link { peer, up }),
-            Event::Message { from, message, held } => {
+            Event::Message { from, message, memory } => {
                 self.input(Input::Peer { from, message });
-                drop(held);
+                drop(memory);
             }
             Event::Joined { client, protocol, outbox } => {
-                let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
-                let caller = Client { protocol, outbox, under_way, owed, is_silent };
+                let (in_flight, pending, is_silent) = (HashSet::new(), 0, false);
+                let caller = Client { protocol, outbox, in_flight, pending, is_silent };
                 self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
@@ -401,16 +403,20 @@ impl<'a> Engine<'a> {
                 let (permit, name) = (self.hub.log.once("copy_heard", "", &why), &self.config.name);
                 limited!(permit, error, [event = "copy_heard",], "node {name} is refused: {why}");
             }
-            Event::Call { client, call, held } => {
+            Event::Call { client, call, memory } => {
                 if let Some(caller) = self.clients.get_mut(&client) {
-                    caller.owed += 1;
+                    caller.pending += 1;
                 }
                 match &call.body {
                     CallBody::Data { request, .. } if self.emulator.is_on() => {
                         let kind = request.kind();
-                        self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+                        self.emulator.post(
+                            self.now(),
+                            kind,
+                            DelayedMessage::Call { client, call, memory },
+                        );
                     }
-                    _ => self.call(client, call, held),
+                    _ => self.call(client, call, memory),
                 }
             }
         }
@@ -432,8 +438,8 @@ impl<'a> Engine<'a> {
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
-                            let parcel = Parcel::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), kind, parcel);
+                            let delayed = DelayedMessage::Message { peer, connection, frame };
+                            self.emulator.post(self.now(), kind, delayed);
                         } else {
                             peer.outbox.push(frame);
                         }
@@ -447,20 +453,20 @@ impl<'a> Engine<'a> {
                 }
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
-                Output::Relive => self.relive(),
+                Output::BeginIncarnation => self.begin_incarnation(),
                 Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
-                    self.manager.look_again();
+                    self.notifier.look_again();
                     if let Notice::LossAccepted(partitions) = notice {
                         self.loss_accepted(partitions);
                     }
                     self.comparisons.note(&notice, Instant::now());
-                    journal::tell(notice, self.config, self.node.members(), &self.hub.log);
+                    event_log::report(notice, self.config, self.node.members(), &self.hub.log);
                 }
             }
         }
         self.storage.submit(works.into_iter());
-        own.into_iter().for_each(|message| self.tell_self(message));
+        own.into_iter().for_each(|message| self.report_self(message));
     }
 
     /// A peer is to be reached elsewhere, as others say.

@@ -1,5 +1,5 @@
-//! HTTP/1.1, as much of it as those need who only look: the bytes of GET and HEAD requests and of their answers. No
-//! sockets.
+//! HTTP/1.1, as much of it as those need who only look: the bytes of GET and HEAD requests and of
+//! their answers. No sockets.
 
 /// Longest head of a request, in bytes.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -41,7 +41,8 @@ impl Answer {
         let (reason, length) = (reason(*status), body.len());
         let allow = if *status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: \
+             {length}\r\n\
              {allow}Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         );
         [head.as_bytes(), if head_only { b"" } else { body.as_bytes() }].concat()
@@ -62,8 +63,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// The request whose head `input` begins with; `None` when the head is not complete yet. The error is what to answer
-/// before the connection is closed.
+/// The request whose head `input` begins with; `None` when the head is not complete yet. The error
+/// is what to answer before the connection is closed.
 pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     let within = &input[..input.len().min(MAX_HEAD_BYTES)];
     let line_end = within.windows(2).position(|pair| pair == b"\r\n");
@@ -74,7 +75,7 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     }
     let end = within.windows(END.len()).position(|bytes| bytes == END);
     // What is no request is refused at its first line: a Pixii client sends no more than that.
-    let request = line_end.map(|_| asked(line, &within[..end.unwrap_or(0)])).transpose()?;
+    let request = line_end.map(|_| queried(line, &within[..end.unwrap_or(0)])).transpose()?;
     match request {
         Some(request) if end.is_some() => Ok(Some(request)),
         _ if within.len() < input.len() || within.len() == MAX_HEAD_BYTES => {
@@ -93,7 +94,7 @@ fn takes_openmetrics(head: &[u8]) -> bool {
     accepted.any(|(_, types)| types.to_ascii_lowercase().contains("application/openmetrics-text"))
 }
 
-fn asked(line: &[u8], head: &[u8]) -> Result<Request, Answer> {
+fn queried(line: &[u8], head: &[u8]) -> Result<Request, Answer> {
     let line = String::from_utf8_lossy(line);
     let parts: Vec<&str> = line.split(' ').collect();
     let [method, target, version] = parts[..] else {

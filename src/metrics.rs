@@ -1,14 +1,15 @@
-//! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few lines for people.
+//! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few
+//! lines for people.
 
-mod account;
+mod snapshot;
 mod text;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pixii_core::message::{Refusal, Request, Response};
+use pixii_core::message::{Rejection, Request, Response};
 
-pub(crate) use account::{Account, Load};
+pub(crate) use snapshot::{Load, MetricsSnapshot};
 use text::Histogram;
 
 /// Bounds of latencies, in seconds.
@@ -40,7 +41,7 @@ impl Meter {
     pub(crate) fn new() -> Self {
         let none = |kind| ((kind, "done"), Histogram::new(&LATENCIES));
         Meter {
-            // So that a rate can be told of the first one.
+            // So that a rate can be notified of the first one.
             requests: ["get", "put", "delete", "keys"].map(none).into(),
             refused: BTreeMap::new(),
             siblings: Histogram::new(&COUNTS),
@@ -54,8 +55,8 @@ impl Meter {
         if let Response::Found { values, .. } = response {
             self.siblings.observe(values.len() as f64);
         }
-        if let Response::Refused(refusal) = response {
-            *self.refused.entry((kind, reason(refusal))).or_default() += 1;
+        if let Response::Refused(rejection) = response {
+            *self.refused.entry((kind, reason(rejection))).or_default() += 1;
         }
         let histogram = self.requests.entry((kind, outcome(response)));
         histogram.or_insert_with(|| Histogram::new(&LATENCIES)).observe(took.as_secs_f64());
@@ -82,23 +83,23 @@ fn outcome(response: &Response) -> &'static str {
     match response {
         Response::Found { values, .. } if values.is_empty() => "absent",
         Response::Found { .. } | Response::Written { .. } | Response::Keys { .. } => "done",
-        Response::Refused(refusal) if refusal.is_no_quorum() => "no_quorum",
+        Response::Refused(rejection) if rejection.is_no_quorum() => "no_quorum",
         Response::Refused(_) => "refused",
         Response::Unknown { .. } => "unknown",
     }
 }
 
-/// The class of a refusal.
-fn reason(refusal: &Refusal) -> &'static str {
-    match refusal {
-        refusal if refusal.is_no_quorum() => "no_quorum",
-        Refusal::Busy { .. } => "busy",
-        Refusal::NoSpace { .. } | Refusal::Hints(_) => "space",
-        Refusal::Starting { .. } => "starting",
-        Refusal::Stopping => "stopping",
-        Refusal::Paused(_) => "paused",
-        Refusal::Siblings(_) | Refusal::Object(_) | Refusal::Limit { .. } => "siblings",
-        refusal if refusal.is_about_node() => "node",
+/// The class of a rejection.
+fn reason(rejection: &Rejection) -> &'static str {
+    match rejection {
+        rejection if rejection.is_no_quorum() => "no_quorum",
+        Rejection::Busy { .. } => "busy",
+        Rejection::NoSpace { .. } | Rejection::Hints(_) => "space",
+        Rejection::Starting { .. } => "starting",
+        Rejection::Stopping => "stopping",
+        Rejection::Paused(_) => "paused",
+        Rejection::Siblings(_) | Rejection::Object(_) | Rejection::Limit { .. } => "siblings",
+        rejection if rejection.is_about_node() => "node",
         _ => "request",
     }
 }

@@ -1,10 +1,11 @@
-//! Connections: who may speak, and how frames get in and out. What they say is the engine's business.
+//! Connections: who may speak, and how frames get in and out. What they say is the engine's
+//! business.
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
 pub(crate) mod budgets;
-mod doors;
 pub(crate) mod http;
+mod limiter;
 pub(crate) mod listener;
 mod lookup;
 mod operators;
@@ -20,13 +21,13 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pixii_core::members::{Incarnation, Members, Standing};
-use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
+use pixii_core::members::{Incarnation, Members, MembershipStatus};
+use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
 use pixii_core::wire::PROTOCOL;
-use pixii_transport::frames::{Held, Outbox};
+use pixii_transport::frames::{FrameMemory, Outbox};
 use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
 use pixii_transport::throttle::LogThrottle;
@@ -36,7 +37,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use budgets::Budgets;
-use doors::Doors;
+use limiter::ConnectionLimiter;
 use lookup::Lookups;
 use operators::Operators;
 use places::Places;
@@ -59,12 +60,12 @@ pub(crate) enum Event {
     /// The link on which messages leave for a peer came up or went down.
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
-    Message { from: NodeId, message: PeerMessage, held: Held },
+    Message { from: NodeId, message: PeerMessage, memory: FrameMemory },
     /// A client is there, with which this version of the protocol is spoken; its replies go in the
     /// outbox.
     Joined { client: ClientId, protocol: u16, outbox: Arc<Outbox> },
     /// A client made a call.
-    Call { client: ClientId, call: Call, held: Held },
+    Call { client: ClientId, call: Call, memory: FrameMemory },
     /// A client makes no more calls, and may still read replies.
     Silent { client: ClientId },
     /// A client is gone.
@@ -107,7 +108,7 @@ pub(crate) struct Access {
     pub(crate) secrets: Vault,
     /// Most clients of one address.
     pub(crate) per_address: usize,
-    /// The nonces of this life.
+    /// The nonces of this incarnation.
     pub(crate) nonces: Nonces,
 }
 
@@ -123,7 +124,7 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     /// Rung when it connects to us: it is back, so dial it now.
     hurry: Notify,
-    /// Rung when it has another address: an attempt that is under way leads nowhere.
+    /// Rung when it has another address: an attempt that is in progress leads nowhere.
     elsewhere: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
@@ -135,7 +136,7 @@ pub(crate) struct Peer {
     /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
     protocol: AtomicU16,
     /// Why it refuses this node, as long as it does.
-    refusal: Mutex<Option<String>>,
+    rejection: Mutex<Option<String>>,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -164,26 +165,26 @@ impl Peer {
             lookups: Lookups::default(),
             probing: tokio::sync::Mutex::default(),
             protocol: AtomicU16::new(0),
-            refusal: Mutex::default(),
+            rejection: Mutex::default(),
         }
     }
 
-    /// Where it listens, `host:port`: where the link leads while there is one, else where it was last heard
-    /// to be.
+    /// Where it listens, `host:port`: where the link leads while there is one, else where it was
+    /// last heard to be.
     pub(crate) fn address(&self) -> String {
         let addresses = locked(&self.addresses);
         let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
         known.clone()
     }
 
-    /// The version of the protocol that is spoken on the link to it, while there is one: nothing that only later versions
-    /// know may be sent.
+    /// The version of the protocol that is spoken on the link to it, while there is one: nothing
+    /// that only later versions know may be sent.
     pub(crate) fn protocol(&self) -> Option<u16> {
         self.outbox.is_open().then(|| self.protocol.load(Ordering::Relaxed))
     }
 
-    /// From now on it is dialed at `address`, and at the configured one while neither answers. A link that
-    /// is up stays as it is.
+    /// From now on it is dialed at `address`, and at the configured one while neither answers. A
+    /// link that is up stays as it is.
     pub(crate) fn moved(&self, address: &str) {
         let mut addresses = locked(&self.addresses);
         if addresses.heard != address {
@@ -204,8 +205,8 @@ impl Peer {
     }
 
     /// Why it refuses this node, if it does.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        locked(&self.refusal).clone()
+    pub(crate) fn rejection(&self) -> Option<String> {
+        locked(&self.rejection).clone()
     }
 
     /// Where to dial it at the `attempt`th attempt, counted from 0.
@@ -232,7 +233,7 @@ pub(crate) struct Hub {
     next_client: AtomicU64,
     secrets: Vault,
     nonces: Nonces,
-    doors: Arc<Doors>,
+    limiter: Arc<ConnectionLimiter>,
     /// Places of connections that read why they are refused; further ones may be cut before.
     turned_away: Semaphore,
     /// All sockets that were accepted.
@@ -253,14 +254,14 @@ pub(crate) struct Hub {
     /// Limits the lines of the log that others can cause.
     pub(crate) log: Arc<LogThrottle>,
     /// Why this node cannot be dialed where it is configured to be, if it cannot.
-    undialable: Mutex<Option<Trouble>>,
+    undialable: Mutex<Option<Complaint>>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
 
 impl Hub {
-    /// The shared state of a node's connections, and the end where their events come out. `known` says where
-    /// the members were last heard to be.
+    /// The shared state of a node's connections, and the end where their events come out. `known`
+    /// says where the members were last heard to be.
     pub(crate) fn new(
         identity: Identity,
         known: &Members,
@@ -271,10 +272,9 @@ impl Hub {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let log = Arc::<LogThrottle>::default();
         let unsent = Arc::new(AtomicUsize::new(0));
-        let others = identity
-            .members
-            .iter()
-            .filter(|member| member.id() != identity.me && member.standing != Standing::Removed);
+        let others = identity.members.iter().filter(|member| {
+            member.id() != identity.me && member.membership != MembershipStatus::Removed
+        });
         let peers = others.map(|member| {
             let heard = &known.get(member.id()).unwrap_or(member).address;
             let (id, name) = (member.id(), member.name.clone());
@@ -291,8 +291,8 @@ impl Hub {
             next_client: AtomicU64::new(1),
             secrets: access.secrets,
             nonces: access.nonces,
-            doors: Doors::new(places.handshakes, access.per_address),
-            turned_away: Semaphore::new(places.refusals),
+            limiter: ConnectionLimiter::new(places.handshakes, access.per_address),
+            turned_away: Semaphore::new(places.rejections),
             sockets: Arc::new(Semaphore::new(places.sockets)),
             operators: Operators::new(places.operators),
             places,
@@ -308,7 +308,8 @@ impl Hub {
         (Arc::new(hub), receiver)
     }
 
-    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued for them still leaves.
+    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued
+    /// for them still leaves.
     pub(crate) fn set_apart(&self, apart: bool) {
         self.apart.send_replace(apart);
         let strangers = locked(&self.strangers);
@@ -360,13 +361,13 @@ impl Hub {
     }
 
     /// Why nobody can dial this node where it is configured to be, if that is so.
-    pub(crate) fn undialable(&self) -> Option<Trouble> {
+    pub(crate) fn undialable(&self) -> Option<Complaint> {
         locked(&self.undialable).clone()
     }
 }
 
-/// Sends small frames at once, and notices within about `timeout` that the other side lost its power,
-/// whether bytes are on their way to it or not.
+/// Sends small frames at once, and notices within about `timeout` that the other side lost its
+/// power, whether bytes are on their way to it or not.
 fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -18,7 +18,7 @@ use pixii::config::Config;
 use pixii::engine::{self, ServeError};
 use pixii_core::members::Incarnation;
 use pixii_core::message::{
-    Call, CallBody, Counter, Refusal, Reply, ReplyBody, Resource, Response, RingReport,
+    Call, CallBody, Counter, Rejection, Reply, ReplyBody, Resource, Response, RingReport,
 };
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
@@ -87,7 +87,7 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         (
             "listen = \"127.0.0.1:1\"",
             "listen = \"0.0.0.0:1\"",
-            "unless trusted_network = true says",
+            "unless allow_insecure_network = true says",
         ),
         ("listen = \"127.0.0.1:1\"", "listen = \"[::1]:0\"", "port 1 to 65535"),
         ("listen = \"127.0.0.1:1\"", "listen = \"localhost\"", "an address is host:port"),
@@ -96,11 +96,11 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         ("127.0.0.1:3", "nowhere", "members.address = \"nowhere\": an address is host:port"),
         ("n = 3", "n = = 3", "p.toml, line 4: "),
     ];
-    for (from, to, said) in mistakes {
+    for (from, to, stated) in mistakes {
         let text = good.replacen(from, to, 1);
         assert_ne!(text, good, "{from}");
         let error = parse(&text).expect_err(to).to_string();
-        assert!(error.starts_with("p.toml") && error.contains(said), "{to}: {error}");
+        assert!(error.starts_with("p.toml") && error.contains(stated), "{to}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     let missing = Config::load(Path::new("no-such.toml")).unwrap_err().to_string();
@@ -114,9 +114,9 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    let written = client.ask(put("k", b"value"));
+    let written = client.query(put("k", b"value"));
     assert!(matches!(written, Response::Written { siblings: 1, .. }), "{written:?}");
-    assert_eq!(values(client.ask(get("k"))), [Blob(b"value".as_slice().into())]);
+    assert_eq!(values(client.query(get("k"))), [Blob(b"value".as_slice().into())]);
     let ReplyBody::Ring(RingReport { members, ring, r: 1, w: 1, .. }) = client.call(CallBody::Ring)
     else {
         panic!("the ring")
@@ -133,10 +133,10 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
 
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    assert_eq!(values(client.ask(get("k"))).len(), 1);
+    assert_eq!(values(client.query(get("k"))).len(), 1);
     let status = client.status();
     assert_eq!((status.incarnation.0, status.recovered), (2, false));
-    daemon.ask_to_stop();
+    daemon.query_to_stop();
     daemon.ended().unwrap();
 }
 
@@ -146,8 +146,8 @@ fn a_taken_port_is_one_sentence_and_leaves_the_store_clean() {
     let port = taken.local_addr().unwrap().port();
     let store = Arc::new(MemoryStore::default());
     let error = Daemon::start(&[port], 0, store.clone()).ended().unwrap_err().to_string();
-    let said = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
-    assert!(error.starts_with(&said), "{error}");
+    let stated = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
+    assert!(error.starts_with(&stated), "{error}");
     assert!(store.meta().unwrap().unwrap().clean);
 }
 
@@ -169,7 +169,7 @@ fn a_store_error_ends_the_daemon_with_its_reason_and_without_a_reply() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    client.ask(put("a", b"1"));
+    client.query(put("a", b"1"));
     store.fail.store(true, Ordering::SeqCst);
     client.data(put("b", b"2"));
     client.send(CallBody::Ring);
@@ -184,7 +184,7 @@ fn a_store_error_ends_the_daemon_with_its_reason_and_without_a_reply() {
     store.fail.store(false, Ordering::SeqCst);
     let daemon = Daemon::alone(store.clone());
     assert!(daemon.status().recovered);
-    assert_eq!(values(daemon.client().ask(get("a"))).len(), 1, "what was acknowledged is there");
+    assert_eq!(values(daemon.client().query(get("a"))).len(), 1, "what was acknowledged is there");
 }
 
 #[test]
@@ -192,26 +192,26 @@ fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself(
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    client.ask(put("a", b"1"));
-    // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows the
-    // shortage is still taken.
+    client.query(put("a", b"1"));
+    // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows
+    // the shortage is still taken.
     store.has_free(255 << 20);
-    until("a refusal", || match client.ask(put("b", b"2")) {
-        Response::Refused(refusal) => Some(refusal),
+    until("a rejection", || match client.query(put("b", b"2")) {
+        Response::Refused(rejection) => Some(rejection),
         _ => None,
     });
     store.has_free(3);
     until("the newest number", || {
-        let refusal = Refusal::NoSpace { free_bytes: 3, reserve_bytes: 256 << 20 };
-        (client.ask(put("b", b"2")) == Response::Refused(refusal)).then_some(())
+        let rejection = Rejection::NoSpace { free_bytes: 3, reserve_bytes: 256 << 20 };
+        (client.query(put("b", b"2")) == Response::Refused(rejection)).then_some(())
     });
-    assert_eq!(values(client.ask(get("a"))), [Blob(b"1".as_slice().into())]);
+    assert_eq!(values(client.query(get("a"))), [Blob(b"1".as_slice().into())]);
     store.has_free(257 << 20);
     // Not enough: a sixteenth of the reserve on top is.
-    assert!(matches!(client.ask(put("c", b"3")), Response::Refused(Refusal::NoSpace { .. })));
+    assert!(matches!(client.query(put("c", b"3")), Response::Refused(Rejection::NoSpace { .. })));
     store.has_free(272 << 20);
     until("service", || {
-        matches!(client.ask(put("c", b"3")), Response::Written { .. }).then_some(())
+        matches!(client.query(put("c", b"3")), Response::Written { .. }).then_some(())
     });
 
     // Full from the start.
@@ -219,9 +219,9 @@ fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself(
     store.has_free(0);
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    assert_eq!(values(client.ask(get("c"))), [Blob(b"3".as_slice().into())]);
-    until("a refusal", || {
-        matches!(client.ask(put("d", b"4")), Response::Refused(Refusal::NoSpace { .. }))
+    assert_eq!(values(client.query(get("c"))), [Blob(b"3".as_slice().into())]);
+    until("a rejection", || {
+        matches!(client.query(put("d", b"4")), Response::Refused(Rejection::NoSpace { .. }))
             .then_some(())
     });
 }
@@ -231,15 +231,17 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
-    client.ask(put("k", b"v"));
+    client.query(put("k", b"v"));
     store.hold(true);
     let first = client.data(get("k"));
-    // Answered from memory, in the order of the calls: the read is under way. A status would wait behind it.
+    // Answered from memory, in the order of the calls: the read is in progress. A status would wait
+    // behind it.
     client.call(CallBody::Ring);
-    daemon.ask_to_stop();
+    daemon.query_to_stop();
     until("the listener's end", || TcpStream::connect(("127.0.0.1", daemon.port)).err());
     let second = client.data(put("late", b"v"));
-    let refused = Reply { id: second, body: ReplyBody::Data(Response::Refused(Refusal::Stopping)) };
+    let refused =
+        Reply { id: second, body: ReplyBody::Data(Response::Refused(Rejection::Stopping)) };
     assert_eq!(client.reply(), Some(refused));
     store.hold(false);
     let reply = client.reply().unwrap();
@@ -253,7 +255,7 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
 // --- limits ---
 
 #[test]
-fn calls_under_way_are_bounded_per_connection() {
+fn calls_in_flight_are_bounded_per_connection() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
@@ -261,7 +263,7 @@ fn calls_under_way_are_bounded_per_connection() {
     for i in 0..=engine::MAX_CALLS {
         client.data(get(&format!("k{i}")));
     }
-    let busy = Refusal::Busy { what: Resource::ConnectionCalls, limit: 1_024 };
+    let busy = Rejection::Busy { what: Resource::ConnectionCalls, limit: 1_024 };
     let reply = client.reply().unwrap();
     assert_eq!(reply.body, ReplyBody::Data(Response::Refused(busy)));
     assert_eq!(reply.id, 1_025);
@@ -276,17 +278,17 @@ fn calls_under_way_are_bounded_per_connection() {
 fn replies_that_nobody_reads_are_bounded() {
     let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
     let mut client = daemon.client();
-    client.ask(put("large", &vec![7; 1 << 20]));
+    client.query(put("large", &vec![7; 1 << 20]));
     for _ in 0..100 {
         client.data(get("large"));
     }
     // Nothing is read before another client sees that the first one has been refused.
-    until("a refusal", || (daemon.status().count(Counter::CallsRefusedBusy) > 0).then_some(()));
+    until("a rejection", || (daemon.status().count(Counter::CallsRefusedBusy) > 0).then_some(()));
     let (mut found, mut refused) = (0, 0);
     for _ in 0..100 {
         match client.reply().unwrap().body {
             ReplyBody::Data(Response::Found { .. }) => found += 1,
-            ReplyBody::Data(Response::Refused(Refusal::Busy { limit, .. })) => {
+            ReplyBody::Data(Response::Refused(Rejection::Busy { limit, .. })) => {
                 assert_eq!(limit, 64 << 20);
                 refused += 1;
             }
@@ -294,11 +296,11 @@ fn replies_that_nobody_reads_are_bounded() {
         }
     }
     assert!(found >= 50 && refused >= 20, "{found} found, {refused} refused");
-    assert_eq!(values(client.ask(get("large"))).len(), 1, "it is served again");
+    assert_eq!(values(client.query(get("large"))).len(), 1, "it is served again");
 }
 
 #[test]
-fn a_call_id_that_is_under_way_is_not_taken_twice() {
+fn a_call_id_that_is_in_flight_is_not_taken_twice() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
@@ -328,7 +330,7 @@ fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
     }
 }
 
-fn refusal(port: u16, bytes: &[u8]) -> String {
+fn rejection(port: u16, bytes: &[u8]) -> String {
     let mut raw = Raw::connect(port);
     raw.send(bytes);
     match raw.welcome() {
@@ -352,13 +354,13 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
         if let Hello::Member { cluster, ring, node, .. } = &mut hello {
             change(cluster, ring, node);
         }
-        refusal(port, &greeting(&hello))
+        rejection(port, &greeting(&hello))
     };
-    let http = refusal(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let http = rejection(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
     let mut future = wire::preamble();
     future[8..].copy_from_slice(&[0, 8, 0, 9]);
-    let future = refusal(port, &[&future[..], &wire::frame(&hello)].concat());
+    let future = rejection(port, &[&future[..], &wire::frame(&hello)].concat());
     assert!(future.contains("protocol versions 8 to 9 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
@@ -368,10 +370,10 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     assert!(stranger.contains("is not among the members that node n0"), "{stranger}");
     let own = changed(|_, _, node| *node = NodeId::of("n0"));
     assert!(own.contains("node n0 was dialed by its own name"), "{own}");
-    let other = refusal(port, &greeting(&peer_hello(&ports, "n1", "n2")));
+    let other = rejection(port, &greeting(&peer_hello(&ports, "n1", "n2")));
     assert!(other.contains("this is node n0, not the one dialed"), "{other}");
     let long = (2_000u32).to_be_bytes();
-    let long = refusal(port, &[&wire::preamble()[..], &long].concat());
+    let long = rejection(port, &[&wire::preamble()[..], &long].concat());
     assert!(long.contains("a frame of 2000 bytes; the limit here is 1024"), "{long}");
     assert_eq!(daemon.status().name, "n0");
 }
@@ -496,23 +498,23 @@ fn three_nodes_serve_with_one_down_and_take_it_back() {
     }
     let serves = |daemon: &Daemon| until("it serves", || daemon.status().serving.then_some(()));
     [&a, &b, &c].into_iter().for_each(serves);
-    let written = a.client().ask(put("k", b"v"));
+    let written = a.client().query(put("k", b"v"));
     assert!(matches!(written, Response::Written { .. }), "{written:?}");
     for daemon in [&a, &b, &c] {
-        assert_eq!(values(daemon.client().ask(get("k"))).len(), 1);
+        assert_eq!(values(daemon.client().query(get("k"))).len(), 1);
     }
-    c.ask_to_stop();
+    c.query_to_stop();
     c.ended().unwrap();
     wait_for_link(&a, "n2", false);
-    let large = a.client().ask(put("large", &vec![9; 1 << 20]));
+    let large = a.client().query(put("large", &vec![9; 1 << 20]));
     assert!(matches!(large, Response::Written { .. }), "{large:?}");
-    assert_eq!(values(b.client().ask(get("large")))[0].0.len(), 1 << 20);
+    assert_eq!(values(b.client().query(get("large")))[0].0.len(), 1 << 20);
     let c = start(2);
     for (daemon, peer) in [(&a, "n2"), (&b, "n2"), (&c, "n0"), (&c, "n1")] {
         wait_for_link(daemon, peer, true);
     }
     serves(&c);
-    assert_eq!(values(c.client().ask(get("k"))).len(), 1);
+    assert_eq!(values(c.client().query(get("k"))).len(), 1);
     assert_eq!(c.status().incarnation.0, 2);
 }
 

@@ -36,7 +36,7 @@ fn alone(lines: &str) -> Daemon {
 
 fn order(client: &mut Client, order: EmulateOrder) -> Result<Vec<String>, String> {
     match client.call(CallBody::Emulate(order)) {
-        ReplyBody::Emulated(told) => told.map_err(|why| why.to_string()),
+        ReplyBody::Emulated(reported) => reported.map_err(|why| why.to_string()),
         other => panic!("{other:?}"),
     }
 }
@@ -58,12 +58,13 @@ fn rules_in_a_configuration_are_checked() {
     assert_eq!(config.experiment, expected);
     let config = with("emulation_seed = 7").unwrap();
     assert_eq!((config.emulation_seed, config.allow_emulation), (Some(7), false));
-    for (lines, said) in [
+    for (lines, stated) in [
         ("emulation = [\"n0 -> n1 cut\"]", "emulated only with allow_emulation = true"),
         ("emulation_seed = -1", "emulation_seed = -1: emulation_seed is 0 to 9223372036854775807"),
         (
             "allow_emulation = true\nemulation = [\"n0 -> n1 drop 2\"]",
-            "p.toml: emulation: the rule \"n0 -> n1 drop 2\": drop = 2: drop is a number from 0 to 1",
+            "p.toml: emulation: the rule \"n0 -> n1 drop 2\": drop = 2: drop is a number from 0 \
+             to 1",
         ),
         ("allow_emulation = true\nemulation = [\"n0 -> n9 cut\"]", "no member is called \"n9\""),
         ("experiment = [\"no-hedges\"]", "measured otherwise only with allow_emulation = true"),
@@ -73,7 +74,7 @@ fn rules_in_a_configuration_are_checked() {
         ),
     ] {
         let error = with(lines).unwrap_err();
-        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+        assert!(error.contains(stated) && error.lines().count() == 1, "{error}");
     }
 }
 
@@ -87,15 +88,15 @@ fn nothing_is_emulated_unless_the_configuration_allows_it() {
         assert!(why.contains("configuration of n0 does not say allow_emulation = true"), "{why}");
     }
     assert!(client.status().emulated.is_empty());
-    assert!(values(client.ask(get("k"))).is_empty(), "it serves");
+    assert!(values(client.query(get("k"))).is_empty(), "it serves");
 
     let daemon = alone(ALLOWED);
     let mut client = daemon.client();
-    for (text, said) in
+    for (text, stated) in
         [("n0 -> n5 cut", "no member is called \"n5\""), (" ; ", "no rule was given")]
     {
         let why = order(&mut client, EmulateOrder::Set(text.into())).unwrap_err();
-        assert!(why.contains(said), "{why}");
+        assert!(why.contains(stated), "{why}");
     }
     assert_eq!(order(&mut client, EmulateOrder::Show), Ok(vec![]));
 }
@@ -122,7 +123,7 @@ fn a_lost_answer_takes_no_slot_and_orders_always_get_through() {
     }
     until("calls are cut", || (counter(&mut client, Counter::EmulatedCut) == 10).then_some(()));
     assert_eq!(order(&mut client, EmulateOrder::Clear), Ok(vec![]));
-    assert!(values(client.ask(get("cut"))).is_empty(), "no call that was cut has arrived");
+    assert!(values(client.query(get("cut"))).is_empty(), "no call that was cut has arrived");
     assert_eq!(counter(&mut client, Counter::CallsRefusedBusy), 0);
 }
 
@@ -133,7 +134,7 @@ fn calls_and_answers_are_late_and_arrive_at_a_stop() {
     let text = "client -> n0 delay fixed 20ms; n0 -> client delay fixed 30ms fifo";
     order(&mut client, EmulateOrder::Set(text.into())).unwrap();
     let begun = Instant::now();
-    client.ask(put("k", b"v"));
+    client.query(put("k", b"v"));
     let taken = begun.elapsed();
     assert!(taken >= Duration::from_millis(49), "{taken:?}");
     assert_eq!(counter(&mut client, Counter::EmulatedDelayed), 2);
@@ -147,13 +148,13 @@ fn calls_and_answers_are_late_and_arrive_at_a_stop() {
     order(&mut client, EmulateOrder::Set("n0 -> client delay fixed 600s".into())).unwrap();
     let waiting = client.data(get("k"));
     until("it waits", || (counter(&mut client, Counter::EmulatedDelayed) == 4).then_some(()));
-    daemon.ask_to_stop();
+    daemon.query_to_stop();
     assert_eq!(client.reply().unwrap().id, waiting);
     daemon.ended().unwrap();
 }
 
 #[test]
-fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_told_to() {
+fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_ordered_to() {
     let lines =
         format!("{ALLOWED}experiment = [\"own-link\"]\nemulation = [\"* -> * acks cut\"]\n");
     let daemon = alone(&lines);
@@ -167,7 +168,7 @@ fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_told_to() {
     let rules = EmulateOrder::Set("* -> * acks cut; * -> * answers delay fixed 20ms".into());
     order(&mut client, rules).unwrap();
     let begun = Instant::now();
-    let held = values(client.ask(get("k")));
+    let held = values(client.query(get("k")));
     assert_eq!(held.len(), 1, "it is held all the same");
     assert!(begun.elapsed() >= Duration::from_millis(20), "{:?}", begun.elapsed());
 }

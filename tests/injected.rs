@@ -1,5 +1,5 @@
-//! Real daemons whose system calls fail: strace makes the kernel's answers. Where strace cannot trace, these tests
-//! say so and are skipped; under CI they fail instead.
+//! Real daemons whose system calls fail: strace makes the kernel's answers. Where strace cannot
+//! trace, these tests say so and are skipped; under CI they fail instead.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -47,19 +47,19 @@ impl Drop for Process {
 }
 
 /// A cluster of one node, and its files.
-struct Home {
+struct Owner {
     dir: TempDir,
     port: u16,
 }
 
-impl Home {
+impl Owner {
     fn new() -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let text = config_text("n0", &[port], 0);
         let data = format!("data_dir = \"{}\"", dir.path().join("data").display());
         let text = text.replace("data_dir = \"unused\"", &data) + "";
         fs::write(dir.path().join("n0.toml"), format!("disk_reserve_mib = 0\n{text}")).unwrap();
-        Home { dir, port }
+        Owner { dir, port }
     }
 
     fn data(&self) -> PathBuf {
@@ -84,7 +84,8 @@ impl Home {
         client
     }
 
-    /// The last line that the daemon wrote. What it says is one sentence, and no panic came through.
+    /// The last line that the daemon wrote. What it says is one sentence, and no panic came
+    /// through.
     fn last_line(&self) -> String {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
         assert!(!log.contains("panicked"), "{log}");
@@ -98,7 +99,7 @@ impl Home {
         let mut process = self.start(&[]);
         let mut client = self.client();
         for n in 0..acked {
-            let found = values(client.ask(get(&format!("k{n}"))));
+            let found = values(client.query(get(&format!("k{n}"))));
             assert_eq!(found, [Blob(format!("v{n}").into_bytes().into())], "k{n} of {acked}");
         }
         drop(process.0.stdin.take());
@@ -106,7 +107,8 @@ impl Home {
     }
 }
 
-/// Writes `k0`, `k1`, ... up to `count` one by one; how many were acknowledged before the connection ended.
+/// Writes `k0`, `k1`, ... up to `count` one by one; how many were acknowledged before the
+/// connection ended.
 fn write(client: &mut Client, from: usize, count: usize) -> usize {
     for n in from..count {
         client.data(put(&format!("k{n}"), format!("v{n}").as_bytes()));
@@ -143,34 +145,34 @@ fn inject(process: &Process, call: &str, fault: &str) -> Process {
 }
 
 #[test]
-fn a_writer_that_is_stuck_is_told_of_and_ends_no_daemon() {
+fn a_writer_that_is_stuck_is_notified_of_and_ends_no_daemon() {
     if !strace_works("a_writer_that_is_stuck") {
         return;
     }
-    let home = Home::new();
-    let socket = home.dir.path().join("notify");
+    let owner = Owner::new();
+    let socket = owner.dir.path().join("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     let managed = format!("NOTIFY_SOCKET={}", socket.display());
-    let process = home.start(&["env", &managed, "WATCHDOG_USEC=400000"]);
-    let mut client = home.client();
+    let process = owner.start(&["env", &managed, "WATCHDOG_USEC=400000"]);
+    let mut client = owner.client();
     assert_eq!(write(&mut client, 0, 10), 10);
     let mut bytes = [0; 4_096];
-    let mut hears = |patience: Duration| {
-        manager.set_read_timeout(Some(patience)).unwrap();
+    let mut hears = |timeout: Duration| {
+        manager.set_read_timeout(Some(timeout)).unwrap();
         manager.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec())
     };
     until("the watchdog is fed", || {
-        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+        hears(Duration::from_secs(30)).filter(|stated| stated.starts_with(b"WATCHDOG=1"))
     });
     let tracer = inject(&process, "fdatasync,fsync,sync_file_range", "delay_enter=60000000");
     client.data(put("k10", b"v10"));
-    until("the manager is told", || {
-        let said = hears(Duration::from_secs(30))?;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        said.contains("its disk has made no progress").then_some(())
+    until("the manager is notified", || {
+        let stated = hears(Duration::from_secs(30))?;
+        let stated = String::from_utf8_lossy(&stated).into_owned();
+        stated.contains("its disk has made no progress").then_some(())
     });
     until("the watchdog is fed all the same", || {
-        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+        hears(Duration::from_secs(30)).filter(|stated| stated.starts_with(b"WATCHDOG=1"))
     });
     assert_eq!(client.status().name, "n0", "the node itself answers");
     drop(tracer);
@@ -183,64 +185,65 @@ fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_i
         return;
     }
     // Only the first call fails: who tried again would succeed, and promise what may be lost.
-    for (call, error, said) in [
+    for (call, error, stated) in [
         ("fdatasync", "EIO", "Input/output error"),
         ("pwrite64", "EIO", "Input/output error"),
         ("pwrite64", "ENOSPC", "No space left on device"),
     ] {
-        let home = Home::new();
-        let mut process = home.start(&[]);
-        let mut client = home.client();
+        let owner = Owner::new();
+        let mut process = owner.start(&[]);
+        let mut client = owner.client();
         assert_eq!(write(&mut client, 0, 25), 25);
         let _tracer = inject(&process, call, &format!("error={error}:when=1"));
         let acked = write(&mut client, 25, 1_000);
         assert_eq!(acked, 25, "{call}: a write was acknowledged after the error");
         let status = process.ended();
-        let last = home.last_line();
+        let last = owner.last_line();
         assert_eq!(status.code(), Some(1), "{call}: {last}");
-        assert!(last.starts_with("pixii: the store failed: ") && last.contains(said), "{last}");
+        assert!(last.starts_with("pixii: the store failed: ") && last.contains(stated), "{last}");
         println!("{call} {error}: {last}");
-        home.holds(acked);
+        owner.holds(acked);
     }
 }
 
 #[test]
-fn an_io_error_at_a_clean_stop_is_told_and_loses_nothing() {
+fn an_io_error_at_a_clean_stop_is_reported_and_loses_nothing() {
     if !strace_works("an_io_error_at_a_clean_stop") {
         return;
     }
     // At the end the log is synced, then brought to the tree, which is synced, too.
     for (call, nth) in [("fdatasync", 1), ("fdatasync", 3), ("sync_file_range", 1)] {
-        let home = Home::new();
-        let mut process = home.start(&[]);
-        let mut client = home.client();
+        let owner = Owner::new();
+        let mut process = owner.start(&[]);
+        let mut client = owner.client();
         let acked = write(&mut client, 0, 25);
         let _tracer = inject(&process, call, &format!("error=EIO:when={nth}"));
         client.call(CallBody::Stop);
         assert_eq!(process.ended().code(), Some(1), "{call} {nth}");
-        let last = home.last_line();
+        let last = owner.last_line();
         assert!(last.starts_with("pixii: the store"), "{last}");
         assert!(last.contains("failed: Input/output error"), "{last}");
-        home.holds(acked);
+        owner.holds(acked);
     }
 }
 
-/// Starts under strace with a fault; the exit code and the last line, or `None` if the daemon came up.
-fn start_with(home: &Home, fault: &[&str]) -> Option<(i32, String)> {
+/// Starts under strace with a fault; the exit code and the last line, or `None` if the daemon came
+/// up.
+fn start_with(owner: &Owner, fault: &[&str]) -> Option<(i32, String)> {
     let tracer = [&["strace", "-f", "-qq", "-o", "/dev/null"], fault].concat();
-    let mut process = home.start(&tracer);
+    let mut process = owner.start(&tracer);
     let code = until("a start or an end", || {
         if let Some(status) = process.0.try_wait().unwrap() {
             return Some(Some(status.code().expect("no signal ends it")));
         }
-        std::net::TcpStream::connect(("127.0.0.1", home.port)).is_ok().then_some(None)
+        std::net::TcpStream::connect(("127.0.0.1", owner.port)).is_ok().then_some(None)
     });
     if code.is_none() {
         println!("came up: {fault:?}");
         drop(process.0.stdin.take());
         process.ended();
     }
-    code.map(|code| (code, home.last_line()))
+    code.map(|code| (code, owner.last_line()))
 }
 
 #[test]
@@ -248,14 +251,14 @@ fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
     if !strace_works("an_io_error_at_open") {
         return;
     }
-    let home = Home::new();
-    let mut process = home.start(&[]);
-    let acked = write(&mut home.client(), 0, 25);
+    let owner = Owner::new();
+    let mut process = owner.start(&[]);
+    let acked = write(&mut owner.client(), 0, 25);
     process.0.kill().unwrap();
     process.ended();
-    let data = home.data().display().to_string();
-    let log = home.data().join("sled/db").display().to_string();
-    let commits = home.data().join("sled/COMMITS").display().to_string();
+    let data = owner.data().display().to_string();
+    let log = owner.data().join("sled/db").display().to_string();
+    let commits = owner.data().join("sled/COMMITS").display().to_string();
     let mut ends = 0;
     for (call, error, path) in [
         ("fsync", "EIO", &data),
@@ -277,7 +280,7 @@ fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
             if path != &data {
                 fault.extend(["-P", path]);
             }
-            let Some((code, last)) = start_with(&home, &fault) else { continue };
+            let Some((code, last)) = start_with(&owner, &fault) else { continue };
             println!("{call} {error} at call {nth}: {last}");
             assert_eq!(code, 1, "{last}");
             assert!(!last.contains("damaged"), "an error of the disk is no damage: {last}");
@@ -286,7 +289,7 @@ fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
         }
     }
     assert!(ends >= 5, "only {ends} of the faults ended a start");
-    home.holds(acked);
+    owner.holds(acked);
 }
 
 #[test]
@@ -294,25 +297,25 @@ fn a_directory_without_permission_is_one_sentence_that_asks_for_an_operator() {
     if !strace_works("a_directory_without_permission") {
         return;
     }
-    let home = Home::new();
-    let mut process = home.start(&[]);
-    let acked = write(&mut home.client(), 0, 5);
+    let owner = Owner::new();
+    let mut process = owner.start(&[]);
+    let acked = write(&mut owner.client(), 0, 5);
     drop(process.0.stdin.take());
     assert!(process.ended().success());
     let denied = |path: &Path| {
         let path = path.display().to_string();
         let inject = "inject=openat:error=EACCES";
         let (code, last) =
-            start_with(&home, &["-P", &path, "-e", "trace=openat", "-e", inject]).unwrap();
+            start_with(&owner, &["-P", &path, "-e", "trace=openat", "-e", inject]).unwrap();
         println!("{last}");
         assert!(last.contains("Permission denied"), "{last}");
         code
     };
     for file in ["FORMAT", "LOCK", "MARK", "sled"] {
-        assert_eq!(denied(&home.data().join(file)), 2, "{file}");
+        assert_eq!(denied(&owner.data().join(file)), 2, "{file}");
     }
-    assert_eq!(denied(&home.dir.path().join("n0.toml")), 2);
-    home.holds(acked);
+    assert_eq!(denied(&owner.dir.path().join("n0.toml")), 2);
+    owner.holds(acked);
 }
 
 /// Runs the command on a directory, below `tracer` if one is given.
@@ -361,8 +364,8 @@ fn a_migration_that_is_killed_at_any_call_is_completed_by_the_next_one() {
                     ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
                 let first = pixii(&tracer, &["migrate"], &data);
                 let next = pixii(&[], &["migrate"], &data);
-                let said = String::from_utf8_lossy(&next.stderr);
-                assert!(next.status.success(), "{name}, {call} {nth}: {said}");
+                let stated = String::from_utf8_lossy(&next.stderr);
+                assert!(next.status.success(), "{name}, {call} {nth}: {stated}");
                 let checked = pixii(&[], &["check", "--json"], &data);
                 let checked = String::from_utf8_lossy(&checked.stdout);
                 let wanted = format!("\"digest\":\"{digest}\"");

@@ -9,14 +9,14 @@ use std::thread;
 use bytes::Bytes;
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{
-    Change, Found, HintTotal, LifeError, Meta, Owner, Process, Record, Scanned, Span, Store,
-    begin_life, end_life, hint_bytes,
+    Change, Found, HintTotal, IncarnationError, Meta, Process, Record, Scanned, Span, Store,
+    StoreIdentity, begin_incarnation, end_incarnation, hint_bytes,
 };
 use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -52,10 +52,10 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         }
         value.truncate(*size);
         let version = Version { write: WriteId(rng.next_u128()), value: Blob(value.into()) };
-        let actor = Actor { store: at as u64, serial: 1 };
+        let actor = Actor { store: at as u64, actor_epoch: 1 };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_serial: Some(seed), object, generation: GcEpoch::FIRST }
+    Record { own_epoch: Some(seed), object, gc_epoch: GcEpoch::FIRST }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -63,8 +63,8 @@ fn put(partition: u16, key: &Key, record: &Record) -> Change {
     Change::Record { partition, key, record: record.clone() }
 }
 
-fn owner(name: &str) -> Owner {
-    Owner { cluster: "c".into(), name: name.into(), ring: 7 }
+fn owner(name: &str) -> StoreIdentity {
+    StoreIdentity { cluster: "c".into(), name: name.into(), ring: 7 }
 }
 
 /// A store that can be stopped and started again.
@@ -135,7 +135,7 @@ conformance!(
     any_bytes_are_a_key,
     lists_are_ordered_and_bounded,
     the_last_change_of_a_batch_counts,
-    lives_begin_and_end,
+    incarnations_begin_and_end,
     readers_see_whole_records
 );
 
@@ -296,18 +296,23 @@ fn the_last_change_of_a_batch_counts<B: Bench>() {
     assert_eq!(bench.store().meta().unwrap().map(|meta| meta.incarnation.0), Some(2));
 }
 
-fn lives_begin_and_end<B: Bench>() {
+fn incarnations_begin_and_end<B: Bench>() {
     let bench = B::new();
     assert_eq!(bench.store().meta().unwrap(), None);
-    let begin = |store: &dyn Store, process| begin_life(store, &owner("n1"), process);
+    let begin = |store: &dyn Store, process| begin_incarnation(store, &owner("n1"), process);
     let mut meta = begin(bench.store(), Process::New(42)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (42, 1, 1));
-    meta.serial_end = 100;
-    end_life(bench.store(), &meta).unwrap();
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor), (42, 1, 1));
+    meta.actor_epoch_end = 100;
+    end_incarnation(bench.store(), &meta).unwrap();
     let meta = begin(bench.store(), Process::Same).unwrap();
     assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
-    assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "and serials that go on");
-    end_life(bench.store(), &meta).unwrap();
+    assert_eq!(
+        (meta.actor_epoch_floor, meta.actor_epoch_end),
+        (1, 100),
+        "and actor epochs that \
+        go on"
+    );
+    end_incarnation(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
     let mut meta = begin(bench.store(), Process::New(43)).unwrap();
     assert_eq!(
@@ -316,21 +321,25 @@ fn lives_begin_and_end<B: Bench>() {
         "and another for the next"
     );
     assert_eq!(
-        (meta.serial_floor, &meta.fresh[..]),
+        (meta.actor_epoch_floor, &meta.fresh[..]),
         (100, &[][..]),
         "a clean stop leaves no doubt"
     );
-    meta.serial_end = 200;
+    meta.actor_epoch_end = 200;
     bench.store().apply(&[Change::Meta(meta)]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
     let meta = begin(bench.store(), Process::New(44)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (44, 4, 200));
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
-    let stranger = begin_life(bench.store(), &owner("n2"), Process::New(45));
-    assert!(matches!(stranger, Err(LifeError::Owner(..))), "{stranger:?}");
-    let moved = begin_life(bench.store(), &Owner { ring: 8, ..owner("n1") }, Process::New(45));
-    assert_eq!(moved, Err(LifeError::Ring));
+    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process::New(45));
+    assert!(matches!(stranger, Err(IncarnationError::Identity(..))), "{stranger:?}");
+    let moved = begin_incarnation(
+        bench.store(),
+        &StoreIdentity { ring: 8, ..owner("n1") },
+        Process::New(45),
+    );
+    assert_eq!(moved, Err(IncarnationError::Ring));
 }
 
 fn readers_see_whole_records<B: Bench>() {
@@ -343,7 +352,7 @@ fn readers_see_whole_records<B: Bench>() {
         while !done.load(Ordering::SeqCst) || reads == 0 {
             match store.read(Partition(0), &hot).unwrap() {
                 Found::Record(found) => {
-                    let seed = found.own_serial.unwrap();
+                    let seed = found.own_epoch.unwrap();
                     assert_eq!(found, record(seed, &[300 * KILO]));
                 }
                 other => panic!("{other:?}"),
@@ -404,7 +413,7 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
     bench.store().sync().unwrap();
     bench = bench.reopen();
     let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
-    let owed = |key: &Key| key.as_bytes().len().is_multiple_of(2);
+    let pending = |key: &Key| key.as_bytes().len().is_multiple_of(2);
     for target in (0..3).map(|number| NodeId(number << 61)) {
         let of_target = model.iter().filter(|((of, _), _)| *of == target);
         let expected: Vec<(Key, Found)> = of_target
@@ -427,12 +436,15 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             let total = totals.entry(target).or_default();
             total.count += 1;
             total.bytes += hint_bytes(&key, &record);
-            total.owed += u64::from(owed(&key));
+            total.pending += u64::from(pending(&key));
         }
     }
-    let told = bench.store().hint_totals(&|key| (Partition(3), owed(key))).unwrap();
-    assert_eq!(told.stamps.values().sum::<u64>(), totals.values().map(|t| t.count).sum::<u64>());
-    assert_eq!(told.totals, totals);
+    let reported = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
+    assert_eq!(
+        reported.stamps.values().sum::<u64>(),
+        totals.values().map(|t| t.count).sum::<u64>()
+    );
+    assert_eq!(reported.totals, totals);
     assert_eq!(bench.store().read(Partition(0), &key("k0")).unwrap(), Found::Record(own));
     assert_eq!(bench.store().read_hint(NodeId(9), &key("k0")).unwrap(), Found::Nothing);
 
@@ -459,16 +471,16 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
         store.apply(std::slice::from_ref(&change)).unwrap();
         model.apply(&[change]).unwrap();
     }
-    let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
-    let condemned = vec![Grave { key: key("k004"), dead }];
-    let generation = Generation { number: GcEpoch(7), condemned, collected: Vec::new() };
+    let dead = Context::new(vec![Dot { actor: Actor { store: 1, actor_epoch: 2 }, counter: 3 }]);
+    let purgeable = vec![PurgeableKey { key: key("k004"), dead }];
+    let gc_epoch = GcState { number: GcEpoch(7), purgeable, purged: Vec::new() };
     let partition = Partition(1);
-    let begun = Change::Generation { partition, generation: generation.clone() };
+    let begun = Change::GcState { partition, gc_epoch: gc_epoch.clone() };
     store.apply(&[begun]).unwrap();
     store.sync().unwrap();
     store.close().unwrap();
     let store = open(dir.path());
-    assert_eq!(store.generations().unwrap(), [(partition, generation)]);
+    assert_eq!(store.gc_epochs().unwrap(), [(partition, gc_epoch)]);
     let even = LeafSet::new((0..2_048).map(|leaf| 2 * leaf));
     for partition in [Partition(0), Partition(1)] {
         for leaves in [None, Some(even.clone())] {
@@ -489,7 +501,8 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     }
 }
 
-/// Reads a span page by page; what each shows is what the model has. Gives how many keys there were.
+/// Reads a span page by page; what each shows is what the model has. Gives how many keys there
+/// were.
 fn scan_by_pages(
     store: &DiskStore,
     model: &MemoryStore,

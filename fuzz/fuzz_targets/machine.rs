@@ -1,4 +1,4 @@
-//! A node that is told things by peers and clients.
+//! A node that is reported things by peers and clients.
 
 #![no_main]
 

@@ -9,7 +9,7 @@ use pixii_core::ring::Ring;
 use pixii_core::store::Meta;
 use pixii_core::types::{NodeId, Partition};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text;
 use serde_json::{Value, json};
 
@@ -22,12 +22,16 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Read the data of stopped nodes whole, say what is damaged, and compare replicas
 #[derive(Args)]
 #[command(after_help = "\
-Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
-output names each damaged key; then come the counts. The digest covers keys, clocks and values, not hints: where two \
+Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A \
+    line on standard \
+output names each damaged key; then come the counts. The digest covers keys, clocks and values, \
+    not hints: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
-With the configuration of one of the nodes, it also says which partitions differ between their homes, as far as \
-these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: homes take them out one after the \
+With the configuration of one of the nodes, it also says which partitions differ between their \
+    owners, as far as \
+these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are \
+    being purged make no difference: owners take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
 Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \
@@ -45,7 +49,8 @@ pub(crate) struct Check {
     /// The nodes' data directories
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they have
+    /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they
+    /// have
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -54,31 +59,36 @@ pub(crate) struct Check {
 
 impl Check {
     /// Reads, reports, and compares.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let config = match &self.config {
-            Some(file) => Some(Config::load(file).map_err(|e| Trouble::usage(e.to_string()))?),
+            Some(file) => Some(Config::load(file).map_err(|e| CommandError::usage(e.to_string()))?),
             None if self.dirs.len() > 1 => {
-                return Err(Trouble::usage("several directories are compared with --config FILE"));
+                return Err(CommandError::usage(
+                    "several directories are compared with --config \
+                    FILE",
+                ));
             }
             None => None,
         };
         let mut stores = Vec::new();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let scratch = self.scratch.folder()?;
         for dir in &self.dirs {
             let (report, json) = read(dir, scratch.path(), shared.json())?;
-            told.push(json);
+            reported.push(json);
             if config.is_some() && report.meta.is_none() {
                 let dir = dir.display();
-                return Err(Trouble::error(format!(
+                return Err(CommandError::error(format!(
                     "{dir} is the store of no node yet: it cannot be compared"
                 )));
             }
             if let Some(meta) = &report.meta {
-                let node = meta.owner.node();
+                let node = meta.identity.node();
                 if stores.iter().any(|(other, _)| *other == node) {
-                    let name = &meta.owner.name;
-                    return Err(Trouble::error(format!("two of the DIRs hold data of {name}")));
+                    let name = &meta.identity.name;
+                    return Err(CommandError::error(format!(
+                        "two of the DIRs hold data of {name}"
+                    )));
                 }
                 stores.push((node, report));
             }
@@ -87,28 +97,28 @@ impl Check {
         let damaged = stores.iter().any(|(_, report)| report.damages > 0);
         let Some(ring) = ring else {
             if shared.json() {
-                told.iter().try_for_each(emit_json)?;
+                reported.iter().try_for_each(emit_json)?;
             }
             return Ok(if damaged { Exit::Error } else { Exit::Done });
         };
         let differences = differences(&ring, &stores);
-        let given = |home: &&NodeId| stores.iter().any(|(node, _)| node == *home);
-        let homes = |partition| ring.homes(Partition(partition)).iter().filter(given).count();
-        let compared = (0..ring.partitions()).filter(|partition| homes(*partition) > 1).count();
+        let given = |owner: &&NodeId| stores.iter().any(|(node, _)| node == *owner);
+        let owners = |partition| ring.owners(Partition(partition)).iter().filter(given).count();
+        let compared = (0..ring.partitions()).filter(|partition| owners(*partition) > 1).count();
         let name = |node: NodeId| stores.iter().find(|(id, _)| *id == node);
-        let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(owner);
+        let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(identity);
         let differing: Vec<String> = differences
             .iter()
-            .map(|Difference { partition, homes }| {
-                let home = |(node, keys): (NodeId, u64)| {
+            .map(|Difference { partition, owners }| {
+                let owner = |(node, keys): (NodeId, u64)| {
                     format!("{} {}", name(node).unwrap_or_default(), text::count(keys, "key"))
                 };
-                format!("partition {}: {}", partition.0, homes.map(home).join(", "))
+                format!("partition {}: {}", partition.0, owners.map(owner).join(", "))
             })
             .collect();
         if shared.json() {
             emit_json(&json!({
-                "stores": told,
+                "stores": reported,
                 "partitions": ring.partitions(),
                 "compared": compared,
                 "differ": differing,
@@ -120,31 +130,34 @@ impl Check {
             let alone = match usize::from(all) - compared {
                 0 => String::new(),
                 alone => format!(
-                    "; {alone} have fewer than two homes among the DIRs, and are not compared"
+                    "; {alone} have fewer than two owners among the DIRs, and are not compared"
                 ),
             };
-            emit(format!("{lines}{equal} of {all} partitions are equal at their homes{alone}\n"))?;
+            emit(format!("{lines}{equal} of {all} partitions are equal at their owners{alone}\n"))?;
         }
         Ok(if damaged || !differing.is_empty() { Exit::Error } else { Exit::Done })
     }
 }
 
-/// The latest ring that the configuration and these stores know, if they are all of one cluster and have places in it.
-fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, Trouble> {
+/// The latest ring that the configuration and these stores know, if they are all of one cluster and
+/// have places in it.
+fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, CommandError> {
     let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
     let ring = Ring::latest(config.ring.clone(), stored);
     for (node, report) in stores {
-        let Some(Meta { owner, .. }) = &report.meta else { continue };
-        let (name, cluster) = (&owner.name, &owner.cluster);
+        let Some(Meta { identity, .. }) = &report.meta else { continue };
+        let (name, cluster) = (&identity.name, &identity.cluster);
         if *cluster != config.cluster {
-            return Err(Trouble::error(format!(
-                "one DIR holds data of {name} of cluster {cluster}, and the configuration is of cluster {}",
+            return Err(CommandError::error(format!(
+                "one DIR holds data of {name} of cluster {cluster}, and the configuration is of \
+                 cluster {}",
                 config.cluster
             )));
         }
         if !ring.has(*node) {
-            return Err(Trouble::error(format!(
-                "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
+            return Err(CommandError::error(format!(
+                "{name}, whose data one DIR holds, is no member of that configuration's ring, \
+                 version {}",
                 ring.version()
             )));
         }
@@ -152,14 +165,14 @@ fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring
     Ok(ring)
 }
 
-fn owner(meta: &Meta) -> String {
-    meta.owner.name.clone()
+fn identity(meta: &Meta) -> String {
+    meta.identity.name.clone()
 }
 
-/// Reads one store and, unless it is told as JSON at the end, tells what it is like.
-fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), Trouble> {
+/// Reads one store and, unless it is reported as JSON at the end, reports what it is like.
+fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), CommandError> {
     let mut listed = Vec::new();
-    let mut silent: Outcome = Ok(Exit::Done);
+    let mut silent: CommandResult = Ok(Exit::Done);
     let report = check(dir, scratch, CACHE_BYTES, &mut |damage| {
         if !json && silent.is_ok() {
             silent = emit(format!("damaged: {damage}\n")).map(|()| Exit::Done);
@@ -167,7 +180,7 @@ fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), 
             listed.push(as_json(&damage));
         }
     });
-    let report = report.map_err(|error| Trouble::error(error.to_string()))?;
+    let report = report.map_err(|error| CommandError::error(error.to_string()))?;
     silent?;
     if !json {
         emit(as_text(&report))?;
@@ -195,8 +208,8 @@ fn as_json(damage: &Damage) -> Value {
 fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
     let node = report.meta.as_ref().map(|meta| {
         json!({
-            "name": meta.owner.name,
-            "cluster": meta.owner.cluster,
+            "name": meta.identity.name,
+            "cluster": meta.identity.cluster,
             "store": format!("{:016x}", meta.store),
             "incarnation": meta.incarnation.0,
             "stopped_cleanly": meta.clean,
@@ -234,10 +247,10 @@ fn as_text(report: &CheckReport) -> String {
     let node = match &report.meta {
         Some(meta) => {
             let stop = if meta.clean { "stopped cleanly" } else { "not stopped cleanly" };
-            let (owner, incarnation) = (&meta.owner, meta.incarnation);
+            let (identity, incarnation) = (&meta.identity, meta.incarnation);
             format!(
                 "node {} of cluster {}, incarnation {incarnation}, {stop}",
-                owner.name, owner.cluster
+                identity.name, identity.cluster
             )
         }
         None => "the store of no node yet".into(),

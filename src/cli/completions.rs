@@ -1,7 +1,7 @@
 //! `pixii completions`: what a shell needs to complete the command line.
 
 use clap::{Args, Command, CommandFactory, ValueEnum};
-use pixii_kit::outcome::{Exit, Outcome, emit};
+use pixii_kit::outcome::{CommandResult, Exit, emit};
 
 use super::Arguments;
 
@@ -60,7 +60,7 @@ fn visible(command: &Command) -> Command {
 
 impl Completions {
     /// Prints them.
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> CommandResult {
         emit(self.shell.completions())?;
         Ok(Exit::Done)
     }

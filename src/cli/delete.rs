@@ -2,14 +2,15 @@
 
 use clap::Args;
 use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on};
 
 use super::put;
 
 /// Delete a key
 #[derive(Args)]
 #[command(after_help = "\
-Without --context the key is read first, and what that read showed is deleted; a value that someone else \
+Without --context the key is read first, and what that read showed is deleted; a value that \
+    someone else \
 writes meanwhile stays. An absent key ends with exit code 3.
 
 Examples:
@@ -39,7 +40,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     /// Reads if it must, and deletes.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
         let given = self.context.as_deref().map(parse_context).transpose()?;
         let written = block_on(async {
@@ -53,7 +54,7 @@ impl Delete {
                         .await?;
                     if found.values.is_empty() {
                         let message = format!("no value under {key:?}");
-                        return Err(Trouble { exit: Exit::Absent, message });
+                        return Err(CommandError { exit: Exit::Absent, message });
                     }
                     found.context
                 }

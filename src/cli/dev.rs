@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use pixii_core::members::check_name;
 use pixii_kit::arguments::DEFAULT_CONNECT;
 use pixii_kit::cluster::{Cluster, Shape};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit};
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text::{row, table};
 
@@ -27,9 +27,12 @@ const ORDERS: &str =
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
-Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the \
-same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME \
-(kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit. Ctrl-C stops all. All but quit can be given \
+Each daemon is a process of its own with a configuration, a log and data in DIR; started again \
+    with the \
+same numbers, the cluster has its data back. Orders are read from standard input: start NAME, \
+    kill NAME \
+(kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit. Ctrl-C stops all. All but quit \
+    can be given \
 from another terminal too, as in `pixii dev kill n3`, with the same DIR.
 
 Examples:
@@ -114,15 +117,15 @@ impl Order {
 }
 
 impl Dev {
-    /// Gives the order, or runs the cluster until told to stop.
-    pub(crate) fn run(self) -> Outcome {
+    /// Gives the order, or runs the cluster until ordered to stop.
+    pub(crate) fn run(self) -> CommandResult {
         let Some(order) = &self.order else { return self.serve() };
-        let done = orders::give(&self.dir, &order.line()).map_err(Trouble::error)?;
+        let done = orders::give(&self.dir, &order.line()).map_err(CommandError::error)?;
         emit(format!("{done}\n"))?;
         Ok(Exit::Done)
     }
 
-    fn serve(&self) -> Outcome {
+    fn serve(&self) -> CommandResult {
         let majority = self.n / 2 + 1;
         let shape = Shape {
             cluster: "dev".into(),
@@ -132,40 +135,42 @@ impl Dev {
             w: self.w.unwrap_or(majority),
             partitions: self.partitions,
         };
-        let program = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
+        let program =
+            std::env::current_exe().map_err(|error| CommandError::error(error.to_string()))?;
         let interrupt = Interrupt::listen(false)?;
         let begun = Instant::now();
         let first_port = Some(self.port).filter(|port| *port != 0);
         let mut cluster =
-            Cluster::create(program, &self.dir, &shape, first_port).map_err(Trouble::error)?;
+            Cluster::create(program, &self.dir, &shape, first_port).map_err(CommandError::error)?;
         if self.allow_emulation {
-            cluster.allow_emulation().map_err(Trouble::error)?;
+            cluster.allow_emulation().map_err(CommandError::error)?;
         }
         let orders = Orders::listen(&self.dir);
-        cluster.start_all().map_err(Trouble::error)?;
+        cluster.start_all().map_err(CommandError::error)?;
         let ready = block_on(async {
             tokio::select! {
-                ready = cluster.ready(READY_WAIT) => ready.map(|()| true).map_err(Trouble::error),
+                ready = cluster.ready(READY_WAIT) => ready.map(|()|
+                    true).map_err(CommandError::error),
                 () = interrupt.wait() => Ok(false),
             }
         });
-        // What no later start can help is told as a daemon tells it.
-        let ready = ready.map_err(|trouble| match cluster.last_exit() {
-            Some(2) => Trouble::usage(trouble.message),
-            _ => trouble,
+        // What no later start can help is reported as a daemon reports it.
+        let ready = ready.map_err(|error| match cluster.last_exit() {
+            Some(2) => CommandError::usage(error.message),
+            _ => error,
         });
-        let told = match ready {
+        let reported = match ready {
             Ok(true) => emit(self.welcome(&cluster, begun.elapsed()))
                 .and_then(|()| attend(&mut cluster, &interrupt, &orders)),
             Ok(false) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         // Nobody who orders something now waits for a cluster that is going.
         drop(orders);
         // Whatever happened, the daemons stop in order; the first fault is the one worth telling.
         let stopped = cluster.stop_all();
-        told?;
-        stopped.map_err(Trouble::error)?;
+        reported?;
+        stopped.map_err(CommandError::error)?;
         emit(format!("all daemons have stopped; the data stays in {}\n", self.dir.display()))?;
         Ok(Exit::Done)
     }
@@ -187,7 +192,8 @@ impl Dev {
         };
         format!(
             "{0} {4} up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
-             Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get greeting\n  \
+             Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get \
+             greeting\n  \
              pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\n\
              Orders here: {ORDERS}. Ctrl-C stops all.\n",
             self.nodes,
@@ -199,9 +205,13 @@ impl Dev {
     }
 }
 
-/// Carries out orders and reports deaths, until told to stop.
-fn attend(cluster: &mut Cluster, interrupt: &Interrupt, orders: &Orders) -> Result<(), Trouble> {
-    while !interrupt.asked() {
+/// Carries out orders and reports deaths, until ordered to stop.
+fn attend(
+    cluster: &mut Cluster,
+    interrupt: &Interrupt,
+    orders: &Orders,
+) -> Result<(), CommandError> {
+    while !interrupt.queried() {
         let order = orders.next(POLL);
         // Before the order, which may be about one that has ended.
         for (name, how) in cluster.ended() {
@@ -219,14 +229,14 @@ fn attend(cluster: &mut Cluster, interrupt: &Interrupt, orders: &Orders) -> Resu
             }
             Ok(Some(Done { what, next })) => {
                 order.answer(&Ok(&what));
-                let told = emit(if next.is_empty() {
+                let reported = emit(if next.is_empty() {
                     format!("{what}\n")
                 } else {
                     format!("{what}; {next}\n")
                 });
                 // Another terminal's order ends nothing because nobody reads this one.
                 if from_here {
-                    told?;
+                    reported?;
                 }
             }
             Err(why) => {
@@ -270,11 +280,11 @@ fn obey(cluster: &mut Cluster, interrupt: &Interrupt, line: &str) -> Result<Opti
             cluster.start(name)?;
             let ready = async {
                 tokio::select! {
-                    ready = cluster.ready(READY_WAIT) => ready.map_err(Trouble::error),
+                    ready = cluster.ready(READY_WAIT) => ready.map_err(CommandError::error),
                     () = interrupt.wait() => Ok(()),
                 }
             };
-            block_on(ready).map_err(|trouble| trouble.message)?;
+            block_on(ready).map_err(|error| error.message)?;
             (format!("{name} is up after {:.1} s", begun.elapsed().as_secs_f64()), String::new())
         }
         _ => return Err(format!("\"{}\" is no order; orders are {ORDERS}", line.escape_debug())),

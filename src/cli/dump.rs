@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use pixii_client::{Client, Failure, Found, KeyPage};
-use pixii_core::message::Refusal;
+use pixii_client::{Client, ClientError, Found, KeyPage};
+use pixii_core::message::Rejection;
 use pixii_core::types::{Key, Partition};
 use pixii_kit::arguments::{Shared, deadline};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on};
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text;
 use tokio::sync::Semaphore;
@@ -26,7 +26,7 @@ const PAGES_BYTES: u32 = 8 << 20;
 const PAGE_BYTES: (u32, u32) = (2 << 10, 64 << 10);
 /// Pages asked for at a time.
 const PAGES_IN_FLIGHT: usize = 32;
-/// Reads under way at a time, fewer when values are so large that they would pass [`READ_BYTES`].
+/// Reads in progress at a time, fewer when values are so large that they would pass [`READ_BYTES`].
 const READS: usize = 64;
 const READ_BYTES: usize = 64 << 20;
 /// Pause before a node that was busy is asked again.
@@ -35,11 +35,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Print every key and value, sorted by key
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
-carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third \
+A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a \
+    newline \\n and a \
+carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a \
+    third \
 column such as `sibling 1/2`. Deleted keys are left out.
 
-Where too few replicas can answer, all other partitions are printed; those that are missing are named at the end, and \
+Where too few replicas can answer, all other partitions are printed; those that are missing are \
+    named at the end, and \
 the exit code is 4. Any other failure ends the dump, and so does \
 Ctrl-C: the number of lines that are printed and whole is said.
 
@@ -65,7 +68,7 @@ pub(crate) struct Dump {
 
 impl Dump {
     /// Reads and prints everything.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut printer = Printer {
             out: BufWriter::new(io::stdout().lock()),
             lines: 0,
@@ -84,15 +87,15 @@ impl Dump {
             tokio::select! {
                 biased;
                 outcome = work => outcome,
-                () = interrupt.wait() => Err(Trouble::error("interrupted")),
+                () = interrupt.wait() => Err(CommandError::error("interrupted")),
             }
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");
-        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|trouble| {
-            match trouble.message.as_str() {
-                "" => trouble,
-                why => Trouble { message: format!("{why}; {lines} printed"), ..trouble },
+        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|error| {
+            match error.message.as_str() {
+                "" => error,
+                why => CommandError { message: format!("{why}; {lines} printed"), ..error },
             }
         })
     }
@@ -107,7 +110,7 @@ struct Source {
 }
 
 impl Source {
-    async fn get(&self, key: &Key) -> Result<Found, Failure> {
+    async fn get(&self, key: &Key) -> Result<Found, ClientError> {
         self.patiently(|| self.client.get(key, self.r, self.timeout_ms)).await
     }
 
@@ -116,21 +119,21 @@ impl Source {
         partition: Partition,
         after: Option<Key>,
         limit_bytes: u32,
-    ) -> Result<KeyPage, Failure> {
-        let ask =
+    ) -> Result<KeyPage, ClientError> {
+        let query =
             || self.client.keys(partition, after.clone(), limit_bytes, self.r, self.timeout_ms);
-        self.patiently(ask).await
+        self.patiently(query).await
     }
 
     /// Asks again until the deadline while the node says that it is busy.
-    async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    async fn patiently<T, F: Future<Output = Result<T, ClientError>>>(
         &self,
-        ask: impl Fn() -> F,
-    ) -> Result<T, Failure> {
+        query: impl Fn() -> F,
+    ) -> Result<T, ClientError> {
         let deadline = Instant::now() + Duration::from_millis(self.timeout_ms.into());
         loop {
-            match ask().await {
-                Err(Failure::Refused(Refusal::Busy { .. })) if Instant::now() < deadline => {
+            match query().await {
+                Err(ClientError::Refused(Rejection::Busy { .. })) if Instant::now() < deadline => {
                     sleep(PAUSE).await;
                 }
                 answer => return answer,
@@ -139,7 +142,7 @@ impl Source {
     }
 }
 
-/// Partitions that could not be read for want of replicas, each with the reason.
+/// Partitions that could not be read because replicas is missing, each with the reason.
 #[derive(Default)]
 struct Missing(BTreeMap<Partition, String>);
 
@@ -148,9 +151,9 @@ const MAX_NAMED: usize = 8;
 
 impl Missing {
     /// Takes note of a partition that too few replicas answer for; gives back any other failure.
-    fn note(&mut self, partition: Partition, failure: Failure) -> Result<(), Trouble> {
+    fn note(&mut self, partition: Partition, failure: ClientError) -> Result<(), CommandError> {
         match failure {
-            Failure::Refused(why) if why.is_no_quorum() => {
+            ClientError::Refused(why) if why.is_no_quorum() => {
                 self.0.entry(partition).or_insert_with(|| why.to_string());
                 Ok(())
             }
@@ -159,7 +162,7 @@ impl Missing {
     }
 
     /// An error if anything is missing: a dump that is not whole must not be taken for one.
-    fn verdict(self) -> Result<(), Trouble> {
+    fn verdict(self) -> Result<(), CommandError> {
         let Some(why) = self.0.values().next() else { return Ok(()) };
         let numbers: Vec<String> =
             self.0.keys().take(MAX_NAMED).map(|partition| partition.0.to_string()).collect();
@@ -168,16 +171,16 @@ impl Missing {
             others => format!(" and {}", text::count(others as u64, "other")),
         };
         let (all, numbers) = (text::count(self.0.len() as u64, "partition"), numbers.join(", "));
-        Err(Trouble {
+        Err(CommandError {
             message: format!("{all} could not be read or not wholly ({numbers}{others}): {why}"),
             exit: Exit::NoQuorum,
         })
     }
 }
 
-async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<Missing, Trouble> {
+async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<Missing, CommandError> {
     let mut keys = Merge::begin(source).await?;
-    let mut window: VecDeque<JoinHandle<(Key, Result<Found, Failure>)>> = VecDeque::new();
+    let mut window: VecDeque<JoinHandle<(Key, Result<Found, ClientError>)>> = VecDeque::new();
     let (mut more, mut largest) = (true, 0);
     loop {
         let room = (READ_BYTES / (largest + 1)).clamp(1, READS);
@@ -207,8 +210,8 @@ async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<Missing, Tro
     }
 }
 
-async fn joined<T>(task: JoinHandle<T>) -> Result<T, Trouble> {
-    task.await.map_err(|error| Trouble::error(format!("a task failed: {error}")))
+async fn joined<T>(task: JoinHandle<T>) -> Result<T, CommandError> {
+    task.await.map_err(|error| CommandError::error(format!("a task failed: {error}")))
 }
 
 /// All keys of all partitions in byte order: a merge of sorted pages.
@@ -224,11 +227,11 @@ struct Merge<'a> {
 /// One partition: the page in use, and the next one, which is being fetched.
 struct Pages {
     page: VecDeque<Key>,
-    next: Option<JoinHandle<Result<KeyPage, Failure>>>,
+    next: Option<JoinHandle<Result<KeyPage, ClientError>>>,
 }
 
 impl<'a> Merge<'a> {
-    async fn begin(source: &'a Source) -> Result<Self, Trouble> {
+    async fn begin(source: &'a Source) -> Result<Self, CommandError> {
         let count = source.client.ring().partitions();
         let (low, high) = PAGE_BYTES;
         let mut merge = Merge {
@@ -249,14 +252,14 @@ impl<'a> Merge<'a> {
         Ok(merge)
     }
 
-    async fn next(&mut self) -> Result<Option<Key>, Trouble> {
+    async fn next(&mut self) -> Result<Option<Key>, CommandError> {
         let Some(Reverse((key, at))) = self.heads.pop() else { return Ok(None) };
         self.advance(at).await?;
         Ok(Some(key))
     }
 
     /// Puts the partition's next key, if it has one, among the heads.
-    async fn advance(&mut self, at: usize) -> Result<(), Trouble> {
+    async fn advance(&mut self, at: usize) -> Result<(), CommandError> {
         let Some(pages) = self.partitions.get_mut(at) else { return Ok(()) };
         if pages.page.is_empty()
             && let Some(next) = pages.next.take()
@@ -269,7 +272,9 @@ impl<'a> Merge<'a> {
             pages.page = page.keys.into();
             if page.more {
                 let Some(last) = last else {
-                    return Err(Trouble::error(format!("partition {at}: a page without keys")));
+                    return Err(CommandError::error(format!(
+                        "partition {at}: a page without keys"
+                    )));
                 };
                 let next = self.fetch(Partition(at as u16), Some(last));
                 if let Some(pages) = self.partitions.get_mut(at) {
@@ -286,7 +291,7 @@ impl<'a> Merge<'a> {
         &self,
         partition: Partition,
         after: Option<Key>,
-    ) -> JoinHandle<Result<KeyPage, Failure>> {
+    ) -> JoinHandle<Result<KeyPage, ClientError>> {
         let (source, turns) = (self.source.clone(), Arc::clone(&self.turns));
         let limit_bytes = self.limit_bytes;
         tokio::spawn(async move {
@@ -310,7 +315,7 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    fn print(&mut self, key: &Key, found: &Found) -> Result<(), Trouble> {
+    fn print(&mut self, key: &Key, found: &Found) -> Result<(), CommandError> {
         let count = found.values.len();
         if count == 0 {
             return Ok(());
@@ -345,7 +350,7 @@ impl Printer<'_> {
         }
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Trouble> {
+    fn line(&mut self, line: &[u8]) -> Result<(), CommandError> {
         self.out.write_all(line)?;
         self.out.write_all(b"\n")?;
         self.lines += 1;

@@ -4,14 +4,15 @@ use clap::Args;
 use pixii_client::Found;
 use pixii_core::types::Key;
 use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text;
 use serde_json::json;
 
 /// Print the value of a key
 #[derive(Args)]
 #[command(after_help = "\
-The value is printed as it is, with no newline added. A key with several siblings (concurrent writes) \
+The value is printed as it is, with no newline added. A key with several siblings (concurrent \
+    writes) \
 ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
 
 Examples:
@@ -43,13 +44,13 @@ pub(crate) struct Get {
 
 impl Get {
     /// Reads and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
-        let asked = self.strictness.quorum(self.r);
+        let queried = self.strictness.quorum(self.r);
         let found = block_on(async {
             let deadline = Deadline::after(self.timeout);
             let client = shared.client_within(&deadline).await?;
-            Ok(client.get(&key, asked, deadline.left_ms()).await?)
+            Ok(client.get(&key, queried, deadline.left_ms()).await?)
         })?;
         if shared.json() {
             emit_json(&found_json(&key, &found))?;
@@ -59,7 +60,13 @@ impl Get {
         let quiet = shared.json() || self.print_context;
         match found.values.as_slice() {
             [] if quiet => Ok(Exit::Absent),
-            [] => Err(Trouble { exit: Exit::Absent, message: format!("no value under {key:?}") }),
+            [] => Err(CommandError {
+                exit: Exit::Absent,
+                message: format!(
+                    "no value under \
+                {key:?}"
+                ),
+            }),
             [value] if !quiet && !self.all => emit(value).map(|()| Exit::Done),
             values => {
                 if self.all && !quiet {
@@ -72,11 +79,11 @@ impl Get {
     }
 }
 
-fn siblings(key: &Key, count: usize, shown: bool) -> Outcome {
+fn siblings(key: &Key, count: usize, shown: bool) -> CommandResult {
     match (count, shown) {
         (0 | 1, _) => Ok(Exit::Done),
         (_, true) => Ok(Exit::Siblings),
-        (_, false) => Err(Trouble {
+        (_, false) => Err(CommandError {
             exit: Exit::Siblings,
             message: format!(
                 "{key:?} has {count} siblings: see them with --all or --json, then put one value \

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::Args;
-use pixii_kit::outcome::{Outcome, Trouble};
+use pixii_kit::outcome::{CommandError, CommandResult};
 
 /// The program, in the directory of this one: drills run as root, so it is never one from PATH.
 const PROGRAM: &str = "pixii-lab";
@@ -22,30 +22,31 @@ pub(crate) struct Arguments {
 
 /// Becomes `pixii-lab`, with the whole command line of this process: its exit code and its signals
 /// are those of this command.
-pub(crate) fn run() -> Outcome {
-    let own = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
+pub(crate) fn run() -> CommandResult {
+    let own = std::env::current_exe().map_err(|error| CommandError::error(error.to_string()))?;
     let program = own.with_file_name(PROGRAM);
     check(&program)?;
     let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
-    Err(Trouble::error(format!("{}: {error}", program.display())))
+    Err(CommandError::error(format!("{}: {error}", program.display())))
 }
 
 /// Refuses a program of another build: a drill judges the daemons of this one.
-fn check(program: &Path) -> Result<(), Trouble> {
+fn check(program: &Path) -> Result<(), CommandError> {
     if !program.exists() {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "there is no {}, which runs sim, bench, drill and lab: `cargo build --release` builds \
              it, and the package pixii-lab installs it",
             program.display()
         )));
     }
-    let asked = Command::new(program).arg("--version").output();
-    let asked = asked.map_err(|error| Trouble::error(format!("{}: {error}", program.display())))?;
-    let said = String::from_utf8_lossy(&asked.stdout);
-    let version = said.trim().strip_prefix(PROGRAM).unwrap_or(&said).trim();
+    let queried = Command::new(program).arg("--version").output();
+    let queried =
+        queried.map_err(|error| CommandError::error(format!("{}: {error}", program.display())))?;
+    let stated = String::from_utf8_lossy(&queried.stdout);
+    let version = stated.trim().strip_prefix(PROGRAM).unwrap_or(&stated).trim();
     let wanted = pixii::VERSION.as_str();
     if version != wanted {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "{} is {version}, and this is pixii {wanted}: `cargo build --release` builds both",
             program.display()
         )));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pixii_kit::arguments::{Shared, Strictness, deadline};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text::count;
 use serde_json::json;
@@ -25,13 +25,18 @@ use write::Plan;
 /// Write a file of key<TAB>value lines
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
-carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded twice; \
---blind adds without reading, which is faster and leaves siblings beside what is there; the last line of \
+A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a \
+    newline \\n and a \
+carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded \
+    twice; \
+--blind adds without reading, which is faster and leaves siblings beside what is there; the last \
+    line of \
 the report counts them. A byte order mark at the beginning of the file is left out of the first key.
 
-A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means \
-that every line was acknowledged; 4 that lines were refused for want of replicas; 5 that the outcome of \
+A put with an unknown outcome is sent again with the same write id until its deadline. Exit code \
+    0 means \
+that every line was acknowledged; 4 that lines were refused because replicas is missing; 5 that \
+    the outcome of \
 some is unknown; 1 anything else.
 
 Examples:
@@ -53,7 +58,7 @@ pub(crate) struct Load {
     /// Deadline for each line, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
-    /// Lines under way at a time
+    /// Lines in progress at a time
     #[arg(long, value_name = "LINES", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: u16,
@@ -73,10 +78,10 @@ pub(crate) struct Load {
 
 impl Load {
     /// Loads.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let from_stdin = self.file.as_os_str() == "-";
         if from_stdin && self.resume {
-            return Err(Trouble::usage("--resume needs a file, not standard input"));
+            return Err(CommandError::usage("--resume needs a file, not standard input"));
         }
         let input: Box<dyn Read + Send> = if from_stdin {
             Box::new(io::stdin())
@@ -86,7 +91,7 @@ impl Load {
         };
         let kept = (!from_stdin).then(|| Counts::path(&self.file));
         let before = match &kept {
-            Some(path) if self.resume => Counts::read(path).map_err(Trouble::error)?,
+            Some(path) if self.resume => Counts::read(path).map_err(CommandError::error)?,
             _ => None,
         };
         let goes_on = before.is_some();
@@ -110,12 +115,12 @@ impl Load {
         self.report(&pour, &begun, started.elapsed(), kept.as_deref(), shared.json())
     }
 
-    fn open_failed(&self, path: &Path, goes_on: bool) -> Result<File, Trouble> {
+    fn open_failed(&self, path: &Path, goes_on: bool) -> Result<File, CommandError> {
         let same = |a: &Path, b: &Path| {
             fs::canonicalize(a).is_ok_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
         };
         if same(path, &self.file) {
-            return Err(Trouble::usage("--failed names the file that is to be loaded"));
+            return Err(CommandError::usage("--failed names the file that is to be loaded"));
         }
         let mut options = OpenOptions::new();
         if goes_on {
@@ -133,7 +138,7 @@ impl Load {
         spent: Duration,
         kept: Option<&Path>,
         as_json: bool,
-    ) -> Outcome {
+    ) -> CommandResult {
         let counts = pour.counts();
         let seconds = spent.as_secs_f64();
         let rate = (counts.lines - begun.lines) as f64 / seconds.max(0.001);
@@ -154,7 +159,8 @@ impl Load {
             if pour.siblings > 0 {
                 let lines = count(pour.siblings, "line");
                 text += &format!(
-                    "{lines} became siblings, beside other values of the same key: `pixii get KEY` shows \
+                    "{lines} became siblings, beside other values of the same key: `pixii get \
+                     KEY` shows \
                      them, and a put or delete with its context settles them\n"
                 );
             }
@@ -176,27 +182,31 @@ impl Load {
         }
     }
 
-    /// The sentence for a run that did not come to its end. What was done is kept, so that another can
-    /// go on.
+    /// The sentence for a run that did not come to its end. What was done is kept, so that another
+    /// can go on.
     fn stopped(
         &self,
         stop: &Stop,
         begun: &Counts,
         counts: &Counts,
         kept: Option<&Path>,
-    ) -> Trouble {
+    ) -> CommandError {
         let why = match stop {
             Stop::Interrupted => "interrupted".to_string(),
             Stop::Input(why) => format!("{}: {why}", self.file.display()),
             Stop::Fault(why) => why.clone(),
         };
         if counts.lines == 0 {
-            return Trouble::error(why);
+            return CommandError::error(why);
         }
         let nothing_new = counts.lines == begun.lines;
         let advice = match (stop, kept) {
             (Stop::Input(_), Some(path)) if nothing_new && begun.lines > 0 => {
-                return Trouble::error(format!("{why}; remove {} to start over", path.display()));
+                return CommandError::error(format!(
+                    "{why}; remove {} to start \
+                    over",
+                    path.display()
+                ));
             }
             (_, Some(path)) if !nothing_new => match counts.save(path) {
                 Ok(()) => format!("; go on with `pixii load {} --resume`", self.file.display()),
@@ -205,12 +215,12 @@ impl Load {
             _ => String::new(),
         };
         let settled = count(counts.lines, "line");
-        Trouble::error(format!("{why}; the first {settled} of the file are settled{advice}"))
+        CommandError::error(format!("{why}; the first {settled} of the file are settled{advice}"))
     }
 }
 
-fn fault(path: &Path, error: &io::Error) -> Trouble {
-    Trouble::error(format!("{}: {error}", path.display()))
+fn fault(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::error(format!("{}: {error}", path.display()))
 }
 
 fn exit(counts: &Counts) -> Exit {

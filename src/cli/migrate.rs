@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::disk::{OpenError, SchemaReport, migrate, schema_of};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandResult, Exit, complain, emit, emit_json};
 use serde_json::json;
 
 use super::scratch::ScratchArgs;
@@ -15,13 +15,17 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Bring the data of stopped nodes to this program's schema, or say what that would be
 #[derive(Args)]
 #[command(after_help = "\
-A daemon does the same at its start, before anything is served; nobody has to run this. With --check it says before an \
-upgrade what the new program would do, and after one whether a program that is older could still read the data: it could \
-not, once a step has been done. A migration only goes forward, and may be killed at any instant: the next one completes it. \
+A daemon does the same at its start, before anything is served; nobody has to run this. With \
+    --check it says before an \
+upgrade what the new program would do, and after one whether a program that is older could still \
+    read the data: it could \
+not, once a step has been done. A migration only goes forward, and may be killed at any instant: \
+    the next one completes it. \
 To go back, restore a copy that was made before.
 
 It is refused while a daemon has the data. With --check nothing in a DIR is changed: a private \
-copy is read, and removed afterwards. It takes as much space as the data, unless the file system can share blocks.
+copy is read, and removed afterwards. It takes as much space as the data, unless the file system \
+    can share blocks.
 
 Exit codes: 0 every DIR is at this schema, or with --check can be brought to it, 1 one is not.
 
@@ -41,8 +45,8 @@ pub(crate) struct Migrate {
 }
 
 impl Migrate {
-    /// Sees to every directory, and tells of each.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    /// Sees to every directory, and reports of each.
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut exit = Exit::Done;
         let scratch = self.check.then(|| self.scratch.folder()).transpose()?;
         for dir in &self.dirs {
@@ -53,7 +57,7 @@ impl Migrate {
             match &done {
                 _ if shared.json() => emit_json(&self.json(dir, &done))?,
                 Ok(report) => {
-                    emit(format!("{}: {}\n", dir.display(), told(report, self.check)))?;
+                    emit(format!("{}: {}\n", dir.display(), reported(report, self.check)))?;
                 }
                 Err(error) => complain(&error.to_string()),
             }
@@ -71,7 +75,8 @@ impl Migrate {
                 let step = |(to, about): &(u32, &str)| json!({ "to": to, "about": about });
                 let steps: Vec<_> = steps.iter().map(step).collect();
                 json!({
-                    "dir": dir, "found": found, "newest": newest, "steps": steps, "migrated": !self.check,
+                    "dir": dir, "found": found, "newest": newest, "steps": steps,
+                    "migrated": !self.check,
                 })
             }
             Err(error) => json!({ "dir": dir, "error": error.to_string() }),
@@ -79,7 +84,7 @@ impl Migrate {
     }
 }
 
-fn told(report: &SchemaReport, only_checked: bool) -> String {
+fn reported(report: &SchemaReport, only_checked: bool) -> String {
     let SchemaReport { found, newest, steps } = report;
     if steps.is_empty() {
         return format!("schema {found}, the newest that this program knows: nothing to do");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints};
 use pixii_kit::arguments::{Shared, deadline};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{bytes, count};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -40,9 +40,12 @@ enum Order {
     },
     /// Take a node out before maintenance, so that no client notices
     #[command(after_help = "\
-From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing more for other members. It finishes \
-the requests under way, delivers the hints that can be delivered, and closes its links: its peers use other nodes, without waiting \
-for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. It remains drained until it is \
+From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing \
+        more for other members. It finishes \
+the requests in progress, delivers the hints that can be delivered, and closes its links: its \
+        peers use other nodes, without waiting \
+for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. \
+        It remains drained until it is \
 started again, or until `pixii node undrain`.
 
 Examples:
@@ -63,17 +66,24 @@ Examples:
     },
     /// Give a dead member's places to a new one, and remove it for good
     #[command(after_help = "\
-Without --yes it only shows what would happen. OLD has to be down, and most members in reach. NEW is a name that the \
-cluster never had. Its configuration names the same n and partitions, itself, and the members that live; it may \
-be started before or after, and it fills itself from the other homes.
+Without --yes it only shows what would happen. OLD has to be down, and most members in reach. NEW \
+        is a name that the \
+cluster never had. Its configuration names the same n and partitions, itself, and the members \
+        that live; it may \
+be started before or after, and it fills itself from the other owners.
 
-A change needs the agreement of more than half of the members, so of two replacements at once one is made first, and the \
-other one is tried again for a while. The command ends with 0 when every member that is not down lives with the change, \
-with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") when that could not be \
+A change needs the agreement of more than half of the members, so of two replacements at once one \
+        is made first, and the \
+other one is tried again for a while. The command ends with 0 when every member that is not down \
+        uses the change, \
+with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") \
+        when that could not be \
 confirmed within 30 s.
 
-OLD is removed: its name does not return, and what its disk holds is never taken again. Started all the same, its \
-daemon says so and ends with exit code 2; `pixii server --rejoin-empty`, under another name, begins anew beside \
+OLD is removed: its name does not return, and what its disk holds is never taken again. Started \
+        all the same, its \
+daemon says so and ends with exit code 2; `pixii server --rejoin-empty`, under another name, \
+        begins anew beside \
 the old data.
 
 Examples:
@@ -93,7 +103,7 @@ Examples:
 
 impl Node {
     /// Gives the order.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         match self.order {
             Order::Stop { name } => stop(&name, shared),
             Order::Drain { name, timeout } => drain(name.as_deref(), timeout, shared),
@@ -103,7 +113,7 @@ impl Node {
     }
 }
 
-fn stop(name: &str, shared: &Shared) -> Outcome {
+fn stop(name: &str, shared: &Shared) -> CommandResult {
     block_on(async { Ok(shared.client().await?.stop(name).await?) })?;
     if shared.json() {
         emit_json(&json!({ "stopping": name }))?;
@@ -113,7 +123,7 @@ fn stop(name: &str, shared: &Shared) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
+fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> CommandResult {
     let report = block_on(async {
         let client = shared.client().await?;
         let last = Instant::now() + Duration::from_millis(timeout_ms.into()) + GRACE;
@@ -126,7 +136,7 @@ fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
     })?;
     let DrainReport { name, state, requests, hints } = &report;
     if *state != DrainState::Drained {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "{name} is not drained: somebody else has given it another order, or it is stuck"
         )));
     }
@@ -139,22 +149,22 @@ fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
         }))?;
         return Ok(Exit::Done);
     }
-    let mut told = format!("{name} is drained: clients and peers use other nodes\n");
+    let mut reported = format!("{name} is drained: clients and peers use other nodes\n");
     if *requests > 0 {
-        told += &format!("{} did not end in time\n", count(*requests, "request"));
+        reported += &format!("{} did not end in time\n", count(*requests, "request"));
     }
     for KeptHints { name: target, count: kept, bytes: size, .. } in hints {
         let kept = count(*kept, "hint");
-        told += &format!("{kept} for {target} ({}) stay with it\n", bytes(*size));
+        reported += &format!("{kept} for {target} ({}) stay with it\n", bytes(*size));
     }
     if hints.is_empty() {
-        told += "it keeps nothing for other members\n";
+        reported += "it keeps nothing for other members\n";
     }
-    emit(told)?;
+    emit(reported)?;
     Ok(Exit::Done)
 }
 
-fn undrain(name: Option<&str>, shared: &Shared) -> Outcome {
+fn undrain(name: Option<&str>, shared: &Shared) -> CommandResult {
     let report =
         block_on(async { Ok(shared.client().await?.drain(name, DrainOrder::End).await?) })?;
     let name = &report.name;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
-use pixii_kit::outcome::{Exit, Outcome, Trouble};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit};
 
 use super::Arguments;
 use super::completions::Shell;
@@ -20,9 +20,9 @@ pub(crate) struct Package {
 
 impl Package {
     /// Writes them.
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> CommandResult {
         write(&self.dir)
-            .map_err(|error| Trouble::error(format!("{}: {error}", self.dir.display())))?;
+            .map_err(|error| CommandError::error(format!("{}: {error}", self.dir.display())))?;
         Ok(Exit::Done)
     }
 }

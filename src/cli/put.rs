@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args};
 use pixii_client::Written;
 use pixii_core::types::{Key, MAX_VALUE_BYTES};
 use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text;
 use serde_json::json;
 
@@ -22,8 +22,10 @@ use serde_json::json;
 pixii put [OPTIONS] <KEY> <VALUE>
        pixii put [OPTIONS] <KEY> --file <FILE>")]
 #[command(after_help = "\
-Without --context the value is added beside what is there: a put that has not read makes a sibling. With \
-the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold the value \
+Without --context the value is added beside what is there: a put that has not read makes a \
+    sibling. With \
+the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold \
+    the value \
 on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
 
 Examples:
@@ -51,20 +53,21 @@ pub(crate) struct Put {
     /// Deadline in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
-    /// Print the new context in hexadecimal: of what --context had and, unless a sibling stands beside it, of this value
+    /// Print the new context in hexadecimal: of what --context had and, unless a sibling stands
+    /// beside it, of this value
     #[arg(long)]
     print_context: bool,
 }
 
 impl Put {
     /// Writes.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
         let context = self.context.as_deref().map(parse_context).transpose()?;
         let value = match (self.value, self.file) {
             (Some(value), _) if value != "-" => Bytes::from(value.into_vec()),
             (_, Some(path)) if path.as_os_str() != "-" => {
-                let fault = |e: io::Error| Trouble::error(format!("{}: {e}", path.display()));
+                let fault = |e: io::Error| CommandError::error(format!("{}: {e}", path.display()));
                 read_value(File::open(&path).map_err(fault)?, &path.display().to_string())?
             }
             _ => read_value(io::stdin().lock(), "standard input")?,
@@ -84,7 +87,8 @@ impl Put {
         })?;
         if written.siblings > 1 && !shared.json() {
             complain(&format!(
-                "{key:?} has {} siblings now: a put replaces only what the read of its --context showed",
+                "{key:?} has {} siblings now: a put replaces only what the read of its --context \
+                 showed",
                 written.siblings
             ));
         }
@@ -93,7 +97,12 @@ impl Put {
 }
 
 /// Says what a write did, where that was asked for.
-pub(crate) fn report(key: &Key, written: &Written, shared: &Shared, context: bool) -> Outcome {
+pub(crate) fn report(
+    key: &Key,
+    written: &Written,
+    shared: &Shared,
+    context: bool,
+) -> CommandResult {
     if shared.json() {
         emit_json(&json!({
             "key": text::json_bytes(key.as_bytes()),
@@ -107,14 +116,14 @@ pub(crate) fn report(key: &Key, written: &Written, shared: &Shared, context: boo
 }
 
 /// All of a source, which must not be longer than a value may be.
-fn read_value(source: impl Read, name: &str) -> Result<Bytes, Trouble> {
+fn read_value(source: impl Read, name: &str) -> Result<Bytes, CommandError> {
     let mut value = Vec::new();
     source
         .take(MAX_VALUE_BYTES as u64 + 1)
         .read_to_end(&mut value)
-        .map_err(|error| Trouble::error(format!("{name}: {error}")))?;
+        .map_err(|error| CommandError::error(format!("{name}: {error}")))?;
     if value.len() > MAX_VALUE_BYTES {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "{name} has more than {MAX_VALUE_BYTES} bytes; a value has at most {MAX_VALUE_BYTES}"
         )));
     }

@@ -10,7 +10,7 @@ use pixii_client::Client;
 use pixii_core::message::{PairStatus, RepairCounts, RepairReport};
 use pixii_core::types::{NodeId, Partition};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text::{bytes, count, row, table};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -24,21 +24,26 @@ const UNREACHABLE: Duration = Duration::from_secs(5);
 /// Partitions that a sentence names; it counts the others.
 const MAX_NAMED: usize = 5;
 
-/// Compare a node's partitions with their other homes now, and move what differs
+/// Compare a node's partitions with their other owners now, and move what differs
 #[derive(Args)]
 #[command(after_help = "\
-Nodes do this by themselves, each partition about every repair_interval_ms (a minute), and at once when a peer is back. \
-The command has one node do it now, and ends when each of its partitions was found equal at each other home; \
-on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in that time.
+Nodes do this by themselves, each partition about every repair_interval_ms (a minute), and at \
+    once when a peer is back. \
+The command has one node do it now, and ends when each of its partitions was found equal at each \
+    other owner; \
+on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in \
+    that time.
 
-Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be reached for 5.
+Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be \
+    reached for 5.
 
 Examples:
   pixii repair                       the node that --connect names, with all others
   pixii repair --node n3 --peer n1   what n3 has in common with n1
-  pixii repair --partition 7         one partition (`pixii ring KEY` tells a key's)
+  pixii repair --partition 7         one partition (`pixii ring KEY` notifies a key's)
   pixii repair --node n3 --accept-loss
-                                     n3 has lost its disk, and no other node has what was on it (n = 1): \
+                                     n3 has lost its disk, and no other node has what was on it \
+    (n = 1): \
 answer reads all the same")]
 pub(crate) struct Repair {
     /// Only this partition
@@ -69,8 +74,8 @@ struct Watch {
 }
 
 impl Repair {
-    /// Has the node begin, watches it, and tells what came of it.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    /// Has the node begin, watches it, and reports what came of it.
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         if self.accept_loss {
             return self.accept_loss(shared);
         }
@@ -80,17 +85,17 @@ impl Repair {
             Ok((client, watch))
         })?;
         let name = |id: NodeId| client.ring_report().members.name(id);
-        let troubles = watch.troubles(&name);
+        let errors = watch.errors(&name);
         if shared.json() {
-            emit_json(&watch.as_json(&name, &troubles))?;
+            emit_json(&watch.as_json(&name, &errors))?;
         } else {
             emit(watch.as_text(&name))?;
         }
-        troubles.iter().for_each(|sentence| complain(sentence));
-        Ok(if troubles.is_empty() { Exit::Done } else { Exit::Error })
+        errors.iter().for_each(|sentence| complain(sentence));
+        Ok(if errors.is_empty() { Exit::Done } else { Exit::Error })
     }
 
-    fn accept_loss(&self, shared: &Shared) -> Outcome {
+    fn accept_loss(&self, shared: &Shared) -> CommandResult {
         let node = self.node.as_deref();
         let (name, partitions) = block_on(async {
             let client = shared.client().await?;
@@ -106,7 +111,7 @@ impl Repair {
         Ok(Exit::Done)
     }
 
-    async fn watch(&self, client: &Client, shown: bool) -> Result<Watch, Trouble> {
+    async fn watch(&self, client: &Client, shown: bool) -> Result<Watch, CommandError> {
         let peer = self.peer.as_deref().map(|name| client.id_of(name)).transpose()?;
         let (node, partition) = (self.node.as_deref(), self.partition.map(Partition));
         let report = client.repair(node, true, partition, peer).await?;
@@ -194,7 +199,7 @@ impl Watch {
     }
 
     /// Why some pairs were given up: a sentence for each peer and reason.
-    fn troubles(&self, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
+    fn errors(&self, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
         let mut reasons: BTreeMap<(NodeId, Option<String>), Vec<Partition>> = BTreeMap::new();
         for pair in self.report.pairs.iter().filter(|pair| !is_equal(pair)) {
             let why = pair.failing.as_ref().filter(|_| !self.is_lost(pair.peer));
@@ -206,7 +211,7 @@ impl Watch {
             let (peer, what) = (name(peer), named(&partitions));
             match why {
                 Some(why) => format!("{own} could not compare {what} with {peer}: {why}"),
-                None => format!("{own} cannot reach {peer}, which is also home to {what}"),
+                None => format!("{own} cannot reach {peer}, which also owns {what}"),
             }
         };
         reasons.into_iter().map(sentence).collect()
@@ -227,7 +232,7 @@ impl Watch {
         let own = &self.report.name;
         let peers = self.by_peer(name);
         if peers.is_empty() {
-            return format!("{own} has no partition with another home: nothing to compare\n");
+            return format!("{own} has no partition with another owner: nothing to compare\n");
         }
         let mut rows = vec![row(["peer", "partitions compared", "equal"])];
         let peer = |(peer, (all, equal)): (String, (u64, u64))| {
@@ -250,13 +255,16 @@ impl Watch {
         )
     }
 
-    fn as_json(&self, name: &dyn Fn(NodeId) -> String, troubles: &[String]) -> Value {
+    fn as_json(&self, name: &dyn Fn(NodeId) -> String, errors: &[String]) -> Value {
         let (report, moved) = (&self.report, self.moved());
-        let peer = |(peer, (all, equal)): (String, (u64, u64))| json!({ "name": peer, "partitions": all, "equal": equal });
+        let peer = |(peer, (all, equal)): (String, (u64, u64))| {
+            json!({ "name": peer,
+            "partitions": all, "equal": equal })
+        };
         json!({
             "node": report.name,
-            "complete": troubles.is_empty(),
-            "troubles": troubles,
+            "complete": errors.is_empty(),
+            "troubles": errors,
             "took_ms": self.begun.elapsed().as_millis() as u64,
             "received": { "objects": moved.objects_pulled, "bytes": moved.bytes_pulled },
             "sent": { "objects": moved.objects_pushed, "bytes": moved.bytes_pushed },

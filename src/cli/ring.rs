@@ -5,10 +5,10 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 
 use clap::Args;
 use pixii_client::Client;
-use pixii_core::members::{Member, Standing};
+use pixii_core::members::{Member, MembershipStatus};
 use pixii_core::types::{Key, MAX_KEY_BYTES, NodeId};
 use pixii_kit::arguments::{Shared, parse_key};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{self, row, table};
 use serde_json::json;
 
@@ -17,8 +17,8 @@ use serde_json::json;
 #[command(after_help = "\
 Examples:
   pixii ring                                 members, addresses and shares
-  pixii ring greeting                        a key's partition, homes in order, and stand-ins
-  cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>home,home,home for each")]
+  pixii ring greeting                        a key's partition, owners in order, and fallbacks
+  cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>owner,owner,owner for each")]
 pub(crate) struct Ring {
     /// A key to place
     key: Option<OsString>,
@@ -32,12 +32,12 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Asks and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.as_ref().map(|key| parse_key(key, self.hex_key)).transpose()?;
-        let tells = key.is_none() && !self.stdin;
+        let reports = key.is_none() && !self.stdin;
         let (client, unfinished) = block_on(async {
             let client = shared.client().await?;
-            let status = if tells { client.status(None).await.ok() } else { None };
+            let status = if reports { client.status(None).await.ok() } else { None };
             Ok((client, status.map(|report| report.unfinished_ring()).unwrap_or_default()))
         })?;
         match key {
@@ -53,13 +53,16 @@ fn names(client: &Client, ids: &[NodeId]) -> Vec<String> {
     ids.iter().map(|id| client.ring_report().members.name(*id)).collect()
 }
 
-fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), Trouble> {
+fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), CommandError> {
     let (report, ring) = (client.ring_report(), client.ring());
     let total = f64::from(ring.partitions()) * f64::from(ring.n());
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
-    let removed = |member: &Member| member.standing == Standing::Removed;
+    let removed = |member: &Member| member.membership == MembershipStatus::Removed;
     if as_json {
-        let member = |(member, share): (&Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share, "removed": removed(member) });
+        let member = |(member, share): (&Member, usize)| {
+            json!({ "name": member.name,
+            "address": member.address, "partitions": share, "removed": removed(member) })
+        };
         return emit_json(&json!({
             "cluster": client.cluster(),
             "version": ring.version(),
@@ -100,18 +103,18 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
     ))
 }
 
-fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
+fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), CommandError> {
     if as_json {
         return emit_json(&place_json(client, key));
     }
     let ring = client.ring();
     let partition = ring.partition(key);
     let list = names(client, &ring.preference_list(partition));
-    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
+    let (owners, others) = list.split_at(list.len().min(usize::from(ring.n())));
     emit(table(&[
         row(["partition", &format!("{} of {}", partition.0, ring.partitions())]),
-        row(["homes", &homes.join(" ")]),
-        row(["stand-ins", &others.join(" ")]),
+        row(["owners", &owners.join(" ")]),
+        row(["fallbacks", &others.join(" ")]),
     ]))
 }
 
@@ -119,16 +122,16 @@ fn place_json(client: &Client, key: &Key) -> serde_json::Value {
     let ring = client.ring();
     let partition = ring.partition(key);
     let list = names(client, &ring.preference_list(partition));
-    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
+    let (owners, others) = list.split_at(list.len().min(usize::from(ring.n())));
     json!({
         "key": text::json_bytes(key.as_bytes()),
         "partition": partition.0,
-        "homes": homes,
-        "stand_ins": others,
+        "owners": owners,
+        "fallbacks": others,
     })
 }
 
-fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
+fn place_all(client: &Client, as_json: bool) -> Result<(), CommandError> {
     // Every byte of a key may be an escape of two.
     let limit = 2 * MAX_KEY_BYTES as u64 + 2;
     let mut input = io::stdin().lock();
@@ -136,7 +139,12 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
     for number in 1u64.. {
         let mut line = Vec::new();
         let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
-        let fault = |what: String| Trouble::error(format!("standard input, line {number}: {what}"));
+        let fault = |what: String| {
+            CommandError::error(format!(
+                "standard input, line {number}: \
+            {what}"
+            ))
+        };
         if read.map_err(|error| fault(error.to_string()))? == 0 {
             break;
         }
@@ -149,8 +157,8 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
         }
         let partition = client.ring().partition(&key);
         out.write_all(&line)?;
-        let homes = names(client, client.ring().homes(partition));
-        writeln!(out, "\t{}\t{}", partition.0, homes.join(","))?;
+        let owners = names(client, client.ring().owners(partition));
+        writeln!(out, "\t{}\t{}", partition.0, owners.join(","))?;
     }
     Ok(out.flush()?)
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use pixii_kit::outcome::{Exit, Trouble};
+use pixii_kit::outcome::{CommandError, Exit};
 use pixii_kit::signals::Interrupt;
 use tempfile::TempDir;
 
@@ -27,21 +27,21 @@ pub(crate) struct ScratchArgs {
 impl ScratchArgs {
     /// Makes a folder for copies. It is removed when the result is dropped, and on SIGINT and
     /// SIGTERM, which end the process.
-    pub(crate) fn folder(&self) -> Result<Scratch, Trouble> {
+    pub(crate) fn folder(&self) -> Result<Scratch, CommandError> {
         // Before there is a folder that a signal would leave behind.
         let interrupt = Interrupt::listen(false)?;
         let within = self.scratch.clone().unwrap_or_else(default_place);
         let folder = tempfile::Builder::new().prefix("pixii-check-").tempdir_in(&within);
         let folder = folder.map_err(|error| {
             let within = within.display();
-            Trouble::error(format!(
+            CommandError::error(format!(
                 "cannot make a folder for a private copy in {within}: {error}; name another \
                  place with --scratch DIR"
             ))
         })?;
         let path = folder.path().to_path_buf();
         thread::spawn(move || {
-            while !interrupt.asked() {
+            while !interrupt.queried() {
                 thread::sleep(POLL);
             }
             for _ in 0..REMOVALS {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
-use pixii_kit::outcome::{Exit, Outcome, Trouble};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit};
 use sd_notify::NotifyState;
 use tracing::info;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -20,11 +20,15 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 /// Run a node: the daemon
 #[derive(Args)]
 #[command(after_help = "\
-It logs to standard error, its last line says why it ended. Under systemd it tells when it is ready.
+It logs to standard error, its last line says why it ended. Under systemd it reports when it is \
+    ready.
 
-Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting \
-it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or \
-a data directory of another node, of another format, or without permission, or a copy of the data of a node \
+Exit codes: 0 stopped as it was ordered to; 1 something failed (the store, the port, the system), \
+    and starting \
+it again may help; 2 starting it again cannot help: a mistake in the command line or the \
+    configuration, or \
+a data directory of another node, of another format, or without permission, or a copy of the data \
+    of a node \
 that runs elsewhere.
 
 Examples:
@@ -37,8 +41,8 @@ pub(crate) struct Server {
     /// that come later join as if they had lost their disks
     #[arg(long)]
     bootstrap: bool,
-    /// What the data directory holds is of a removed member, under another name than the configured one: set it aside,
-    /// unchanged, and begin anew. Without effect once that is done
+    /// What the data directory holds is of a removed member, under another name than the configured
+    /// one: set it aside, unchanged, and begin anew. Without effect once that is done
     #[arg(long)]
     rejoin_empty: bool,
     /// What the data directory holds is a copy of that of a node which goes on elsewhere: make of
@@ -52,19 +56,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves until told to stop.
-    pub(crate) fn run(self) -> Outcome {
+    /// Serves until ordered to stop.
+    pub(crate) fn run(self) -> CommandResult {
         let outcome = self.serve();
-        if let Err(trouble) = &outcome {
+        if let Err(error) = &outcome {
             // A service manager shows why; one that is not there changes nothing.
-            let _ = sd_notify::notify(&[NotifyState::Status(&trouble.message)]);
+            let _ = sd_notify::notify(&[NotifyState::Status(&error.message)]);
         }
         outcome
     }
 
-    fn serve(self) -> Outcome {
+    fn serve(self) -> CommandResult {
         let mut config =
-            Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
+            Config::load(&self.config).map_err(|error| CommandError::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
         config.new_identity = self.new_identity;
@@ -77,8 +81,8 @@ impl Server {
             Ok(config)
         };
         serve(&config, self.follow_stdin, read).map_err(|error| match error.needs_operator() {
-            true => Trouble::usage(error.to_string()),
-            false => Trouble::error(error.to_string()),
+            true => CommandError::usage(error.to_string()),
+            false => CommandError::error(error.to_string()),
         })?;
         Ok(Exit::Done)
     }
@@ -105,8 +109,8 @@ fn has_colours(terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -
     terminal && no_color.is_none_or(OsStr::is_empty) && term != Some(OsStr::new("dumb"))
 }
 
-/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has their parts.
-/// What gives back can change later what is logged.
+/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has
+/// their parts. What gives back can change later what is logged.
 fn log(config: &Config) -> Handle<EnvFilter, Registry> {
     let (filter, logged) = reload::Layer::new(EnvFilter::new(&config.log));
     let registry = tracing_subscriber::registry().with(filter);

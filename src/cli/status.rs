@@ -1,13 +1,13 @@
 //! `pixii status`.
 
 use clap::Args;
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{
-    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::{Value, json};
 
@@ -19,27 +19,28 @@ use super::repair::pair_json;
 Examples:
   pixii status                  the node that --connect names
   pixii status --node n3        another member
-  pixii status --partitions     each of its partitions, and when it was last found equal at each other home
+  pixii status --partitions     each of its partitions, and when it was last found equal at each \
+    other owner
   pixii status --json           for scripts")]
 pub(crate) struct Status {
     /// Ask this member instead
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Show how each partition compares with its other homes
+    /// Show how each partition compares with its other owners
     #[arg(long)]
     partitions: bool,
 }
 
 impl Status {
     /// Asks and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let (report, compared, links) = block_on(async {
             let (client, node) = (shared.client().await?, self.node.as_deref());
             let compared = match self.partitions {
                 true => Some(client.repair(node, false, None, None).await?),
                 false => None,
             };
-            // A node of an older program does not tell.
+            // A node of an older program does not know.
             Ok((client.status(node).await?, compared, client.links(node).await.ok()))
         })?;
         let name = |id: NodeId| name(&report, id);
@@ -67,7 +68,7 @@ fn name(report: &StatusReport, id: NodeId) -> String {
     peer.map_or_else(|| format!("{id:?}"), |peer| peer.name.clone())
 }
 
-/// A line for each partition and other home.
+/// A line for each partition and other owner.
 fn pairs(compared: &RepairReport, name: &dyn Fn(NodeId) -> String) -> String {
     let mut rows = vec![row(["partition", "peer", "last found equal", "now", "last moved"])];
     rows.extend(compared.pairs.iter().map(|pair| {
@@ -94,7 +95,7 @@ fn as_json(report: &StatusReport) -> Value {
             "name": peer.name,
             "address": peer.address,
             "up": peer.up,
-            "opinion": opinion(peer.opinion),
+            "liveness": liveness(peer.liveness),
             "phi": f64::from(peer.phi_hundredths) / 100.0,
             "latency_us": peer.latency_us,
             "hints": peer.hints,
@@ -114,8 +115,8 @@ fn as_json(report: &StatusReport) -> Value {
     let rings = report.other_rings.iter();
     let rings: serde_json::Map<String, Value> =
         rings.map(|(name, version)| (name.clone(), (*version).into())).collect();
-    let levels = &report.levels;
-    let troubles: Vec<String> = report.troubles.iter().map(ToString::to_string).collect();
+    let gauges = &report.gauges;
+    let complaints: Vec<String> = report.complaints.iter().map(ToString::to_string).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
         json!({ "partition": partition.0, "peer": name(report, *peer), "why": why.to_string() })
     });
@@ -127,23 +128,23 @@ fn as_json(report: &StatusReport) -> Value {
         "incarnation": report.incarnation.0,
         "recovered": report.recovered,
         "serving": report.serving,
-        "without_authority": report.without_authority,
-        "drained": levels.drained,
-        "changing_ring": levels.changing_ring,
+        "read_ineligible": report.read_ineligible,
+        "drained": gauges.drained,
+        "changing_ring": gauges.changing_ring,
         "other_rings": rings,
-        "partitions_lost": levels.partitions_lost,
-        "oversized_keys": levels.oversized_keys,
-        "unservable_partitions": levels.unservable_partitions,
-        "store_stalled_seconds": levels.store_stalled_seconds,
+        "partitions_lost": gauges.partitions_lost,
+        "oversized_keys": gauges.oversized_keys,
+        "unservable_partitions": gauges.unservable_partitions,
+        "store_stalled_seconds": gauges.store_stalled_seconds,
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
         "hint_limit_bytes": report.hint_limit_bytes,
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
         "collection": {
-            "keys": report.collection.keys,
-            "held_back_partitions": report.collection.held_back,
-            "example": report.collection.example.as_ref().map(|(partition, why)| {
+            "keys": report.tombstone_gc.keys,
+            "blocked_partitions": report.tombstone_gc.blocked,
+            "example": report.tombstone_gc.example.as_ref().map(|(partition, why)| {
                 json!({ "partition": partition.0, "why": why.to_string() })
             }),
         },
@@ -155,7 +156,7 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_example": example,
         },
         "emulated": report.emulated,
-        "troubles": troubles,
+        "troubles": complaints,
         "counters": counters,
     })
 }
@@ -193,20 +194,20 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
-    for trouble in &report.troubles {
-        out += &format!("TO BE SEEN TO: {trouble}\n");
+    for error in &report.complaints {
+        out += &format!("TO BE SEEN TO: {error}\n");
     }
-    let home_to = match report.without_authority {
+    let owned = match report.read_ineligible {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
-            "{}, {lost} of them without authority: what it does not find there does not count",
+            "{}, {lost} of them read-ineligible: what it does not find there does not count",
             count(report.partitions.into(), "partition")
         ),
     };
-    let levels = &report.levels;
-    let serving = match (report.serving, levels.drained) {
+    let gauges = &report.gauges;
+    let serving = match (report.serving, gauges.drained) {
         (true, _) => "yes",
-        (false, _) if levels.store_stalled_seconds > 0 => "no: its disk hangs",
+        (false, _) if gauges.store_stalled_seconds > 0 => "no: its disk hangs",
         (false, false) => "not yet: it waits for its peers",
         (false, true) => "no: it is drained, until `pixii node undrain` or a start",
     };
@@ -215,12 +216,12 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["cluster", report.unservable().as_deref().unwrap_or("enough other owners are up")]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
-        row(["home to", &home_to]),
+        row(["owns", &owned]),
         row(["on disk", &bytes(report.disk_bytes)]),
         row(["compared", &compared(report)]),
-        row(["deleted", &deleted(&report.collection)]),
+        row(["deleted", &deleted(&report.tombstone_gc)]),
     ];
-    if let seconds @ 1.. = levels.store_stalled_seconds {
+    if let seconds @ 1.. = gauges.store_stalled_seconds {
         let text = format!(
             "its disk has made no progress for {}: what needs it is refused, and other nodes serve",
             duration(1_000 * seconds)
@@ -230,15 +231,16 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
     }
-    if let lost @ 1.. = levels.partitions_lost {
+    if let lost @ 1.. = gauges.partitions_lost {
         let (lost, name) = (count(lost, "partition"), &report.name);
         let text = format!(
-            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
+            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node \
+             has them; \
              reads are refused until `pixii repair --node {name} --accept-loss`"
         );
         rows.push(row(["LOST", &text]));
     }
-    if let keys @ 1.. = levels.oversized_keys {
+    if let keys @ 1.. = gauges.oversized_keys {
         let text =
             format!("{}: read them, and write or delete with the context", count(keys, "key"));
         rows.push(row(["over the limit", &text]));
@@ -260,13 +262,13 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     out
 }
 
-/// How far the node's partitions are known to be the same as at their other homes, in words.
+/// How far the node's partitions are known to be the same as at their other owners, in words.
 fn compared(report: &StatusReport) -> String {
     let sum = |of: fn(&PeerRepair) -> u32| report.peers.iter().map(|peer| of(&peer.repair)).sum();
     let (shared, equal): (u32, u32) = (sum(|peer| peer.shared), sum(|peer| peer.equal));
     let repair = &report.repair;
     let mut parts =
-        vec![format!("{equal} of {} with other homes found equal", count(shared.into(), "pair"))];
+        vec![format!("{equal} of {} with other owners found equal", count(shared.into(), "pair"))];
     if repair.unread > 0 {
         parts.push(format!("{} not yet read", count(repair.unread.into(), "partition")));
     }
@@ -287,13 +289,13 @@ fn compared(report: &StatusReport) -> String {
 }
 
 /// What is left of what was deleted or overwritten, in words.
-fn deleted(collection: &CollectionStatus) -> String {
-    let mut text = match collection.keys {
+fn deleted(tombstone_gc: &TombstoneGcStatus) -> String {
+    let mut text = match tombstone_gc.keys {
         0 => "nothing is left to collect".to_owned(),
         keys => format!("{} with something to collect", count(keys, "key")),
     };
-    if let Some((partition, why)) = &collection.example {
-        let of = count(collection.held_back.into(), "partition");
+    if let Some((partition, why)) = &tombstone_gc.example {
+        let of = count(tombstone_gc.blocked.into(), "partition");
         text += &format!("; collection of {of} is held back (partition {}: {why})", partition.0);
     }
     text
@@ -313,7 +315,7 @@ fn peers(report: &StatusReport) -> String {
         "peer",
         "address",
         "link",
-        "opinion",
+        "liveness",
         "phi",
         "latency",
         "hints",
@@ -327,7 +329,7 @@ fn peers(report: &StatusReport) -> String {
             &peer.name,
             &peer.address,
             link,
-            opinion(peer.opinion),
+            liveness(peer.liveness),
             &format!("{:.1}", f64::from(peer.phi_hundredths) / 100.0),
             &latency,
             &hints(peer),
@@ -346,10 +348,10 @@ fn hints(peer: &PeerStatus) -> String {
     format!("{}, {}, for {}", peer.hints, bytes(peer.hint_bytes), duration(peer.hint_age_ms))
 }
 
-fn opinion(opinion: Opinion) -> &'static str {
-    match opinion {
-        Opinion::Up => "up",
-        Opinion::Suspect => "suspect",
-        Opinion::Down => "down",
+fn liveness(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Up => "up",
+        Liveness::Suspect => "suspect",
+        Liveness::Down => "down",
     }
 }

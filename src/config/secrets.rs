@@ -47,9 +47,12 @@ impl SecretFiles {
         let clients =
             read(&place(&self.clients)).map_err(|what| format!("client_secret_file: {what}"))?;
         if peers.iter().any(|secret| clients.contains(secret)) {
-            return Err("secret_file and client_secret_file hold the same secret, so that a client could be a node: \
+            return Err(
+                "secret_file and client_secret_file hold the same secret, so that a client \
+                could be a node: \
                         draw another one"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(Secrets { peers: keyring(Role::Peer, &peers), clients: keyring(Role::Client, &clients) })
     }

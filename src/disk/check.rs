@@ -8,7 +8,7 @@ use std::path::Path;
 
 use blake3::Hasher;
 use bytes::Bytes;
-use pixii_core::generation::{GcEpoch, Generation};
+use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::members::Members;
 use pixii_core::merkle::Digest;
 use pixii_core::ring::Ring;
@@ -20,15 +20,16 @@ use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{
-    DiskStore, Fault, Limits, OpenError, generations, life, members, noted_damage, ring, schema,
+    DiskStore, Limits, OpenError, StoreFault, gc_epochs, incarnation, members, noted_damage, ring,
+    schema,
 };
 
 /// What a check has read, and how much of it is damaged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// What the store knows of itself; `None` before its first life.
+    /// What the store knows of itself; `None` before its first incarnation.
     pub meta: Option<Meta>,
-    /// What it knows of the members; `None` before it was told.
+    /// What it knows of the members; `None` before it was reported.
     pub members: Option<Members>,
     /// The ring, where it is a later one than what the configuration makes.
     pub ring: Option<Ring>,
@@ -52,7 +53,7 @@ pub struct CheckReport {
     pub disk_bytes: u64,
     /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
     pub digest: u64,
-    /// The same by partition, without those of the first generation that hold nothing.
+    /// The same by partition, without those of the first GC epoch that hold nothing.
     pub by_partition: BTreeMap<Partition, Holding>,
     /// Damaged places.
     pub damages: u64,
@@ -60,15 +61,16 @@ pub struct CheckReport {
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is collected. Homes go from one generation to the next one after the other,
-/// and then take out at their own pace what is collected: when they are stopped meanwhile, they still hold the same.
+/// What a store holds of a partition, less what is purged. Owners go from one GC epoch to the next
+/// one after the other, and then take out at their own pace what is purged: when they are stopped
+/// meanwhile, they still hold the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// The partition's generation there.
-    pub generation: GcEpoch,
+    /// The partition's GC epoch there.
+    pub gc_epoch: GcEpoch,
     /// What is held.
     pub content: Content,
-    /// What will be held when the next generation has begun: less what is condemned.
+    /// What will be held when the next GC epoch has begun: less what is purgeable.
     pub next: Content,
 }
 
@@ -89,9 +91,9 @@ impl Content {
 }
 
 impl Holding {
-    /// True if a home that holds `later`, of this generation or the one behind it, holds the same.
+    /// True if an owner that holds `later`, of this GC epoch or the one behind it, holds the same.
     fn is_same(&self, later: &Holding) -> bool {
-        match self.generation.next() == later.generation {
+        match self.gc_epoch.next() == later.gc_epoch {
             true => self.next == later.content,
             false => self.content == later.content,
         }
@@ -142,15 +144,15 @@ pub fn check(
         store: &store,
         visit,
         report: CheckReport::default(),
-        generations: generations(&store.tree).map_err(fault)?.into_iter().collect(),
+        gc_epochs: gc_epochs(&store.tree).map_err(fault)?.into_iter().collect(),
         heads: HashMap::new(),
         digest: Hasher::new(),
         hints: Kept::default(),
         last: None,
     };
-    for (partition, generation) in &reader.generations {
-        let number = generation.number;
-        let holding = Holding { generation: number, ..Holding::default() };
+    for (partition, gc_epoch) in &reader.gc_epochs {
+        let number = gc_epoch.number;
+        let holding = Holding { gc_epoch: number, ..Holding::default() };
         reader.report.by_partition.insert(*partition, holding);
     }
     for damage in &copy.damages {
@@ -159,7 +161,7 @@ pub fn check(
     if let Some(noted) = noted {
         reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
     }
-    reader.report.meta = life(&store.tree).map_err(fault)?;
+    reader.report.meta = incarnation(&store.tree).map_err(fault)?;
     reader.report.disk_bytes = copy.disk_bytes;
     reader.report.members = members(&store.tree).map_err(fault)?;
     reader.report.ring = ring(&store.tree).map_err(fault)?;
@@ -170,7 +172,7 @@ pub fn check(
     });
     match read {
         Ok(()) => reader.report.complete = true,
-        Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
+        Err(StoreFault::Corrupt(reason)) => reader.hidden(&reason),
         Err(other) => return Err(fault(other)),
     }
     let Reader { mut report, digest, hints, .. } = reader;
@@ -184,26 +186,26 @@ pub fn check(
 pub struct Difference {
     /// The partition.
     pub partition: Partition,
-    /// Each of two of its homes, and how many keys it holds there.
-    pub homes: [(NodeId, u64); 2],
+    /// Each of two of its owners, and how many keys it holds there.
+    pub owners: [(NodeId, u64); 2],
 }
 
-/// The partitions of `ring` whose homes, as far as their stores are among `stores`, do not all hold the same keys,
-/// clocks and values, less what is collected.
+/// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all
+/// hold the same keys, clocks and values, less what is purged.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
-    let of = |home: &NodeId| stores.iter().find(|(node, _)| node == home);
+    let of = |owner: &NodeId| stores.iter().find(|(node, _)| node == owner);
     let mut found = Vec::new();
     for partition in (0..ring.partitions()).map(Partition) {
-        let held = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
+        let held = ring.owners(partition).iter().filter_map(of).map(|(node, report)| {
             (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
         });
         let held: Vec<(NodeId, Holding)> = held.collect();
-        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.generation) else {
+        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.gc_epoch) else {
             continue;
         };
         if let Some(other) = held.iter().find(|(_, holding)| !holding.is_same(&latest.1)) {
-            let homes = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
-            found.push(Difference { partition, homes });
+            let owners = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
+            found.push(Difference { partition, owners });
         }
     }
     found
@@ -213,7 +215,7 @@ struct Reader<'a> {
     store: &'a DiskStore,
     visit: &'a mut dyn FnMut(Damage),
     report: CheckReport,
-    generations: BTreeMap<Partition, Generation>,
+    gc_epochs: BTreeMap<Partition, GcState>,
     /// How many chunks each write has.
     heads: HashMap<u64, u32>,
     digest: Hasher,
@@ -234,7 +236,7 @@ impl Reader<'_> {
         (self.visit)(Damage { key, hint, what: what.into() });
     }
 
-    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), Fault> {
+    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), StoreFault> {
         match Place::decode(place) {
             Some(Place::Meta(name)) => {
                 if layout::unseal(&name, &bytes).is_none() {
@@ -268,7 +270,7 @@ impl Reader<'_> {
     }
 
     /// The record or hint of these bytes, or `None` if it is damaged, which is said.
-    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, Fault> {
+    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, StoreFault> {
         let (what, record) = match Value::decode(at, bytes) {
             Value::Inline(record) => ("the checksum of its record fails", Some(record)),
             Value::Chunked(head) => {
@@ -287,7 +289,7 @@ impl Reader<'_> {
         })
     }
 
-    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), Fault> {
+    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), StoreFault> {
         Ok(match self.store.read_chunks(head)? {
             Some(record) => ("the checksum over its chunks fails", Some(record)),
             None => ("its chunks do not fit its head", None),
@@ -307,14 +309,16 @@ impl Reader<'_> {
             self.digest.update(&(part.len() as u64).to_be_bytes());
             self.digest.update(part);
         }
-        let generation = self.generations.get(&partition);
-        let collected = generation.and_then(|known| known.collected_of(key));
-        let kept =
-            collected.map_or(Cow::Borrowed(object), |graves| Cow::Owned(object.forget(graves)));
+        let gc_epoch = self.gc_epochs.get(&partition);
+        let purged = gc_epoch.and_then(|known| known.purged_of(key));
+        let kept = purged.map_or(Cow::Borrowed(object), |purgeable_keys| {
+            Cow::Owned(object.forget(purgeable_keys))
+        });
         let digest = Digest::of(key, &kept);
-        // Few keys are condemned at a time; the others are hashed once.
-        let condemned = generation.and_then(|known| known.condemned_of(key));
-        let next = condemned.map_or(digest, |graves| Digest::of(key, &kept.forget(graves)));
+        // Few keys are purgeable at a time; the others are hashed once.
+        let purgeable = gc_epoch.and_then(|known| known.purgeable_of(key));
+        let next = purgeable
+            .map_or(digest, |purgeable_keys| Digest::of(key, &kept.forget(purgeable_keys)));
         let holding = report.by_partition.entry(partition).or_default();
         holding.content.add(digest);
         holding.next.add(next);

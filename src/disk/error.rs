@@ -1,4 +1,4 @@
-//! Why a data directory is not opened, and what its operator is told.
+//! Why a data directory is not opened, and what its operator is notified.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -6,7 +6,7 @@ use std::{fmt, io};
 use pixii_core::store::StoreError;
 
 use super::files;
-use super::guarded::Fault;
+use super::guarded::StoreFault;
 use super::layout::NEWEST;
 use super::schema::SchemaError;
 
@@ -34,7 +34,8 @@ pub enum OpenError {
     },
     /// Something else lives there. Nothing was touched.
     #[error(
-        "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a new one is made only where \
+        "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a \
+         new one is made only where \
          there is nothing",
         dir.display()
     )]
@@ -76,9 +77,9 @@ pub enum OpenError {
         /// What the operating system says.
         reason: String,
     },
-    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled may have
-    /// cleared what it saw no sense in behind the damage. The only case in which setting the whole
-    /// directory aside can help.
+    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled
+    /// may have cleared what it saw no sense in behind the damage. The only case in which setting
+    /// the whole directory aside can help.
     #[error("the data in {} is damaged: {reason}", dir.display())]
     Damaged {
         /// The directory.
@@ -136,7 +137,7 @@ impl OpenError {
     pub(super) fn from_schema(dir: &Path, error: SchemaError) -> Self {
         let of = dir.to_path_buf();
         match error {
-            SchemaError::Fault(fault) => OpenError::from_fault(dir, fault),
+            SchemaError::StoreFault(fault) => OpenError::from_fault(dir, fault),
             SchemaError::Newer(found) => OpenError::NewerSchema { dir: of, found },
             SchemaError::Older(found) => OpenError::OlderSchema { dir: of, found },
             // A store is given its schema before its place: this one has lost its contents.
@@ -147,22 +148,22 @@ impl OpenError {
         }
     }
 
-    pub(super) fn from_fault(dir: &Path, fault: Fault) -> Self {
+    pub(super) fn from_fault(dir: &Path, fault: StoreFault) -> Self {
         let dir = dir.to_path_buf();
         match fault {
-            Fault::Corrupt(reason) => OpenError::Damaged { dir, reason },
-            Fault::Io(reason) => OpenError::Io { dir, reason },
-            Fault::Locked => OpenError::InUse { dir, holder: None },
+            StoreFault::Corrupt(reason) => OpenError::Damaged { dir, reason },
+            StoreFault::Io(reason) => OpenError::Io { dir, reason },
+            StoreFault::Locked => OpenError::InUse { dir, holder: None },
         }
     }
 }
 
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
+impl From<StoreFault> for StoreError {
+    fn from(fault: StoreFault) -> Self {
         StoreError(match fault {
-            Fault::Corrupt(reason) => format!("its files are damaged: {reason}"),
-            Fault::Io(reason) => reason,
-            Fault::Locked => "its files are locked by another process".into(),
+            StoreFault::Corrupt(reason) => format!("its files are damaged: {reason}"),
+            StoreFault::Io(reason) => reason,
+            StoreFault::Locked => "its files are locked by another process".into(),
         })
     }
 }

@@ -34,13 +34,13 @@ const HARMLESS: [&str; 7] =
 /// What belongs to a store: all that a copy of it needs.
 pub(super) const STORE: [&str; 4] = ["sled", CREATING, MARK_FILE, FORMAT_FILE];
 
-/// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
+/// Stores are set aside in folders whose name reports why: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
 /// Most stores of a kind that are kept.
 const MAX_SET_ASIDE: u32 = 16;
 
 /// How long a holder that is just ending (or a fork of it that has not yet executed) is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A data directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Directory {
             directory.heal_format(what)?;
         }
         if format != Format::Nothing && !twin::has_format(&directory.mark, &format_line()) {
-            // A start must not fail for want of the second copy; the next one tries again.
+            // A start must not fail because the second copy is missing; the next one tries again.
             let _ = twin::set_format(&directory.mark, &format_line());
         }
         Ok((directory, format == Format::Nothing))
@@ -441,9 +441,9 @@ fn check_empty(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Locks the file, waiting for its holder to go; false when that takes longer than `patience`.
-pub(super) fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+/// Locks the file, waiting for its holder to go; false when that takes longer than `timeout`.
+pub(super) fn lock_within(file: &File, timeout: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + timeout;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
@@ -461,7 +461,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
 fn lock(path: &Path) -> Result<File, OpenError> {
     let fault = |error: io::Error| OpenError::from_io(path, "locking LOCK", &error);
     let mut file = open_or_create(&path.join(LOCK_FILE)).map_err(fault)?;
-    if !lock_within(&file, PATIENCE).map_err(fault)? {
+    if !lock_within(&file, TIMEOUT).map_err(fault)? {
         return Err(in_use(path, file));
     }
     file.set_len(0).map_err(fault)?;
@@ -477,7 +477,7 @@ fn lock_shared(path: &Path) -> Result<Option<File>, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_dir() => return Ok(None),
         Err(error) => return Err(fault(error)),
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match file.try_lock_shared() {
             Ok(()) => return Ok(Some(file)),

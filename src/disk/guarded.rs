@@ -1,8 +1,8 @@
-//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first fault
-//! ends everything. Nothing outside this file calls sled.
+//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first
+//! fault ends everything. Nothing outside this file calls sled.
 //!
-//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and the
-//! background flusher (it would fsync behind our back and swallow the error).
+//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and
+//! the background flusher (it would fsync behind our back and swallow the error).
 
 use std::any::Any;
 use std::cell::Cell;
@@ -30,13 +30,13 @@ use super::files::{lock_within, sync_path};
 use super::log::{SEGMENT_BYTES, Survey};
 use super::watch::Watch;
 
-/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests that
-/// were under way when the space ran out end up here.
+/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests
+/// that were in progress when the space ran out end up here.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 /// Log space that anything written wants, in bytes.
 const LEAST_ROOM_BYTES: u64 = 128 << 10;
-/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
-/// 500 bytes.
+/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for
+/// records of 500 bytes.
 pub(super) const LOG_PER_BYTE: u64 = 6;
 
 /// The name of the note of damage within the data.
@@ -51,7 +51,7 @@ const NO_DESCRIPTOR_BACKOFF: Duration = Duration::from_millis(20);
 
 /// What went wrong below, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum StoreFault {
     /// The files contradict themselves, or sled panicked.
     Corrupt(String),
     /// The operating system said no.
@@ -60,21 +60,25 @@ pub(super) enum Fault {
     Locked,
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for StoreFault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => Fault::Corrupt("a file ends too early".into()),
-            _ => Fault::Io(line(&error.to_string())),
+            io::ErrorKind::UnexpectedEof => StoreFault::Corrupt("a file ends too early".into()),
+            _ => StoreFault::Io(line(&error.to_string())),
         }
     }
 }
 
-impl From<sled::Error> for Fault {
+impl From<sled::Error> for StoreFault {
     fn from(error: sled::Error) -> Self {
         match error {
             sled::Error::Io(error) => error.into(),
-            sled::Error::Corruption { .. } => Fault::Corrupt("a checksum of sled fails".into()),
-            error => Fault::Corrupt(line(&error.to_string())),
+            sled::Error::Corruption { .. } => StoreFault::Corrupt(
+                "a checksum of sled \
+                fails"
+                    .into(),
+            ),
+            error => StoreFault::Corrupt(line(&error.to_string())),
         }
     }
 }
@@ -140,7 +144,8 @@ fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
 #[derive(Debug)]
 pub(super) struct Sled {
     dir: PathBuf,
-    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is closed.
+    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is
+    /// closed.
     watch: Option<Watch>,
     /// `None` only while it is closed.
     db: Option<sled::Db>,
@@ -149,14 +154,14 @@ pub(super) struct Sled {
     /// How the log was before sled saw it.
     survey: Survey,
     blobs: Mutex<Blobs>,
-    fault: OnceLock<Fault>,
+    fault: OnceLock<StoreFault>,
     _open: Counted,
 }
 
 impl Sled {
-    /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
-    /// bytes; measured was up to 2.4 times as much.
-    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
+    /// Opens the directory, or makes it if it is not there. The page cache takes about
+    /// `cache_bytes` bytes; measured was up to 2.4 times as much.
+    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreFault> {
         let survey = Sled::survey_of(dir, 0)?;
         Sled::open_surveyed(dir, cache_bytes, survey)
     }
@@ -164,7 +169,7 @@ impl Sled {
     /// Reads the log of a store that is not open to its end, which must hold the write `mark`. An
     /// error of the disk has to be found here: a segment that sled cannot read it takes for torn,
     /// and overwrites it with zeros.
-    pub(super) fn survey_of(dir: &Path, mark: u64) -> Result<Survey, Fault> {
+    pub(super) fn survey_of(dir: &Path, mark: u64) -> Result<Survey, StoreFault> {
         await_release(&dir.join("db"))?;
         match File::open(dir.join("db")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Survey::default()),
@@ -177,7 +182,7 @@ impl Sled {
         dir: &Path,
         cache_bytes: u64,
         survey: Survey,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, StoreFault> {
         hook_panics();
         let _opening = Counted::new(&OPENING);
         let config = sled::Config::new()
@@ -204,19 +209,23 @@ impl Sled {
     }
 
     /// Runs `work` unless something has failed before; its failure is the last thing that happens.
-    fn run<T>(&self, work: impl FnOnce(&sled::Db) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn run<T>(
+        &self,
+        work: impl FnOnce(&sled::Db) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreFault> {
         if let Some(fault) = self.fault.get() {
             return Err(fault.clone());
         }
-        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        let Some(db) = &self.db else { return Err(StoreFault::Io("the store is closed".into())) };
         inside(|| work(db)).map_err(|fault| self.fail(fault))
     }
 
-    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page that is read only now and
-    /// then must not end the daemon at every start anew, but have the store set aside.
-    pub(super) fn fail(&self, fault: Fault) -> Fault {
+    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page
+    /// that is read only now and then must not end the daemon at every start anew, but have the
+    /// store set aside.
+    pub(super) fn fail(&self, fault: StoreFault) -> StoreFault {
         let note = || {
-            if let Fault::Corrupt(reason) = &fault {
+            if let StoreFault::Corrupt(reason) = &fault {
                 // Without the note the next start finds the same damage, or none.
                 let _ = write_note(&self.dir, reason);
             }
@@ -226,13 +235,13 @@ impl Sled {
     }
 
     /// The fault that ended everything, if there was one.
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> Result<(), StoreFault> {
         self.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
     /// True if what has failed is that the files contradict themselves.
     pub(super) fn is_damaged(&self) -> bool {
-        matches!(self.fault.get(), Some(Fault::Corrupt(_)))
+        matches!(self.fault.get(), Some(StoreFault::Corrupt(_)))
     }
 
     /// The damage that was noted when the store in `dir` was open last.
@@ -241,18 +250,18 @@ impl Sled {
     }
 
     /// The value at a key, shared with sled's cache.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreFault> {
         self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
     }
 
-    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their values, in
-    /// order, until it says false; the first fault ends it.
+    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their
+    /// values, in order, until it says false; the first fault ends it.
     pub(super) fn range(
         &self,
         from: &[u8],
         to: Option<&[u8]>,
-        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, StoreFault>,
+    ) -> Result<(), StoreFault> {
         let to = to.map_or(Bound::Unbounded, Bound::Excluded);
         self.run(|db| {
             for entry in db.range::<&[u8], _>((Bound::Included(from), to)) {
@@ -269,9 +278,9 @@ impl Sled {
     pub(super) fn try_range(
         &self,
         from: &[u8],
-        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
-        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, StoreFault>,
+    ) -> Result<(), StoreFault> {
+        let Some(db) = &self.db else { return Err(StoreFault::Io("the store is closed".into())) };
         inside(|| {
             for entry in db.range::<&[u8], _>((Bound::Included(from), Bound::Unbounded)) {
                 let (place, value) = entry?;
@@ -294,7 +303,7 @@ impl Sled {
     }
 
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
-    pub(super) fn apply(&self, batch: Batch) -> Result<(), Fault> {
+    pub(super) fn apply(&self, batch: Batch) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
@@ -303,7 +312,7 @@ impl Sled {
     pub(super) fn apply_each<'a>(
         &self,
         changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreFault> {
         self.watched(|| {
             self.run(|db| {
                 for (place, value) in changes {
@@ -317,9 +326,9 @@ impl Sled {
         })
     }
 
-    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
-    /// durable: the fsync is ours.
-    pub(super) fn sync(&self) -> Result<(), Fault> {
+    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is
+    /// not durable: the fsync is ours.
+    pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
             self.sync_blobs()?;
@@ -342,7 +351,7 @@ impl Sled {
 
     /// Makes files in `blobs/` durable that have come since the last call. The directory stays
     /// open: a sync must not fail because the process has no descriptor left.
-    fn sync_blobs(&self) -> Result<(), Fault> {
+    fn sync_blobs(&self) -> Result<(), StoreFault> {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Blobs { dir, synced } = &mut *blobs;
         dir.rewind();
@@ -375,12 +384,14 @@ impl Sled {
         Ok(())
     }
 
-    /// Bytes that this process may still take on the file system, beside what is taken here for the rest of
-    /// the log's segment and for `coming_bytes` more bytes of records; 0 when there is too little for that.
+    /// Bytes that this process may still take on the file system, beside what is taken here for the
+    /// rest of the log's segment and for `coming_bytes` more bytes of records; 0 when there is too
+    /// little for that.
     ///
-    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be full, but a
-    /// segment that has been begun must never want space, or the store could not be opened again.
-    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, Fault> {
+    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be
+    /// full, but a segment that has been begun must never want space, or the store could not be
+    /// opened again.
+    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
         self.run(|_| {
             let length = self.file.metadata()?.len();
             let ahead = AHEAD_BYTES.saturating_add(coming_bytes.saturating_mul(LOG_PER_BYTE));
@@ -391,9 +402,9 @@ impl Sled {
         })
     }
 
-    /// True if so many more bytes of records can go to the log without a segment that has no space: what
-    /// [`Sled::free_beside`] keeps for requests under way may be used for them.
-    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, Fault> {
+    /// True if so many more bytes of records can go to the log without a segment that has no space:
+    /// what [`Sled::free_beside`] keeps for requests in progress may be used for them.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, StoreFault> {
         self.run(|_| {
             let length = self.file.metadata()?.len();
             let wanted = LEAST_ROOM_BYTES.saturating_add(bytes.saturating_mul(LOG_PER_BYTE));
@@ -402,7 +413,8 @@ impl Sled {
         })
     }
 
-    /// Takes the space for all segments up to the one with this byte; false when there is not enough.
+    /// Takes the space for all segments up to the one with this byte; false when there is not
+    /// enough.
     fn take_space(&self, up_to: u64) -> io::Result<bool> {
         let segment = SEGMENT_BYTES as u64;
         let end = up_to.div_ceil(segment).saturating_mul(segment).min(i64::MAX as u64);
@@ -427,7 +439,8 @@ impl Sled {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written there yet.
+    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written
+    /// there yet.
     fn ends_with_zeros(&self, length: u64, wanted: u64) -> io::Result<bool> {
         const PIECE: u64 = 64 << 10;
         let begin = match length.checked_sub(wanted) {
@@ -448,9 +461,9 @@ impl Sled {
         Ok(true)
     }
 
-    /// Bytes that the directory takes on disk. Where it cannot be looked at, for want of descriptors say, the store itself
-    /// has not failed.
-    pub(super) fn disk_bytes(&self) -> Result<u64, Fault> {
+    /// Bytes that the directory takes on disk. Where it cannot be looked at, because descriptors
+    /// say is missing, the store itself has not failed.
+    pub(super) fn disk_bytes(&self) -> Result<u64, StoreFault> {
         if let Some(fault) = self.fault.get() {
             return Err(fault.clone());
         }
@@ -458,7 +471,7 @@ impl Sled {
     }
 
     /// Syncs everything and lets go of the directory.
-    pub(super) fn close(mut self) -> Result<(), Fault> {
+    pub(super) fn close(mut self) -> Result<(), StoreFault> {
         self.sync()?;
         self.watch = None;
         let db = self.db.take();
@@ -474,8 +487,9 @@ impl Drop for Sled {
     fn drop(&mut self) {
         let watch = self.watch.take();
         let Some(db) = self.db.take() else { return };
-        if matches!(self.fault.get(), Some(Fault::Io(_) | Fault::Locked)) {
-            // Dropping it would flush and fsync again, after a failure. The process is about to end.
+        if matches!(self.fault.get(), Some(StoreFault::Io(_) | StoreFault::Locked)) {
+            // Dropping it would flush and fsync again, after a failure. The process is about to
+            // end.
             mem::forget((watch, db));
         } else {
             drop(watch);
@@ -489,7 +503,7 @@ impl Drop for Sled {
 }
 
 /// Runs `work`, and turns a panic into a fault.
-fn inside<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+fn inside<T>(work: impl FnOnce() -> Result<T, StoreFault>) -> Result<T, StoreFault> {
     let before = INSIDE.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
     INSIDE.set(before);
@@ -498,7 +512,7 @@ fn inside<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         let fault = format!("sled panicked: {}", line(text));
         // sled unwraps errors of the operating system in places: those are no damage.
         let io = text.contains("Os {") || text.contains("IO error");
-        Err(if io { Fault::Io(fault) } else { Fault::Corrupt(fault) })
+        Err(if io { StoreFault::Io(fault) } else { StoreFault::Corrupt(fault) })
     })
 }
 
@@ -508,16 +522,16 @@ fn message(payload: &dyn Any) -> &str {
     text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error of the
-/// operating system that sled shows as a structure, its message.
+/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error
+/// of the operating system that sled shows as a structure, its message.
 fn line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let message = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(line, |(message, _)| message).chars().take(200).collect()
 }
 
-/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an open
-/// store: what it was to write is lost, and whoever waits for it would wait for ever.
+/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an
+/// open store: what it was to write is lost, and whoever waits for it would wait for ever.
 fn hook_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -542,13 +556,13 @@ fn background_panic(info: &PanicHookInfo) {
 }
 
 /// sled's threads may hold its file for a moment after a store in this process was closed.
-fn await_release(file: &Path) -> Result<(), Fault> {
+fn await_release(file: &Path) -> Result<(), StoreFault> {
     let file = match File::open(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
     if !lock_within(&file, RELEASE)? {
-        return Err(Fault::Locked);
+        return Err(StoreFault::Locked);
     }
     Ok(file.unlock()?)
 }
@@ -621,11 +635,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sled = Sled::open(dir.path(), 1 << 20).unwrap();
         let fault = sled.run::<()>(|_| panic!("first {}\nand a page", 1)).unwrap_err();
-        assert_eq!(fault, Fault::Corrupt("sled panicked: first 1".into()));
+        assert_eq!(fault, StoreFault::Corrupt("sled panicked: first 1".into()));
         assert_eq!(sled.get(b"k"), Err(fault.clone()));
         assert_eq!(sled.sync(), Err(fault.clone()));
         assert_eq!(sled.close(), Err(fault));
         let full = inside::<()>(|| panic!("{:?}", io::Error::from_raw_os_error(28)));
-        assert_eq!(full, Err(Fault::Io("sled panicked: No space left on device".into())));
+        assert_eq!(full, Err(StoreFault::Io("sled panicked: No space left on device".into())));
     }
 }

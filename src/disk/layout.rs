@@ -1,8 +1,8 @@
-//! Bytes on disk: the keys of the one tree, the heads of chunked records, the small records of the meta
-//! space. `migrations/` holds frozen copies; a change here is a new schema.
+//! Bytes on disk: the keys of the one tree, the heads of chunked records, the small records of the
+//! meta space. `migrations/` holds frozen copies; a change here is a new schema.
 
 use bytes::{Buf, BufMut, Bytes};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::ring::Ring;
 use pixii_core::store::{
@@ -20,7 +20,7 @@ pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 const _: () = assert!(2 * MAX_MERGED_BYTES < MAX_RECORD_BYTES);
 
 /// Where the store keeps what it knows of itself.
-pub(super) const LIFE: &str = "life";
+pub(super) const INCARNATION: &str = "life";
 /// Where the store keeps what it knows of the members.
 pub(super) const MEMBERS: &str = "members";
 /// Where the store keeps the ring, once it is another one than the configured members make.
@@ -265,7 +265,8 @@ impl Head {
     }
 }
 
-/// A small record of the meta space: a version byte, the content, and a checksum that covers its name.
+/// A small record of the meta space: a version byte, the content, and a checksum that covers its
+/// name.
 pub(super) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = [&[META_VERSION], content].concat();
     bytes.put_u64(hash64(&[b"meta", name.as_bytes(), &bytes]));
@@ -281,13 +282,13 @@ pub(super) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
 }
 
 /// The sealed bytes of what a store knows of itself.
-pub(super) fn seal_life(meta: &Meta) -> Vec<u8> {
-    seal(LIFE, &wire::encode(meta))
+pub(super) fn seal_incarnation(meta: &Meta) -> Vec<u8> {
+    seal(INCARNATION, &wire::encode(meta))
 }
 
 /// What the store knows of itself, or `None` if it is damaged.
-pub(super) fn unseal_life(bytes: &Bytes) -> Option<Meta> {
-    wire::decode(&unseal(LIFE, bytes)?).ok()
+pub(super) fn unseal_incarnation(bytes: &Bytes) -> Option<Meta> {
+    wire::decode(&unseal(INCARNATION, bytes)?).ok()
 }
 
 /// The sealed bytes of what a store knows of the members.
@@ -310,32 +311,32 @@ pub(super) fn unseal_ring(bytes: &Bytes) -> Option<Ring> {
     wire::decode(&unseal(RING, bytes)?).ok()
 }
 
-/// Begins the names of the small records of generations.
-const GENERATION: &str = "generation ";
+/// Begins the names of the small records of GC epochs.
+const GC_EPOCH: &str = "generation ";
 
-/// The name of a partition's generation in the meta space.
-pub(super) fn generation_name(partition: Partition) -> String {
-    format!("{GENERATION}{:05}", partition.0)
+/// The name of a partition's GC epoch in the meta space.
+pub(super) fn gc_epoch_name(partition: Partition) -> String {
+    format!("{GC_EPOCH}{:05}", partition.0)
 }
 
-/// The partition whose generation has this name.
+/// The partition whose GC epoch has this name.
 pub(super) fn partition_of(name: &str) -> Option<Partition> {
-    name.strip_prefix(GENERATION)?.parse().ok().map(Partition)
+    name.strip_prefix(GC_EPOCH)?.parse().ok().map(Partition)
 }
 
-/// The places of all generations: from the first to the one behind the last.
-pub(super) fn generations() -> (Vec<u8>, Vec<u8>) {
-    (meta_key(GENERATION), meta_key("generation!"))
+/// The places of all GC epochs: from the first to the one behind the last.
+pub(super) fn gc_epochs() -> (Vec<u8>, Vec<u8>) {
+    (meta_key(GC_EPOCH), meta_key("generation!"))
 }
 
-/// The sealed bytes of a partition's generation.
-pub(super) fn seal_generation(partition: Partition, generation: &Generation) -> Vec<u8> {
-    seal(&generation_name(partition), &wire::encode(generation))
+/// The sealed bytes of a partition's GC epoch.
+pub(super) fn seal_gc_epoch(partition: Partition, gc_epoch: &GcState) -> Vec<u8> {
+    seal(&gc_epoch_name(partition), &wire::encode(gc_epoch))
 }
 
-/// The generation of a partition, or `None` if it is damaged.
-pub(super) fn unseal_generation(partition: Partition, bytes: &Bytes) -> Option<Generation> {
-    wire::decode(&unseal(&generation_name(partition), bytes)?).ok()
+/// The GC epoch of a partition, or `None` if it is damaged.
+pub(super) fn unseal_gc_epoch(partition: Partition, bytes: &Bytes) -> Option<GcState> {
+    wire::decode(&unseal(&gc_epoch_name(partition), bytes)?).ok()
 }
 
 /// A number of the meta space, or `None` if it is damaged.
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(key_of(&place(3, b"k")), Some(Key::new("k").unwrap()));
         assert_eq!(key_of(&[2, 0]), None);
         assert!(chunk_key(1, u32::MAX) < chunk_key(2, 0));
-        assert_eq!(Place::decode(&meta_key(LIFE)), Some(Place::Meta(LIFE.into())));
+        assert_eq!(Place::decode(&meta_key(INCARNATION)), Some(Place::Meta(INCARNATION.into())));
         let data = Place::Data(Partition(3), Key::new("k").unwrap());
         assert_eq!(Place::decode(&place(3, b"k")), Some(data));
         assert_eq!(Place::decode(&chunk_key(7, 8)), Some(Place::Chunk(7, 8)));
@@ -407,8 +408,8 @@ mod tests {
     fn a_sealed_record_knows_its_name() {
         let bytes = Bytes::from(seal(LAST_WRITE, &7u64.to_be_bytes()));
         assert_eq!(unseal_u64(LAST_WRITE, &bytes), Some(7));
-        assert_eq!(unseal_u64(LIFE, &bytes), None);
-        assert_eq!(unseal_life(&bytes), None);
+        assert_eq!(unseal_u64(INCARNATION, &bytes), None);
+        assert_eq!(unseal_incarnation(&bytes), None);
         assert_eq!(unseal(LAST_WRITE, &bytes.slice(..7)), None);
     }
 }

@@ -86,7 +86,7 @@ fn next_message(bytes: &[u8], at: usize, number: u64) -> Option<usize> {
 /// Makes these bytes a message without a meaning; false if they are too few.
 fn cancel(bytes: &mut [u8], number: u64) -> bool {
     let whole = bytes.len();
-    // The head grows with the length that it tells.
+    // The head grows with the length that it reports.
     let head = (0..whole).rev().take(LONGEST_HEAD_BYTES).find_map(|body| {
         let head = Head::write(CANCELLED, body as u64, number);
         (head.len() + body == whole).then_some(head)

@@ -1,4 +1,4 @@
-//! The schema of a stopped store, told and brought up to date.
+//! The schema of a stopped store, reported and brought up to date.
 
 use std::path::Path;
 
@@ -37,8 +37,8 @@ fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaRe
     Ok(SchemaReport { found, newest: NEWEST, steps: schema::steps(found) })
 }
 
-/// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's start does, and tells what
-/// there was to do. Ended in between, the next time completes it.
+/// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's
+/// start does, and reports what there was to do. Ended in between, the next time completes it.
 pub fn migrate(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let report = report(Directory::claim_existing(dir)?, dir, cache_bytes)?;
     let claimed = Directory::claim_existing(dir)?;

@@ -4,7 +4,8 @@
 //! damaged anywhere may open as an older one. So everything that can be read is copied to a new
 //! store, which is opened and read from the device before it takes the place of the old one. What
 //! cannot be read is missing in it, and the replica says so: where records may be missing it has
-//! no authority until it has heard from the other owners (`node::repair`), as after a lost disk.
+//! no read eligibility until it has heard from the other owners (`node::repair`), as after a lost
+//! disk.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,10 +17,10 @@ use pixii_core::types::Partition;
 
 use super::commit_log::{Newer, last_write};
 use super::files::Directory;
-use super::guarded::{Batch, Fault, Sled};
-use super::layout::{self, LIFE, LOG, Place};
+use super::guarded::{Batch, Sled, StoreFault};
+use super::layout::{self, INCARNATION, LOG, Place};
 use super::log::Survey;
-use super::{DiskStore, Limits, OpenError, life, mend, meta_key, ring, schema};
+use super::{DiskStore, Limits, OpenError, incarnation, mend, meta_key, ring, schema};
 
 /// Bytes that are copied in one batch.
 const BATCH_BYTES: usize = 1 << 20;
@@ -150,8 +151,8 @@ fn install(
     Ok((store, salvage))
 }
 
-/// Makes a store in the scratch place of all that can be read of `old`, and what is `newer` than that:
-/// whole and synced.
+/// Makes a store in the scratch place of all that can be read of `old`, and what is `newer` than
+/// that: whole and synced.
 fn make(
     directory: &Directory,
     old: &Sled,
@@ -174,10 +175,10 @@ fn make(
     schema::verify(&new).map_err(|error| OpenError::from_schema(dir, error))?;
     newer.apply_to(&new).map_err(fault)?;
     let last_write = last_write(&new).map_err(fault)?;
-    if let Some(mut meta) = life(&new).map_err(fault)? {
+    if let Some(mut meta) = incarnation(&new).map_err(fault)? {
         amend(&mut meta, ring(&new).map_err(fault)?.as_ref(), &lost);
         let mut batch = Batch::default();
-        batch.insert(meta_key(LIFE), layout::seal_life(&meta));
+        batch.insert(meta_key(INCARNATION), layout::seal_incarnation(&meta));
         new.apply(batch).map_err(fault)?;
     }
     new.close().map_err(fault)?;
@@ -236,7 +237,7 @@ impl<'a> Copy<'a> {
         Copy { old, new, batch: Batch::default(), bytes: 0, copied: 0, gaps: Vec::new() }
     }
 
-    fn all(&mut self) -> Result<(), Fault> {
+    fn all(&mut self) -> Result<(), StoreFault> {
         let mut from = Vec::new();
         loop {
             let (mut last, mut failed) = (None, None);
@@ -248,11 +249,11 @@ impl<'a> Copy<'a> {
                 Ok(failed.is_none())
             });
             match (failed, read) {
-                (Some(fault), _) | (_, Err(fault @ (Fault::Io(_) | Fault::Locked))) => {
+                (Some(fault), _) | (_, Err(fault @ (StoreFault::Io(_) | StoreFault::Locked))) => {
                     return Err(fault);
                 }
                 (None, Ok(())) => return self.flush(),
-                (None, Err(Fault::Corrupt(_))) => {}
+                (None, Err(StoreFault::Corrupt(_))) => {}
             }
             if let Some(mut last) = last {
                 // The first place behind it.
@@ -268,7 +269,7 @@ impl<'a> Copy<'a> {
         }
     }
 
-    fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
+    fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), StoreFault> {
         if place == meta_key(LOG) {
             // The new store gets a log of its own.
             return Ok(());
@@ -279,16 +280,16 @@ impl<'a> Copy<'a> {
         if self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
+    fn flush(&mut self) -> Result<(), StoreFault> {
         self.bytes = 0;
         self.new.apply(std::mem::take(&mut self.batch))
     }
 
     /// Where it can be read again behind a place that cannot: sled says of no page where it ends,
     /// so ever farther places are tried, and then those between.
-    fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+    fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         let readable = |place: &[u8]| match self.old.try_range(place, |_, _| Ok(false)) {
-            Err(Fault::Corrupt(_)) => Ok(false),
+            Err(StoreFault::Corrupt(_)) => Ok(false),
             read => read.map(|()| true),
         };
         let mut low = [0; STEP_BYTES];

@@ -1,10 +1,10 @@
-//! Which layout the data has, and the way from every older one to today's: forward only, at open, before
-//! anything is served. Each step's last batch carries the new version, so that a kill at any instant
-//! leaves either the old schema or the new one.
+//! Which layout the data has, and the way from every older one to today's: forward only, at open,
+//! before anything is served. Each step's last batch carries the new version, so that a kill at any
+//! instant leaves either the old schema or the new one.
 
 use bytes::Bytes;
 
-use super::guarded::{Batch, Fault, Sled};
+use super::guarded::{Batch, Sled, StoreFault};
 use super::layout::{NEWEST, SCHEMA, meta_key, seal, unseal};
 
 #[path = "../../migrations/v1.rs"]
@@ -16,21 +16,17 @@ mod v3;
 #[path = "../../migrations/v4.rs"]
 mod v4;
 
-/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
-/// schema before and to a second run; what it returns is applied together with the new version.
-type Migration = fn(&Sled) -> Result<Batch, Fault>;
+/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to
+/// the schema before and to a second run; what it returns is applied together with the new version.
+type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
 /// The step to schema N is at N-1.
 const MIGRATIONS: [Migration; NEWEST as usize] =
     [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
 
 /// What each step is about: the one to schema N is at N-1.
-const ABOUT: [&str; MIGRATIONS.len()] = [
-    "an empty store",
-    "hints and the list of members",
-    "generations of partitions",
-    "a commit log",
-];
+const ABOUT: [&str; MIGRATIONS.len()] =
+    ["an empty store", "hints and the list of members", "GC epochs of partitions", "a commit log"];
 
 /// Why the data is not at the newest schema.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,17 +38,17 @@ pub(super) enum SchemaError {
     /// It has none; nothing was changed.
     Lost,
     /// A step failed; the steps before it are done.
-    Fault(Fault),
+    StoreFault(StoreFault),
 }
 
-impl From<Fault> for SchemaError {
-    fn from(fault: Fault) -> Self {
-        SchemaError::Fault(fault)
+impl From<StoreFault> for SchemaError {
+    fn from(fault: StoreFault) -> Self {
+        SchemaError::StoreFault(fault)
     }
 }
 
 /// Brings an empty store to the newest schema, synced.
-pub(super) fn create(sled: &Sled) -> Result<(), Fault> {
+pub(super) fn create(sled: &Sled) -> Result<(), StoreFault> {
     run(sled, &MIGRATIONS, 0)
 }
 
@@ -69,7 +65,8 @@ pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
     }
 }
 
-/// What is to be done to a store of this schema, a few words for each step with the schema that it leads to.
+/// What is to be done to a store of this schema, a few words for each step with the schema that it
+/// leads to.
 pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
     (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
 }
@@ -100,7 +97,7 @@ fn decode(bytes: &Bytes) -> Option<u32> {
     Some(u32::from_be_bytes(unseal(SCHEMA, bytes)?.as_ref().try_into().ok()?))
 }
 
-fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
+fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), StoreFault> {
     for (version, migration) in (1u32..).zip(migrations).skip(done as usize) {
         let mut batch = migration(sled)?;
         batch.insert(meta_key(SCHEMA), seal(SCHEMA, &version.to_be_bytes()));
@@ -114,17 +111,17 @@ fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn fifth(_: &Sled) -> Result<Batch, Fault> {
+    fn fifth(_: &Sled) -> Result<Batch, StoreFault> {
         let mut batch = Batch::default();
         batch.insert(meta_key("fifth"), &b"done"[..]);
         Ok(batch)
     }
 
-    fn killed(sled: &Sled) -> Result<Batch, Fault> {
+    fn killed(sled: &Sled) -> Result<Batch, StoreFault> {
         let mut batch = Batch::default();
         batch.insert(meta_key("half"), &b"done"[..]);
         sled.apply(batch)?;
-        Err(Fault::Io("killed".into()))
+        Err(StoreFault::Io("killed".into()))
     }
 
     #[test]
@@ -137,7 +134,7 @@ mod tests {
         assert_eq!(version(), Some(4));
         let steps = [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
         let stopped = migrate_with(&sled, &[&steps[..], &[killed]].concat());
-        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
+        assert_eq!(stopped, Err(SchemaError::StoreFault(StoreFault::Io("killed".into()))));
         assert_eq!(version(), Some(4), "the half-done step does not count");
         migrate_with(&sled, &[killed, killed, killed, killed, fifth]).unwrap();
         assert_eq!(version(), Some(5));

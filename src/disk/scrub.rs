@@ -6,11 +6,11 @@ use std::time::Duration;
 use pixii_core::store::Scrubbed;
 
 use super::DiskStore;
-use super::guarded::Fault;
+use super::guarded::StoreFault;
 use super::log::{Header, SEGMENT_BYTES, Segment, positions, segments};
 
 /// What looks damaged may be on its way to the disk: it is read so often before it is called so.
-const LOOKS: usize = 4;
+const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is wrong with a segment that looks like this.
@@ -18,7 +18,7 @@ type Finding = ((Header, usize), String);
 
 impl DiskStore {
     /// Reads a segment of sled's log, or, as the last part, the commit log.
-    pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, Fault> {
+    pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, StoreFault> {
         let parts = segments(self.tree.tree().log().metadata()?.len()).max(1) + 1;
         if part % parts == parts - 1 {
             return Ok(Scrubbed { parts, damage: self.scrub_commit_log()? });
@@ -26,7 +26,7 @@ impl DiskStore {
         // All up to here must be there from now on.
         let synced = self.tree.applied();
         let mut before: Option<Finding> = None;
-        for _ in 0..LOOKS {
+        for _ in 0..ATTEMPTS {
             let found = self.look(part % parts, synced)?;
             let is_written = matches!((&before, &found), (Some(old), Some(new)) if old.0 != new.0);
             if found.is_none() || is_written {
@@ -38,9 +38,9 @@ impl DiskStore {
         Ok(Scrubbed { parts, damage: before.map(|(_, what)| what) })
     }
 
-    fn scrub_commit_log(&self) -> Result<Option<String>, Fault> {
+    fn scrub_commit_log(&self) -> Result<Option<String>, StoreFault> {
         let mut found = None;
-        for look in 0..LOOKS {
+        for look in 0..ATTEMPTS {
             if look > 0 {
                 thread::sleep(PAUSE);
             }
@@ -53,7 +53,7 @@ impl DiskStore {
         Ok(found)
     }
 
-    fn look(&self, number: u64, synced: u64) -> Result<Option<Finding>, Fault> {
+    fn look(&self, number: u64, synced: u64) -> Result<Option<Finding>, StoreFault> {
         let positions = positions(self.tree.tree().log())?;
         let newest = positions.last_key_value().map(|(position, _)| *position);
         let segment = Segment::read(self.tree.tree().log(), number)?;

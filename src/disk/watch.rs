@@ -1,5 +1,6 @@
-//! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own threads, it may
-//! note the error and not tell who waits for that write; a flush by anyone else tells them.
+//! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own
+//! threads, it may note the error and not know who waits for that write; a flush by anyone else
+//! reports them.
 
 use std::io;
 use std::sync::Arc;
@@ -8,13 +9,13 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// How often it looks. A call that was under way at the last look too has taken long.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it looks. A call that was in progress at the last look too has taken long.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The thread that looks; it ends with this value.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Goes up when a call begins and again when it ends: odd while one is under way.
+    /// Goes up when a call begins and again when it ends: odd while one is in progress.
     turns: Arc<AtomicU64>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -28,7 +29,7 @@ impl Watch {
         let looked_at = turns.clone();
         let thread = Builder::new().name("store-watch".to_owned()).spawn(move || {
             let (mut before, mut woken) = (0, 0);
-            while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let now = looked_at.load(Ordering::SeqCst);
                 if now % 2 == 1 && now == before && now != woken {
                     woken = now;
@@ -40,7 +41,7 @@ impl Watch {
         Ok(Watch { turns, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Watches over `call`, the only one under way.
+    /// Watches over `call`, the only one in progress.
     pub(super) fn over<T>(&self, call: impl FnOnce() -> T) -> T {
         self.turns.fetch_add(1, Ordering::SeqCst);
         let outcome = call();

@@ -11,17 +11,18 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Order, manager};
+use super::{Order, notifier};
 
 /// How long an address is waited for.
 const ADDRESS_WAIT: Duration = Duration::from_secs(60);
 /// How often it is tried.
 const ADDRESS_POLL: Duration = Duration::from_millis(250);
-/// What the service manager grants beside that, each time that it is told that the daemon waits.
+/// What the service manager grants beside that, each time that it is notified that the daemon
+/// waits.
 const MORE_TIME: Duration = Duration::from_secs(60);
 
 /// Why an address cannot be listened on.
-enum Fault {
+enum BindFault {
     /// It is no address of this machine, or its name has none: that may change.
     NotThere(io::Error),
     /// Anything else.
@@ -40,13 +41,13 @@ pub(super) async fn bind(
 async fn bind_within(
     address: &str,
     orders: &mut Receiver<Order>,
-    patience: Duration,
+    limit: Duration,
 ) -> io::Result<Option<TcpListener>> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + limit;
     let mut waits = false;
     loop {
         // A look-up may hang for longer than there is time.
-        let late = || Fault::NotThere(io::Error::from(io::ErrorKind::TimedOut));
+        let late = || BindFault::NotThere(io::Error::from(io::ErrorKind::TimedOut));
         let attempt = async {
             timeout(deadline - Instant::now(), listen(address))
                 .await
@@ -64,19 +65,19 @@ async fn bind_within(
                 }
                 return Ok(Some(listener));
             }
-            Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::NotThere(error)) if Instant::now() >= deadline => return Err(error),
-            Err(Fault::NotThere(error)) => error,
+            Err(BindFault::Other(error)) => return Err(error),
+            Err(BindFault::NotThere(error)) if Instant::now() >= deadline => return Err(error),
+            Err(BindFault::NotThere(error)) => error,
         };
         if !waits {
-            let seconds = patience.as_secs();
+            let seconds = limit.as_secs();
             warn!(
                 "the address {address} is not there yet ({error}): it is waited for, {seconds} s"
             );
             let status = format!("waiting for the address {address}: {error}");
-            manager::notify(&NotifyState::Status(&status));
-            manager::notify(&NotifyState::ExtendTimeoutUsec(
-                (patience + MORE_TIME).as_micros() as u32
+            notifier::notify(&NotifyState::Status(&status));
+            notifier::notify(&NotifyState::ExtendTimeoutUsec(
+                (limit + MORE_TIME).as_micros() as u32
             ));
             waits = true;
         }
@@ -87,15 +88,15 @@ async fn bind_within(
     }
 }
 
-async fn listen(address: &str) -> Result<TcpListener, Fault> {
-    let mut last = Fault::NotThere(io::Error::from(io::ErrorKind::AddrNotAvailable));
-    for address in lookup_host(address).await.map_err(Fault::NotThere)? {
+async fn listen(address: &str) -> Result<TcpListener, BindFault> {
+    let mut last = BindFault::NotThere(io::Error::from(io::ErrorKind::AddrNotAvailable));
+    for address in lookup_host(address).await.map_err(BindFault::NotThere)? {
         match TcpListener::bind(address).await {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                last = Fault::NotThere(error);
+                last = BindFault::NotThere(error);
             }
-            Err(error) => last = Fault::Other(error),
+            Err(error) => last = BindFault::Other(error),
         }
     }
     Err(last)
@@ -130,11 +131,11 @@ mod tests {
     #[test]
     fn an_address_that_is_not_there_is_waited_for_and_a_taken_port_is_not() {
         let (orders, mut ordered) = channel(8);
-        let patience = Duration::from_millis(600);
+        let limit = Duration::from_millis(600);
         let begun = Instant::now();
-        let error = run(bind_within(NOWHERE, &mut ordered, patience)).unwrap_err();
+        let error = run(bind_within(NOWHERE, &mut ordered, limit)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
-        assert!(begun.elapsed() >= patience);
+        assert!(begun.elapsed() >= limit);
 
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
@@ -142,7 +143,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 
         // An order to stop is heard meanwhile.
-        orders.try_send(Order::Account).unwrap();
+        orders.try_send(Order::MetricsSnapshot).unwrap();
         orders.try_send("the test".into()).unwrap();
         assert!(run(bind_within(NOWHERE, &mut ordered, ADDRESS_WAIT)).unwrap().is_none());
     }

@@ -6,19 +6,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pixii_core::message::{
-    self, Call, CallBody, LossRefusal, Refusal, Reply, ReplyBody, Resource, Response, SampleReport,
+    self, Call, CallBody, LossRejection, Rejection, Reply, ReplyBody, Resource, Response,
+    SampleReport,
 };
 use pixii_core::node::{ClientId, Input};
-use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
+use pixii_transport::frames::{FrameMemory, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 
 use super::Engine;
-use super::emulated::Parcel;
+use super::emulated::DelayedMessage;
 use crate::metrics::{Kind, kind};
 
-/// Most calls under way on one client's connection.
+/// Most calls in progress on one client's connection.
 pub const MAX_CALLS: usize = 1_024;
-/// Most calls under way for all clients, those that have gone included.
+/// Most calls in progress for all clients, those that have gone included.
 const MAX_ALL_CALLS: usize = 16_384;
 /// Room that large replies leave for small ones.
 const RESERVE_BYTES: usize = 8 << 20;
@@ -28,51 +29,52 @@ pub(super) struct Client {
     /// The version of the protocol that is spoken with it.
     pub(super) protocol: u16,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) under_way: HashSet<u64>,
+    pub(super) in_flight: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
     /// included.
-    pub(super) owed: u64,
+    pub(super) pending: u64,
     /// True when it makes no more calls: its connection ends with the last reply.
     pub(super) is_silent: bool,
 }
 
 impl Client {
     pub(super) fn finish_if_answered(&self) {
-        if self.is_silent && self.owed == 0 {
+        if self.is_silent && self.pending == 0 {
             self.outbox.finish();
         }
     }
 }
 
 /// A request that the node works on.
-pub(super) struct UnderWay {
+pub(super) struct InFlight {
     /// What its frame takes of the budget for large ones.
-    _held: Held,
+    _memory: FrameMemory,
     kind: Kind,
     since: Instant,
 }
 
 impl Engine<'_> {
-    pub(super) fn call(&mut self, client: ClientId, call: Call, held: Held) {
+    pub(super) fn call(&mut self, client: ClientId, call: Call, memory: FrameMemory) {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        if !caller.under_way.insert(id) {
+        if !caller.in_flight.insert(id) {
             let permit = self.hub.log.several("call_repeated", "");
             limited!(
                 permit,
                 warn,
                 [],
-                "closed the connection of a client: call {id} is under way and was made again"
+                "closed the connection of a client: call {id} is in progress and was made again"
             );
             return caller.outbox.shut();
         }
         let full = [
-            (Resource::ConnectionCalls, caller.under_way.len(), MAX_CALLS),
+            (Resource::ConnectionCalls, caller.in_flight.len(), MAX_CALLS),
             (Resource::NodeCalls, self.requests.len() + 1, MAX_ALL_CALLS),
         ];
         if let CallBody::Data { request, .. } = &body {
-            let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
-            self.requests.insert((client, id), under_way);
+            let in_flight =
+                InFlight { _memory: memory, kind: kind(request), since: Instant::now() };
+            self.requests.insert((client, id), in_flight);
         }
         if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
             self.busy += 1;
@@ -87,12 +89,12 @@ impl Engine<'_> {
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::AcceptLoss => self.accept_loss(client, id),
             CallBody::Emulate(order) => {
-                let told = self.emulate(order);
-                self.reply(client, id, ReplyBody::Emulated(told));
+                let reported = self.emulate(order);
+                self.reply(client, id, ReplyBody::Emulated(reported));
             }
             CallBody::Repair { begin, partition, peer } => {
-                let told = self.repair(begin, partition, peer);
-                self.reply(client, id, ReplyBody::Repair(told));
+                let reported = self.repair(begin, partition, peer);
+                self.reply(client, id, ReplyBody::Repair(reported));
             }
             CallBody::Samples => {
                 let (name, trips) = (self.config.name.clone(), self.node.recent_trips());
@@ -106,21 +108,21 @@ impl Engine<'_> {
                 self.replace(client, id, &old, &new, address, apply);
             }
             CallBody::Drain(order) => {
-                let told = self.order_drain(order);
-                self.reply(client, id, ReplyBody::Drain(told));
+                let reported = self.order_drain(order);
+                self.reply(client, id, ReplyBody::Drain(reported));
             }
         }
     }
 
     /// Answers a call; nothing happens when the client has gone.
     pub(super) fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
-        if let Some(UnderWay { kind, since, .. }) = self.requests.remove(&(client, id))
+        if let Some(InFlight { kind, since, .. }) = self.requests.remove(&(client, id))
             && let ReplyBody::Data(response) = &body
         {
             self.meter.answered(kind, response, since.elapsed());
         }
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.under_way.remove(&id);
+        caller.in_flight.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
         let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
         let kind = match &body {
@@ -140,7 +142,7 @@ impl Engine<'_> {
             frame = Reply { id, body }.frame(protocol);
         }
         if emulated {
-            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
+            self.emulator.post(self.now(), kind, DelayedMessage::Reply { client, frame });
         } else {
             self.answer(client, frame);
         }
@@ -149,7 +151,7 @@ impl Engine<'_> {
     /// Lets a frame leave that answers a client's call of this id.
     pub(super) fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.owed = caller.owed.saturating_sub(1);
+        caller.pending = caller.pending.saturating_sub(1);
         if !caller.outbox.push(frame) {
             caller.outbox.shut();
         }
@@ -159,7 +161,7 @@ impl Engine<'_> {
     /// The operator accepts that acknowledged writes are gone where no other node has them.
     pub(super) fn accept_loss(&mut self, client: ClientId, id: u64) {
         if self.node.lost().is_empty() {
-            let why = LossRefusal::NothingLost { node: self.config.name.clone() };
+            let why = LossRejection::NothingLost { node: self.config.name.clone() };
             return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
         }
         self.accepting_loss.push((client, id));
@@ -175,6 +177,6 @@ impl Engine<'_> {
 }
 
 fn busy(what: Resource, limit: usize) -> ReplyBody {
-    let refusal = Refusal::Busy { what, limit: limit as u32 };
-    ReplyBody::Data(Response::Refused(refusal))
+    let rejection = Rejection::Busy { what, limit: limit as u32 };
+    ReplyBody::Data(Response::Refused(rejection))
 }

@@ -1,10 +1,10 @@
-//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it keeps for others, and lets
-//! go of its peers, who then do without it.
+//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it
+//! keeps for others, and lets go of its peers, who then do without it.
 
 use std::time::{Duration, Instant};
 
-use pixii_core::members::Opinion;
-use pixii_core::message::{DrainOrder, DrainRefusal, DrainReport, DrainState, KeptHints};
+use pixii_core::members::Liveness;
+use pixii_core::message::{DrainOrder, DrainRejection, DrainReport, DrainState, KeptHints};
 use pixii_core::node::Input;
 use pixii_core::types::MAX_TIMEOUT_MS;
 use pixii_transport::limited;
@@ -23,19 +23,19 @@ pub(super) enum Drain {
 }
 
 impl Engine<'_> {
-    /// Carries an order out, and tells how far the drain is.
-    pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRefusal> {
+    /// Carries an order out, and reports how far the drain is.
+    pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRejection> {
         let name = &self.config.name;
         match order {
             DrainOrder::Show => {}
             DrainOrder::Begin { timeout_ms } => {
                 if timeout_ms > MAX_TIMEOUT_MS {
-                    return Err(DrainRefusal::Timeout { timeout_ms });
+                    return Err(DrainRejection::Timeout { timeout_ms });
                 }
                 if self.finish_by.is_some() {
-                    return Err(DrainRefusal::Stopping { node: name.clone() });
+                    return Err(DrainRejection::Stopping { node: name.clone() });
                 }
-                if self.settings.drain == Drain::No {
+                if self.runtime_config.drain == Drain::No {
                     let permit = self.hub.log.several("drain", "");
                     limited!(
                         permit,
@@ -43,43 +43,43 @@ impl Engine<'_> {
                         [],
                         "node {name} is drained: it takes no requests from now on"
                     );
-                    let patience = Duration::from_millis(timeout_ms.into());
-                    self.settings.drain = Drain::Until(Instant::now() + patience);
+                    let timeout = Duration::from_millis(timeout_ms.into());
+                    self.runtime_config.drain = Drain::Until(Instant::now() + timeout);
                     self.input(Input::Drain(true));
                 }
             }
             DrainOrder::End => {
-                if self.settings.drain != Drain::No && self.finish_by.is_none() {
+                if self.runtime_config.drain != Drain::No && self.finish_by.is_none() {
                     let permit = self.hub.log.several("drain", "");
                     limited!(permit, info, [], "node {name} takes requests again");
-                    self.settings.drain = Drain::No;
+                    self.runtime_config.drain = Drain::No;
                     self.hub.set_apart(false);
                     self.input(Input::Drain(false));
                 }
             }
         }
-        self.manager.look_again();
+        self.notifier.look_again();
         Ok(self.drain_report())
     }
 
-    /// A drain goes on that an earlier life of this process had begun.
+    /// A drain goes on that an earlier incarnation of this process had begun.
     pub(super) fn take_up_drain(&mut self) {
-        if self.settings.drain != Drain::No {
-            self.hub.set_apart(self.settings.drain == Drain::Done);
+        if self.runtime_config.drain != Drain::No {
+            self.hub.set_apart(self.runtime_config.drain == Drain::Done);
             self.input(Input::Drain(true));
         }
     }
 
     /// Lets go of the peers when a drain has done what it could.
     pub(super) fn go_on_draining(&mut self) {
-        let Drain::Until(end) = self.settings.drain else { return };
+        let Drain::Until(end) = self.runtime_config.drain else { return };
         let report = self.drain_report();
         let deliverable = report.hints.iter().any(|hints| hints.reachable);
         if Instant::now() < end && (report.requests > 0 || deliverable) {
             return;
         }
-        self.settings.drain = Drain::Done;
-        self.manager.look_again();
+        self.runtime_config.drain = Drain::Done;
+        self.notifier.look_again();
         self.hub.set_apart(true);
         let left: u64 = report.hints.iter().map(|hints| hints.count).sum();
         let (permit, name) = (self.hub.log.several("drain", ""), report.name);
@@ -96,13 +96,13 @@ impl Engine<'_> {
         let now = self.now();
         let kept = self.hub.peers.values().filter_map(|peer| {
             let view = self.node.peer_view(now, peer.id);
-            let reachable = peer.outbox.is_open() && view.opinion != Opinion::Down;
+            let reachable = peer.outbox.is_open() && view.liveness != Liveness::Down;
             let (count, bytes) = (view.hints.count, view.hints.bytes);
             (count > 0).then(|| KeptHints { name: peer.name.clone(), count, bytes, reachable })
         });
         DrainReport {
             name: self.config.name.clone(),
-            state: match self.settings.drain {
+            state: match self.runtime_config.drain {
                 Drain::No => DrainState::Serving,
                 Drain::Until(_) => DrainState::Draining,
                 Drain::Done => DrainState::Drained,

@@ -1,7 +1,9 @@
-//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads): messages to other members wait here before they leave,
-//! requests of clients and the answers to them likewise. Off, it is one look at an `Option`.
+//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads):
+//! messages to other members wait here before they leave, requests of clients and the answers to
+//! them likewise. Off, it is one look at an `Option`.
 //!
-//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not busy. Only requests for data are emulated: orders and questions to a node always get through.
+//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not
+//! busy. Only requests for data are emulated: orders and questions to a node always get through.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,12 +13,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::emulation::{self, Emulation, Place, Rule, Verdict};
 use pixii_core::message::{
-    Call, CallBody, Counter, EmulateOrder, EmulateRefusal, Kind, PeerMessage, Request,
+    Call, CallBody, Counter, EmulateOrder, EmulateRejection, Kind, PeerMessage, Request,
 };
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{Micros, NodeId, Time};
 use pixii_core::wire;
-use pixii_transport::frames::Held;
+use pixii_transport::frames::FrameMemory;
 use pixii_transport::limited;
 use rustix::fs::Timespec;
 use rustix::time::{
@@ -35,7 +37,8 @@ const REMIND: Micros = Micros::from_millis(60_000);
 /// What a call without key and value takes, about.
 const CALL_BYTES: usize = 256;
 
-/// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer counts in milliseconds.
+/// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer
+/// counts in milliseconds.
 pub(super) struct Alarm(pipe::Receiver);
 
 impl Alarm {
@@ -75,7 +78,7 @@ impl Alarm {
 
 /// Something that waits to arrive.
 #[derive(Debug)]
-pub(super) enum Parcel {
+pub(super) enum DelayedMessage {
     /// A frame for a peer, and the connection that it was to leave on: it does not outlive it.
     Message { peer: Arc<Peer>, connection: u64, frame: Bytes },
     /// A message of the node to itself, in an experiment.
@@ -83,24 +86,26 @@ pub(super) enum Parcel {
     /// A frame for a client.
     Reply { client: ClientId, frame: Bytes },
     /// A client's call.
-    Call { client: ClientId, call: Call, held: Held },
+    Call { client: ClientId, call: Call, memory: FrameMemory },
 }
 
-impl Parcel {
+impl DelayedMessage {
     fn bytes(&self) -> usize {
         match self {
-            Parcel::Message { frame, .. } | Parcel::Reply { frame, .. } => frame.len(),
-            Parcel::Own(message) => wire::frame_len(message),
-            Parcel::Call { call, .. } => CALL_BYTES + call_bytes(&call.body),
+            DelayedMessage::Message { frame, .. } | DelayedMessage::Reply { frame, .. } => {
+                frame.len()
+            }
+            DelayedMessage::Own(message) => wire::frame_len(message),
+            DelayedMessage::Call { call, .. } => CALL_BYTES + call_bytes(&call.body),
         }
     }
 
     fn ends(&self, me: NodeId) -> (Place, Place) {
         match self {
-            Parcel::Message { peer, .. } => (me.into(), peer.id.into()),
-            Parcel::Own(_) => (me.into(), me.into()),
-            Parcel::Reply { client, .. } => (me.into(), Place::Client(*client)),
-            Parcel::Call { client, .. } => (Place::Client(*client), me.into()),
+            DelayedMessage::Message { peer, .. } => (me.into(), peer.id.into()),
+            DelayedMessage::Own(_) => (me.into(), me.into()),
+            DelayedMessage::Reply { client, .. } => (me.into(), Place::Client(*client)),
+            DelayedMessage::Call { client, .. } => (Place::Client(*client), me.into()),
         }
     }
 }
@@ -138,7 +143,7 @@ pub(super) struct Emulator {
 struct On {
     net: Emulation,
     /// By the time when they arrive, then in the order in which they were sent.
-    waiting: BTreeMap<(Time, u64), Parcel>,
+    waiting: BTreeMap<(Time, u64), DelayedMessage>,
     bytes: usize,
     sequence: u64,
     remind_at: Time,
@@ -167,7 +172,7 @@ impl Emulator {
     }
 
     /// From now on these rules hold, or none; gives what was on its way.
-    pub(super) fn set(&mut self, now: Time, rules: Vec<Rule>) -> Vec<Parcel> {
+    pub(super) fn set(&mut self, now: Time, rules: Vec<Rule>) -> Vec<DelayedMessage> {
         let old = self.on.take();
         if !rules.is_empty() {
             // Nodes with the same seed shall not drop and delay in step.
@@ -179,31 +184,31 @@ impl Emulator {
     }
 
     /// Takes a message of this kind that is sent now, or loses it.
-    pub(super) fn post(&mut self, now: Time, kind: Kind, parcel: Parcel) {
+    pub(super) fn post(&mut self, now: Time, kind: Kind, delayed: DelayedMessage) {
         let Some(on) = &mut self.on else { return };
-        let (from, to) = parcel.ends(self.me);
+        let (from, to) = delayed.ends(self.me);
         let delay = match on.net.verdict(now, from, to, kind) {
             Verdict::Deliver(delays) => delays.first().copied().unwrap_or_default(),
             Verdict::Drop => return self.dropped += 1,
             Verdict::Cut => return self.cut += 1,
         };
-        let bytes = on.bytes + parcel.bytes();
+        let bytes = on.bytes + delayed.bytes();
         if on.waiting.len() >= MAX_WAITING || bytes > MAX_WAITING_BYTES {
             return self.overflowed += 1;
         }
         self.delayed += u64::from(delay > Micros::ZERO);
         on.bytes = bytes;
         on.sequence += 1;
-        on.waiting.insert((now + delay, on.sequence), parcel);
+        on.waiting.insert((now + delay, on.sequence), delayed);
     }
 
     /// The next message that has arrived by now.
-    pub(super) fn arrived(&mut self, now: Time) -> Option<Parcel> {
+    pub(super) fn arrived(&mut self, now: Time) -> Option<DelayedMessage> {
         let on = self.on.as_mut()?;
         let first = on.waiting.first_entry().filter(|first| first.key().0 <= now)?;
-        let parcel = first.remove();
-        on.bytes -= parcel.bytes();
-        Some(parcel)
+        let delayed = first.remove();
+        on.bytes -= delayed.bytes();
+        Some(delayed)
     }
 
     /// When the next message arrives or the log is to be reminded.
@@ -232,17 +237,17 @@ impl Emulator {
 
 impl Engine<'_> {
     /// Carries out an order; gives the rules that hold then, or why nothing was done.
-    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRefusal> {
+    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRejection> {
         if !self.config.allow_emulation {
-            return Err(EmulateRefusal::NotAllowed { node: self.config.name.clone() });
+            return Err(EmulateRejection::NotAllowed { node: self.config.name.clone() });
         }
         match order {
             EmulateOrder::Show => {}
             EmulateOrder::Set(text) => {
                 let rules = emulation::parse(&text, &self.config.members)
-                    .map_err(|fault| EmulateRefusal::Rules { fault })?;
+                    .map_err(|fault| EmulateRejection::Rules { fault })?;
                 if rules.is_empty() {
-                    return Err(EmulateRefusal::NoRule);
+                    return Err(EmulateRejection::NoRule);
                 }
                 self.set_rules(rules);
             }
@@ -254,9 +259,9 @@ impl Engine<'_> {
     /// Puts these rules in the place of those that hold. What is on its way arrives at once.
     pub(super) fn set_rules(&mut self, rules: Vec<Rule>) {
         let was_on = self.emulator.is_on();
-        let under_way = self.emulator.set(self.now(), rules);
+        let in_flight = self.emulator.set(self.now(), rules);
         self.storage.slow_down(self.emulator.disk_delay());
-        under_way.into_iter().for_each(|parcel| self.arrive(parcel));
+        in_flight.into_iter().for_each(|delayed| self.arrive(delayed));
         if self.emulator.is_on() {
             self.warn_of_emulation("from now on");
         } else if was_on {
@@ -282,8 +287,8 @@ impl Engine<'_> {
             return;
         }
         let now = self.now();
-        while let Some(parcel) = self.emulator.arrived(now) {
-            self.arrive(parcel);
+        while let Some(delayed) = self.emulator.arrived(now) {
+            self.arrive(delayed);
         }
         if self.emulator.is_to_remind(now) {
             self.warn_of_emulation("still");
@@ -293,38 +298,39 @@ impl Engine<'_> {
     /// At a stop, what was said leaves at once.
     pub(super) fn end_emulation(&mut self) {
         self.storage.slow_down(Micros::ZERO);
-        for parcel in self.emulator.set(self.now(), Vec::new()) {
-            if !matches!(parcel, Parcel::Call { .. }) {
-                self.arrive(parcel);
+        for delayed in self.emulator.set(self.now(), Vec::new()) {
+            if !matches!(delayed, DelayedMessage::Call { .. }) {
+                self.arrive(delayed);
             }
         }
     }
 
     /// Takes what an experiment has the network carry from the node to itself.
-    pub(super) fn tell_self(&mut self, message: PeerMessage) {
+    pub(super) fn report_self(&mut self, message: PeerMessage) {
         if self.emulator.is_on() {
             let kind = message.body.kind();
-            self.emulator.post(self.now(), kind, Parcel::Own(message));
+            self.emulator.post(self.now(), kind, DelayedMessage::Own(message));
         } else {
-            self.arrive(Parcel::Own(message));
+            self.arrive(DelayedMessage::Own(message));
         }
     }
 
-    fn arrive(&mut self, parcel: Parcel) {
-        match parcel {
-            Parcel::Message { peer, connection, frame } => {
-                // A connection ends with its process: what was for an earlier life is not for this one.
+    fn arrive(&mut self, delayed: DelayedMessage) {
+        match delayed {
+            DelayedMessage::Message { peer, connection, frame } => {
+                // A connection ends with its process: what was for an earlier incarnation is not
+                // for this one.
                 if peer.outbox.connection() == connection {
                     peer.outbox.push(frame);
                 } else {
                     peer.outbox.lose();
                 }
             }
-            Parcel::Own(message) => {
+            DelayedMessage::Own(message) => {
                 self.input(Input::Peer { from: self.config.me(), message });
             }
-            Parcel::Reply { client, frame } => self.answer(client, frame),
-            Parcel::Call { client, call, held } => self.call(client, call, held),
+            DelayedMessage::Reply { client, frame } => self.answer(client, frame),
+            DelayedMessage::Call { client, call, memory } => self.call(client, call, memory),
         }
     }
 }
@@ -346,14 +352,16 @@ mod tests {
         emulator
     }
 
-    fn reply(id: u64, bytes: usize) -> Parcel {
+    fn reply(id: u64, bytes: usize) -> DelayedMessage {
         let frame = [&id.to_be_bytes()[..], &vec![0; bytes]].concat();
-        Parcel::Reply { client: 1, frame: frame.into() }
+        DelayedMessage::Reply { client: 1, frame: frame.into() }
     }
 
     fn arrived(emulator: &mut Emulator, now: Time) -> Vec<u64> {
-        let id = |parcel| match parcel {
-            Parcel::Reply { frame, .. } => u64::from_be_bytes(frame[..8].try_into().unwrap()),
+        let id = |delayed| match delayed {
+            DelayedMessage::Reply { frame, .. } => {
+                u64::from_be_bytes(frame[..8].try_into().unwrap())
+            }
             other => panic!("{other:?}"),
         };
         std::iter::from_fn(|| emulator.arrived(now)).map(id).collect()
@@ -376,7 +384,7 @@ mod tests {
         assert!(!emulator.is_to_remind(due - Micros(1)) && emulator.is_to_remind(due));
         assert_eq!(emulator.next_wake(), Some(due + REMIND));
         emulator.post(due, Kind::Other, reply(7, 10));
-        assert_eq!(emulator.set(due, Vec::new()).len(), 1, "what was under way is not lost");
+        assert_eq!(emulator.set(due, Vec::new()).len(), 1, "what was in progress is not lost");
         assert_eq!((emulator.next_wake(), emulator.is_on()), (None, false));
         assert_eq!(count(&emulator, Counter::EmulatedDelayed), 4);
     }
@@ -398,7 +406,11 @@ mod tests {
         let mut emulator = emulator("n1 -> client drop 1; client -> n1 cut");
         emulator.post(Time::START, Kind::Other, reply(0, 1));
         let call = Call { id: 1, body: CallBody::Ring };
-        emulator.post(Time::START, Kind::Other, Parcel::Call { client: 1, call, held: None });
+        emulator.post(
+            Time::START,
+            Kind::Other,
+            DelayedMessage::Call { client: 1, call, memory: None },
+        );
         assert!(emulator.arrived(Time::START + REMIND).is_none());
         assert_eq!(
             (count(&emulator, Counter::EmulatedDropped), count(&emulator, Counter::EmulatedCut)),

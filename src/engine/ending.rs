@@ -1,4 +1,5 @@
-//! How a life ends: what is under way is finished, replies leave, and then the store is closed.
+//! How an incarnation ends: what is in progress is finished, replies leave, and then the store is
+//! closed.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +8,27 @@ use sd_notify::NotifyState;
 use tokio::time::timeout_at;
 use tracing::info;
 
-use super::{Engine, journal, manager};
+use super::{Engine, event_log, notifier};
 use crate::net::Event;
 
-/// At a stop, requests under way have this long to finish.
+/// At a stop, requests in progress have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
-/// Where another life follows they have this long: their clients try again elsewhere.
+/// Where another incarnation follows they have this long: their clients try again elsewhere.
 pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// A node that is to make its store anew waits so long for each one before it in the ring,
-const TURN: Duration = Duration::from_millis(1_500);
+const REBUILD_STAGGER: Duration = Duration::from_millis(1_500);
 /// and so long for members that are away.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Why a life ends.
+/// Why an incarnation ends.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The daemon stops.
     Stop,
-    /// Another life follows, with a later ring.
-    Relive,
+    /// Another incarnation follows, with a later ring.
+    BeginIncarnation,
     /// The store is to be made anew.
     Rebuild,
     /// An operator has removed the node, as a peer says.
@@ -38,15 +39,16 @@ pub(super) enum Ending {
 
 impl Engine<'_> {
     pub(super) fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive | Ending::Rebuild)
+        self.finish_by.is_none()
+            || matches!(self.ending, Ending::BeginIncarnation | Ending::Rebuild)
     }
 
     /// The daemon is to stop.
     pub(super) fn stop(&mut self, why: &str) {
         if self.may_stop() {
             info!("node {} stops: {why}", self.config.name);
-            manager::notify(&NotifyState::Stopping);
-            self.manager.look_again();
+            notifier::notify(&NotifyState::Stopping);
+            self.notifier.look_again();
             self.ending = Ending::Stop;
             self.begin_end(FINISH);
         }
@@ -54,29 +56,29 @@ impl Engine<'_> {
 
     /// What is on the disk is not what was written there.
     pub(super) fn damaged(&mut self, what: &str) {
-        journal::tell_damage(&self.config.name, what);
+        event_log::report_damage(&self.config.name, what);
         self.damaged.get_or_insert_with(Instant::now);
-        self.manager.look_again();
+        self.notifier.look_again();
     }
 
-    /// Ends this life for a store that is to be made anew, when the other members can be reached:
-    /// one node at a time, as far as they find it at different times. A member that is away is not
-    /// waited for for ever.
+    /// Ends this incarnation for a store that is to be made anew, when the other members can be
+    /// reached: one node at a time, as far as they find it at different times. A member that is
+    /// away is not waited for for ever.
     pub(super) fn consider_rebuilding(&mut self) {
         let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
         let place = self.ring.members().iter().position(|member| member.id == self.config.me());
-        let turn = TURN * place.unwrap_or(0) as u32;
+        let turn = REBUILD_STAGGER * place.unwrap_or(0) as u32;
         let all_linked = self.hub.peers.values().all(|peer| peer.outbox.is_open());
         let waited = since.elapsed();
-        if (waited >= turn && all_linked) || waited >= turn + PATIENCE {
+        if (waited >= turn && all_linked) || waited >= turn + TIMEOUT {
             self.ending = Ending::Rebuild;
             self.begin_end(FINISH_BEFORE_NEXT);
         }
     }
 
-    /// From now on nobody new is let in, and no request is taken; those under way have so long.
-    pub(super) fn begin_end(&mut self, patience: Duration) {
-        self.finish_by.get_or_insert(Instant::now() + patience);
+    /// From now on nobody new is let in, and no request is taken; those in progress have so long.
+    pub(super) fn begin_end(&mut self, timeout: Duration) {
+        self.finish_by.get_or_insert(Instant::now() + timeout);
         self.input(Input::Drain(true));
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
@@ -88,7 +90,7 @@ impl Engine<'_> {
         self.finish_by.is_some_and(over)
     }
 
-    /// Tells every connection to end when its outbox is empty; false when all have ended.
+    /// Notifies every connection to end when its outbox is empty; false when all have ended.
     fn finish_connections(&self) -> bool {
         self.clients.values().for_each(|client| client.outbox.finish());
         !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())

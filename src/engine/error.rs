@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use pixii_core::store::{LifeError, StoreError};
+use pixii_core::store::{IncarnationError, StoreError};
 
 use super::origin::Conflict;
 use crate::disk::OpenError;
@@ -19,7 +19,7 @@ pub enum ServeError {
     Shut(OpenError, u16),
     /// The store belongs to another node, or failed at the start.
     #[error("the data in {0} cannot be used: {1}")]
-    Life(PathBuf, LifeError),
+    IncarnationId(PathBuf, IncarnationError),
     /// The store failed: nothing has been acknowledged since.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -65,13 +65,13 @@ impl ServeError {
                 Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
             ),
             ServeError::Removed(..) | ServeError::Conflict(_) => true,
-            ServeError::Life(_, error) => {
+            ServeError::IncarnationId(_, error) => {
                 matches!(
                     error,
-                    LifeError::Owner(..)
-                        | LifeError::Ring
-                        | LifeError::Nothing(_)
-                        | LifeError::Unplaced(_)
+                    IncarnationError::Identity(..)
+                        | IncarnationError::Ring
+                        | IncarnationError::Nothing(_)
+                        | IncarnationError::Unplaced(_)
                 )
             }
             _ => false,

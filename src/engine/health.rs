@@ -1,11 +1,12 @@
-//! What a daemon tells to those who only look: its HTTP port, and the lines of its account in the log.
+//! What a daemon reports to those who only look: its HTTP port, and the lines of its account in the
+//! log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pixii_core::node::Shortage;
 use tokio::runtime::Builder;
-use tokio::sync::{Mutex as Turn, mpsc, oneshot};
+use tokio::sync::{Mutex as KeyTransaction, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -14,23 +15,25 @@ use super::ending::Ending;
 use super::{Engine, Order, ServeError, binding, process, stall};
 use crate::config::Config;
 use crate::http::{Answer, Request};
-use crate::metrics::{Account, Load};
+use crate::metrics::{Load, MetricsSnapshot};
 use crate::net::http::{self, HttpPort};
 
-/// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// An account is told again until it is so old: however many look, the engine makes ten a second at most.
-const FRESH: Duration = Duration::from_millis(100);
+/// An engine that does not answer within this time makes no progress: it turns at least ten times a
+/// second.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// An account is reported again until it is so old: however many look, the engine makes ten a
+/// second at most.
+const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Asks an engine for its account.
-pub(super) type Question = oneshot::Sender<Account>;
+pub(super) type Question = oneshot::Sender<MetricsSnapshot>;
 
 /// Who can be asked how the daemon is.
 #[derive(Debug)]
 enum Stage {
     /// Nobody: there is no node, and this is why.
     Without(&'static str),
-    /// The engine of this life.
+    /// The engine of this incarnation.
     Engine(mpsc::Sender<Question>),
 }
 
@@ -38,9 +41,9 @@ enum Stage {
 #[derive(Debug)]
 struct Board {
     stage: Mutex<Stage>,
-    patience: Duration,
-    /// The newest account. Who waits for this has another one's question under way.
-    last: Turn<Option<(Instant, Arc<Account>)>>,
+    timeout: Duration,
+    /// The newest account. Who waits for this has another one's question in progress.
+    last: KeyTransaction<Option<(Instant, Arc<MetricsSnapshot>)>>,
 }
 
 /// Why there is no account.
@@ -53,12 +56,12 @@ enum Missing {
 
 /// The HTTP port of a daemon, if it is to have one. It outlives the lives of the node.
 #[derive(Debug)]
-pub(super) struct Watchers {
+pub(super) struct StatusServer {
     board: Arc<Board>,
     _port: Option<HttpPort>,
 }
 
-impl Watchers {
+impl StatusServer {
     /// Opens the port, if the configuration names one, and waits for its address if that is not
     /// there yet; `None` when an order to stop comes first.
     pub(super) fn start(
@@ -66,10 +69,10 @@ impl Watchers {
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<Option<Self>, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Board { stage, patience: PATIENCE, last: Turn::default() };
+        let board = Board { stage, timeout: TIMEOUT, last: KeyTransaction::default() };
         let board = Arc::new(board);
         let Some(address) = &config.http_listen else {
-            return Ok(Some(Watchers { board, _port: None }));
+            return Ok(Some(StatusServer { board, _port: None }));
         };
         let listen = |error| ServeError::Listen(address.clone(), error);
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -83,28 +86,28 @@ impl Watchers {
         // A look-up may still hang.
         runtime.shutdown_background();
         let Some(listener) = bound.map_err(listen)? else { return Ok(None) };
-        let told = board.clone();
+        let reported = board.clone();
         let answer = move |request: Request| {
-            let board = told.clone();
+            let board = reported.clone();
             async move { board.answer(&request.path, request.openmetrics).await }
         };
         let port = http::serve(listener, process::places(config).http, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
         info!("metrics are on http://{address}/metrics");
-        Ok(Some(Watchers { board, _port: Some(port) }))
+        Ok(Some(StatusServer { board, _port: Some(port) }))
     }
 
-    /// A life begins: what is asked comes out of the end that this gives.
+    /// An incarnation begins: what is asked comes out of the end that this gives.
     pub(super) fn begin(&self) -> mpsc::Receiver<Question> {
-        let (questions, asked) = mpsc::channel(1);
+        let (questions, queried) = mpsc::channel(1);
         self.board.set(Stage::Engine(questions));
-        asked
+        queried
     }
 
     /// The engine has ended, for this reason; what it has left is written and synced.
     pub(super) fn end(&self, ending: &Ending) {
         self.board.set(Stage::Without(match ending {
-            Ending::Relive => "between two lives: the node takes up a later ring",
+            Ending::BeginIncarnation => "between two incarnations: the node takes up a later ring",
             Ending::Rebuild => "its store is damaged, and is made anew of what can be read",
             Ending::Stop => "stopping: what was written is synced, and the store is closed",
             Ending::Removed(_) => "stopping: the node was removed from its cluster",
@@ -130,26 +133,28 @@ impl Board {
         }
     }
 
-    /// The newest account, in the time that the engine is given: whoever waits for another one's turn has that time too.
-    async fn account(&self) -> Result<Arc<Account>, Missing> {
-        timeout(self.patience, self.newest()).await.unwrap_or(Err(Missing::Stuck))
+    /// The newest account, in the time that the engine is given: whoever waits for another one's
+    /// turn has that time too.
+    async fn snapshot(&self) -> Result<Arc<MetricsSnapshot>, Missing> {
+        timeout(self.timeout, self.newest()).await.unwrap_or(Err(Missing::Stuck))
     }
 
-    async fn newest(&self) -> Result<Arc<Account>, Missing> {
+    async fn newest(&self) -> Result<Arc<MetricsSnapshot>, Missing> {
         let mut last = self.last.lock().await;
-        if let Some((_, account)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            return Ok(account.clone());
+        if let Some((_, snapshot)) = last.as_ref().filter(|(at, _)| at.elapsed() < SNAPSHOT_MAX_AGE)
+        {
+            return Ok(snapshot.clone());
         }
         *last = None;
         let engine = self.engine()?;
-        // The life may end meanwhile.
+        // The incarnation may end meanwhile.
         let ended = Missing::Without("the engine has just ended");
         let (question, answer) = oneshot::channel();
         let Ok(()) = engine.send(question).await else { return Err(ended) };
-        let Ok(account) = answer.await else { return Err(ended) };
-        let account = Arc::new(account);
-        *last = Some((Instant::now(), account.clone()));
-        Ok(account)
+        let Ok(snapshot) = answer.await else { return Err(ended) };
+        let snapshot = Arc::new(snapshot);
+        *last = Some((Instant::now(), snapshot.clone()));
+        Ok(snapshot)
     }
 
     async fn answer(&self, path: &str, openmetrics: bool) -> Answer {
@@ -157,8 +162,8 @@ impl Board {
         if !shown.contains(&path) {
             return Answer::line(404, "there are /, /metrics, /livez and /readyz");
         }
-        let account = match (self.account().await, path) {
-            (Ok(account), _) => account,
+        let snapshot = match (self.snapshot().await, path) {
+            (Ok(snapshot), _) => snapshot,
             // A node that is not there yet may take long; that is no reason to end it.
             (Err(Missing::Without(why)), "/livez") => {
                 return Answer::line(200, &format!("alive: {why}"));
@@ -168,32 +173,32 @@ impl Board {
             }
             (Err(Missing::Stuck), _) => {
                 let why =
-                    format!("the engine has not answered for {} ms", self.patience.as_millis());
+                    format!("the engine has not answered for {} ms", self.timeout.as_millis());
                 return Answer::line(503, &why);
             }
         };
         // Whether the node takes requests is one answer, whether enough others are up another one.
-        let cluster = account.status.unservable();
+        let cluster = snapshot.status.unservable();
         let cluster = cluster.map_or(String::new(), |what| format!("\ncluster: {what}"));
-        match (path, &account.unready) {
+        match (path, &snapshot.unready) {
             ("/metrics", _) => {
-                let (content_type, body) = account.metrics(openmetrics);
+                let (content_type, body) = snapshot.metrics(openmetrics);
                 Answer { status: 200, content_type, body }
             }
             ("/livez", _) => Answer::line(200, "alive"),
             ("/readyz", None) => Answer::line(200, &format!("ready{cluster}")),
             ("/readyz", Some(why)) => Answer::line(503, &format!("not ready: {why}{cluster}")),
-            _ => Answer::line(200, &account.lines().join("\n")),
+            _ => Answer::line(200, &snapshot.lines().join("\n")),
         }
     }
 }
 
 impl Engine<'_> {
-    /// All that the node tells to those who watch it.
-    pub(super) fn account(&self) -> Account {
-        let levels = self.storage.levels();
+    /// All that the node reports to those who watch it.
+    pub(super) fn snapshot(&self) -> MetricsSnapshot {
+        let gauges = self.storage.gauges();
         let unsent = self.hub.peers.values().map(|peer| peer.outbox.waiting()).collect();
-        Account {
+        MetricsSnapshot {
             status: self.status(),
             unready: self.unready(),
             meter: self.meter.clone(),
@@ -202,10 +207,10 @@ impl Engine<'_> {
                 requests: self.requests.len(),
                 events: self.events.len(),
                 reports: self.reports.len(),
-                reads: levels.reads.get(),
-                scans: levels.scans.get(),
-                unsynced_bytes: levels.unsynced_bytes.get(),
-                free_bytes: levels.free_bytes(),
+                reads: gauges.reads.get(),
+                scans: gauges.scans.get(),
+                unsynced_bytes: gauges.unsynced_bytes.get(),
+                free_bytes: gauges.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
                 stalled: self.watch.lasts(Instant::now()).unwrap_or_default(),
                 segments_scrubbed: self.scrubbed,
@@ -226,11 +231,11 @@ impl Engine<'_> {
         if self.finish_by.is_some() {
             return Some("stopping".to_owned());
         }
-        if self.settings.drain != Drain::No {
+        if self.runtime_config.drain != Drain::No {
             return Some("drained by its operator".to_owned());
         }
-        if let Some(refusal) = self.node.refusal(self.now(), true) {
-            return Some(refusal.to_string());
+        if let Some(rejection) = self.node.rejection(self.now(), true) {
+            return Some(rejection.to_string());
         }
         if let Some(lasts) = self.watch.lasts(Instant::now()) {
             let lasts = stall::about(lasts);
@@ -238,7 +243,8 @@ impl Engine<'_> {
         }
         if let Some(Shortage { free_bytes, reserve_bytes }) = self.short {
             return Some(format!(
-                "serving reads only: its disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve"
+                "serving reads only: its disk has {free_bytes} bytes left and keeps \
+                 {reserve_bytes} in reserve"
             ));
         }
         if !self.node.is_witnessed() {
@@ -253,14 +259,14 @@ impl Engine<'_> {
                  `pixii repair --node {name} --accept-loss`"
             ));
         }
-        let lacking = self.node.meta().without_authority.len();
+        let lacking = self.node.meta().read_ineligible.len();
         if lacking > 0 {
             return Some(format!(
                 "recovering: what it does not find does not count in {lacking} partitions"
             ));
         }
-        let awaiting = "recovering: others may still keep writes for it";
-        self.node.is_awaiting().then(|| awaiting.to_owned())
+        let catching_up = "recovering: others may still keep writes for it";
+        self.node.is_catching_up().then(|| catching_up.to_owned())
     }
 }
 
@@ -271,29 +277,33 @@ mod tests {
     #[test]
     fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Board { stage, patience: Duration::from_millis(20), last: Turn::default() };
-        let watchers = Watchers { board: Arc::new(board), _port: None };
+        let board =
+            Board { stage, timeout: Duration::from_millis(20), last: KeyTransaction::default() };
+        let status_server = StatusServer { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let told = |path: &str| {
-            let answer = runtime.block_on(watchers.board.answer(path, false));
+        let reported = |path: &str| {
+            let answer = runtime.block_on(status_server.board.answer(path, false));
             (answer.status, answer.body)
         };
-        assert_eq!(told("/livez"), (200, "alive: opening the store\n".into()));
+        assert_eq!(reported("/livez"), (200, "alive: opening the store\n".into()));
         let not = (503, "not ready: opening the store\n".into());
-        assert_eq!([told("/readyz"), told("/metrics"), told("/")], [not.clone(), not.clone(), not]);
+        assert_eq!(
+            [reported("/readyz"), reported("/metrics"), reported("/")],
+            [not.clone(), not.clone(), not]
+        );
 
-        let (questions, asked) = mpsc::channel(1);
-        watchers.board.set(Stage::Engine(questions));
+        let (questions, queried) = mpsc::channel(1);
+        status_server.board.set(Stage::Engine(questions));
         let stuck = (503, "the engine has not answered for 20 ms\n".into());
-        assert_eq!([told("/livez"), told("/readyz")], [stuck.clone(), stuck]);
-        drop(asked);
-        assert_eq!(told("/readyz"), (503, "not ready: the engine has just ended\n".into()));
+        assert_eq!([reported("/livez"), reported("/readyz")], [stuck.clone(), stuck]);
+        drop(queried);
+        assert_eq!(reported("/readyz"), (503, "not ready: the engine has just ended\n".into()));
         // A disk that hangs keeps a stopping node here.
-        watchers.end(&Ending::Stop);
+        status_server.end(&Ending::Stop);
         let stopping = "stopping: what was written is synced, and the store is closed\n";
-        assert_eq!(told("/readyz"), (503, format!("not ready: {stopping}")));
-        assert_eq!(told("/livez"), (200, format!("alive: {stopping}")));
-        watchers.end(&Ending::Relive);
-        assert!(told("/readyz").1.contains("between two lives"));
+        assert_eq!(reported("/readyz"), (503, format!("not ready: {stopping}")));
+        assert_eq!(reported("/livez"), (200, format!("alive: {stopping}")));
+        status_server.end(&Ending::BeginIncarnation);
+        assert!(reported("/readyz").1.contains("between two incarnations"));
     }
 }

@@ -10,9 +10,9 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tracing::{error, warn};
 
 use super::error::ServeError;
-use super::health::Watchers;
-use super::life::{Outcome, run_watched};
-use super::manager::{self, Patience};
+use super::health::StatusServer;
+use super::incarnation::{Outcome, run_watched};
+use super::notifier::{self, TimeoutExtension};
 use super::process::{self, Order};
 use super::quarantine;
 use crate::config::{Config, ConfigError};
@@ -41,18 +41,18 @@ pub fn serve(
 }
 
 fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), ServeError> {
-    let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
-    manager::notify(&NotifyState::Status("opening the store"));
-    let Some(watchers) = Watchers::start(config, &mut orders)? else { return Ok(()) };
-    let opening = patience()?;
+    let timeout = || TimeoutExtension::begin().map_err(|error| ServeError::System("thread", error));
+    notifier::notify(&NotifyState::Status("opening the store"));
+    let Some(status_server) = StatusServer::start(config, &mut orders)? else { return Ok(()) };
+    let opening = timeout()?;
     let Some(mut store) = quarantine::open(config, &mut orders)? else { return Ok(()) };
     drop(opening);
     let within = |error| ServeError::StoreIn { dir: config.data_dir.clone(), error };
     loop {
         let shared = Arc::new(store);
-        let served = run_watched(config, shared.clone(), &mut orders, &watchers);
-        manager::notify(&NotifyState::Status("closing the store"));
-        let _closing = patience()?;
+        let served = run_watched(config, shared.clone(), &mut orders, &status_server);
+        notifier::notify(&NotifyState::Status("closing the store"));
+        let _closing = timeout()?;
         let own = own_again(shared);
         let failed = matches!(served, Err(ServeError::Store(_)));
         store = match (served, own) {

@@ -1,9 +1,9 @@
-//! Before a store's life begins: whether its data is a copy of what another daemon runs on, and
-//! whom to believe about where the members are. Only probes leave, and nothing is written.
+//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on,
+//! and whom to believe about where the members are. Only probes leave, and nothing is written.
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members, Standing};
+use pixii_core::members::{Member, Members, MembershipStatus};
 use pixii_core::secret::Nonces;
 use pixii_core::store::Meta;
 use pixii_core::types::NodeId;
@@ -18,7 +18,8 @@ use crate::net::probe::{Found, probe};
 pub enum Conflict {
     /// A daemon runs on the data that this is a copy of.
     #[error(
-        "the data of node {name} is a copy: a daemon with the same data runs at {address}; stop that one for good, or start \
+        "the data of node {name} is a copy: a daemon with the same data runs at {address}; stop \
+         that one for good, or start \
          this one with `pixii server --new-identity`, as a node of a cluster of its own"
     )]
     Copy {
@@ -29,8 +30,10 @@ pub enum Conflict {
     },
     /// This node is configured elsewhere than it was, and so is a member that has not moved.
     #[error(
-        "node {name}, which was at {before}, is configured at {now}, and member {member} at {configured}, but {member} runs \
-         at {found}: if {name} has moved, configure {member} at {found}; if the data is a copy of a cluster, start each of \
+        "node {name}, which was at {before}, is configured at {now}, and member {member} at \
+         {configured}, but {member} runs \
+         at {found}: if {name} has moved, configure {member} at {found}; if the data is a copy of \
+         a cluster, start each of \
          its nodes with `pixii server --new-identity`"
     )]
     Contradiction {
@@ -50,7 +53,8 @@ pub enum Conflict {
     /// A copy that is to be a cluster of its own is configured with a node of the cluster that it
     /// was copied from.
     #[error(
-        "member {member} is configured at {address}, where the {member} runs whose cluster this is a copy of: configure the \
+        "member {member} is configured at {address}, where the {member} runs whose cluster this \
+         is a copy of: configure the \
          members of the new cluster where they are to run"
     )]
     Original {
@@ -108,7 +112,7 @@ pub(super) async fn check(
     let moved = |member: &&Member| {
         let place = config.members.get(member.id());
         member.id() != config.me()
-            && member.standing != Standing::Removed
+            && member.membership != MembershipStatus::Removed
             && place.is_some_and(|place| place.address != member.address)
     };
     let others: Vec<&Member> = match before {
@@ -116,7 +120,7 @@ pub(super) async fn check(
         Some(_) => remembered.members.iter().filter(moved).collect(),
     };
     let places = others.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     let (own, others_found) = tokio::join!(search.at(own), search.at(places));
     let is_copied = |(_, found): &&(String, Found)| found.birth == remembered.meta.birth;
     if let Some((address, _)) = own.iter().find(is_copied) {
@@ -144,7 +148,7 @@ pub(super) async fn check_anew(
     nonces: &Arc<Nonces>,
 ) -> Result<(), Conflict> {
     let places = config.members.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     for (address, found) in search.at(places).await {
         let there = |member: &&Member| {
             let own = member.id() == config.me();
@@ -170,15 +174,15 @@ struct Search<'a> {
 impl Search<'_> {
     /// The daemons that answer at these addresses, all of which are asked at once.
     async fn at(&self, addresses: Vec<String>) -> Vec<(String, Found)> {
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for address in addresses {
             let (cluster, secrets) = (self.cluster.to_owned(), self.config.secrets.clone());
             let nonces = self.nonces.clone();
-            asked.spawn(async move {
+            queried.spawn(async move {
                 let found = probe(&address, &cluster, &secrets, &nonces).await?;
                 Some((address, found))
             });
         }
-        asked.join_all().await.into_iter().flatten().collect()
+        queried.join_all().await.into_iter().flatten().collect()
     }
 }

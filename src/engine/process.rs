@@ -22,24 +22,26 @@ use crate::net::places::Places;
 
 /// Added to a signal's number, this is the exit code of a process that it ended.
 const EXIT_BY_SIGNAL: i32 = 128;
-/// Orders that may wait: no other order takes the last places, so that there is always room for one to stop.
+/// Orders that may wait: no other order takes the last places, so that there is always room for one
+/// to stop.
 pub(super) const MAX_ORDERS: usize = 8;
 const PLACES_FOR_STOPS: usize = 4;
 /// What counts as the limit of descriptors where there is none, or a larger one.
 const MAX_DESCRIPTORS: usize = 1 << 20;
 
 /// How long a configuration may take to be read before that is logged.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a daemon is told from outside of its connections.
+/// What a daemon is distinguished from outside of its connections.
 #[derive(Debug)]
 pub enum Order {
     /// To stop, and why.
     Stop(String),
-    /// To take over what can change from a configuration that was read again; or why it cannot be read.
+    /// To take over what can change from a configuration that was read again; or why it cannot be
+    /// read.
     Reload(Result<Box<Config>, ConfigError>),
     /// To log an account of itself.
-    Account,
+    MetricsSnapshot,
 }
 
 impl From<&str> for Order {
@@ -64,9 +66,9 @@ impl Drop for SignalWatch {
     }
 }
 
-/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read again by `read`, SIGUSR1
-/// asks for an account. A second SIGTERM or SIGINT ends the process at once, without the mark of a clean stop, as a crash
-/// would.
+/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read
+/// again by `read`, SIGUSR1 asks for an account. A second SIGTERM or SIGINT ends the process at
+/// once, without the mark of a clean stop, as a crash would.
 pub(super) fn watch_signals(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -87,7 +89,7 @@ pub(super) fn watch_signals(
                     continue;
                 }
                 SIGUSR1 => {
-                    order(&orders, name, Order::Account);
+                    order(&orders, name, Order::MetricsSnapshot);
                     continue;
                 }
                 _ if stops => low_level::exit(EXIT_BY_SIGNAL + signal),
@@ -107,10 +109,10 @@ fn watch_reloads(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> io::Result<SyncSender<()>> {
-    let (ask, asked) = sync_channel(1);
+    let (query, queried) = sync_channel(1);
     let read = Arc::new(read);
     Builder::new().name("reloads".to_owned()).spawn(move || {
-        for () in asked {
+        for () in queried {
             let (done, outcome) = sync_channel(1);
             let read = read.clone();
             let reader = move || drop(done.send(read()));
@@ -124,22 +126,22 @@ fn watch_reloads(
             }
         }
     })?;
-    Ok(ask)
+    Ok(query)
 }
 
 /// What was read; says at longer and longer intervals that it is not there yet. `None` if the
 /// reader died.
 fn await_reload<T>(outcome: &Receiver<T>) -> Option<T> {
-    let (mut patience, mut waited) = (RELOAD_PATIENCE, Duration::ZERO);
+    let (mut timeout, mut waited) = (RELOAD_TIMEOUT, Duration::ZERO);
     loop {
-        match outcome.recv_timeout(patience) {
+        match outcome.recv_timeout(timeout) {
             Ok(read) => return Some(read),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {
-                waited += patience;
+                waited += timeout;
                 let seconds = waited.as_secs();
                 warn!("SIGHUP: the configuration has not been read in {seconds} s: its disk hangs");
-                patience *= 2;
+                timeout *= 2;
             }
         }
     }
@@ -154,7 +156,8 @@ fn order(orders: &Sender<Order>, name: &str, order: Order) {
 
 /// Has `orders` stop the daemon when standard input ends.
 pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
-    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it serves as well.
+    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it
+    // serves as well.
     let _ = set_parent_process_death_signal(Some(Signal::CONT));
     Builder::new().name("stdin".to_owned()).spawn(move || {
         // An input that cannot be read has ended, too.

@@ -1,5 +1,5 @@
-//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can be,
-//! it is set aside, once somebody else has what it held.
+//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can
+//! be, it is set aside, once somebody else has what it held.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use pixii_client::{Client, Options};
 use pixii_core::members::Member;
 use pixii_core::node::own_partitions;
 use pixii_core::ring::Ring;
-use pixii_core::store::{LifeError, Meta, Store};
+use pixii_core::store::{IncarnationError, Meta, Store};
 use pixii_core::types::{NodeId, Partition};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -17,22 +17,22 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Order, ServeError, journal, manager};
+use super::{Order, ServeError, event_log, notifier};
 use crate::config::Config;
 use crate::disk::{DiskStore, Lost, OpenError};
 
 /// How long a peer may take to answer.
-const PATIENCE: Duration = Duration::from_millis(2_000);
+const TIMEOUT: Duration = Duration::from_millis(2_000);
 /// Who is waited for is asked so often,
 const PAUSE: Duration = Duration::from_secs(1);
 /// and the log says it again after this time.
 const REMIND: Duration = Duration::from_secs(60);
 
 /// Opens the node's store. Of a damaged one all that can be read is kept, and it counts as an old
-/// disk: it has no authority before it has heard from the other owners. One that shows too little
-/// is set aside, kept, and replaced by an empty one, once every one of its partitions has another
-/// replica that can be reached and has its authority; the daemon waits for that. `None` if it was
-/// stopped meanwhile.
+/// disk: it has no read eligibility before it has heard from the other owners. One that shows too
+/// little is set aside, kept, and replaced by an empty one, once every one of its partitions has
+/// another replica that can be reached and has its read eligibility; the daemon waits for that.
+/// `None` if it was stopped meanwhile.
 pub(super) fn open(
     config: &Config,
     orders: &mut Receiver<Order>,
@@ -41,8 +41,8 @@ pub(super) fn open(
     if config.new_identity {
         let mut entries = fs::read_dir(&config.data_dir).into_iter().flatten();
         if entries.next().is_none() {
-            let nothing = LifeError::Nothing(config.name.clone());
-            return Err(ServeError::Life(config.data_dir.clone(), nothing));
+            let nothing = IncarnationError::Nothing(config.name.clone());
+            return Err(ServeError::IncarnationId(config.data_dir.clone(), nothing));
         }
         // Set aside, there would be nothing left to give one to.
         return Ok(Some(open()?));
@@ -79,11 +79,11 @@ pub(super) fn open(
 
 /// Makes a new store of what a damaged one still shows; `None` if that is too little.
 fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, ServeError> {
-    manager::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
+    notifier::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
     let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
         // What this process issues is not old, whatever else is.
         meta.clean = false;
-        meta.without_authority = own_partitions(ring.unwrap_or(&config.ring), config.me());
+        meta.read_ineligible = own_partitions(ring.unwrap_or(&config.ring), config.me());
     };
     match DiskStore::salvage(&config.data_dir, config.cache_mib << 20, &as_old) {
         Ok((store, salvage)) => {
@@ -91,7 +91,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
                 event = "store_rebuilt",
                 "{damage}; node {} goes on as with an old disk", config.name
             );
-            journal::tell_salvage(&config.name, &salvage);
+            event_log::report_salvage(&config.name, &salvage);
             Ok(Some(store))
         }
         Err(OpenError::Damaged { reason, .. }) => {
@@ -108,7 +108,7 @@ fn await_witnesses(
     damage: &OpenError,
     orders: &mut Receiver<Order>,
 ) -> Result<bool, ServeError> {
-    let mut said = None;
+    let mut stated = None;
     while let Some(partition) = unwitnessed(config)? {
         if config.ring.n() == 1 {
             return Err(ServeError::Shut(damage.clone(), partition.0));
@@ -117,10 +117,10 @@ fn await_witnesses(
             "its store is damaged: waits for a replica of partition {} that serves",
             partition.0
         );
-        manager::notify(&NotifyState::Status(&condition));
-        manager::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
-        if said.is_none_or(|said: Instant| said.elapsed() >= REMIND) {
-            said = Some(Instant::now());
+        notifier::notify(&NotifyState::Status(&condition));
+        notifier::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
+        if stated.is_none_or(|stated: Instant| stated.elapsed() >= REMIND) {
+            stated = Some(Instant::now());
             warn!(event = "witness_awaited", "{damage}; node {} {condition}", config.name);
         }
         thread::sleep(PAUSE);
@@ -143,9 +143,9 @@ pub(super) fn rebuild(
     let lacking = |meta: &mut Meta, ring: Option<&Ring>, lost: &Lost| {
         let own = own_partitions(ring.unwrap_or(&config.ring), config.me());
         let is_lost = |partition: &Partition| lost.partitions.binary_search(partition).is_ok();
-        meta.without_authority.extend(own.into_iter().filter(is_lost));
-        meta.without_authority.sort_unstable();
-        meta.without_authority.dedup();
+        meta.read_ineligible.extend(own.into_iter().filter(is_lost));
+        meta.read_ineligible.sort_unstable();
+        meta.read_ineligible.dedup();
     };
     let cache_bytes = config.cache_mib << 20;
     let prepared = match store.prepare(cache_bytes, &lacking) {
@@ -153,13 +153,13 @@ pub(super) fn rebuild(
         Err(error) => return Ok((store, Some(error))),
     };
     let (store, salvage) = store.exchange(prepared, cache_bytes)?;
-    journal::tell_salvage(&config.name, &salvage);
+    event_log::report_salvage(&config.name, &salvage);
     Ok((store, None))
 }
 
 /// Sets aside a store that is of another name than the configured one.
 fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
-    let owner = store.meta()?.map(|meta| meta.owner.name);
+    let owner = store.meta()?.map(|meta| meta.identity.name);
     store.close()?;
     if let Some(owner) = owner.filter(|owner| *owner != config.name) {
         let aside = DiskStore::set_aside(&config.data_dir, true)?;
@@ -168,7 +168,7 @@ fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A partition of this node that no other authoritative replica answers for, if there is one.
+/// A partition of this node that no other read-eligible replica answers for, if there is one.
 fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -177,31 +177,31 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     // All at once: a start has no time for many that are silent one after the other.
     let shared = Arc::new(config.clone());
     let answers = runtime.block_on(async {
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for member in config.members.iter().filter(|member| member.id() != config.me()) {
             let (config, member) = (shared.clone(), member.clone());
-            asked.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
+            queried.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
         }
-        asked.join_all().await
+        queried.join_all().await
     });
     let (witnesses, rings): (Vec<NodeId>, Vec<Ring>) = answers.into_iter().flatten().unzip();
     let ring = Ring::latest(config.ring.clone(), rings);
-    let own = |p: &Partition| ring.homes(*p).contains(&config.me());
-    let bare = |p: &Partition| !ring.homes(*p).iter().any(|home| witnesses.contains(home));
+    let own = |p: &Partition| ring.owners(*p).contains(&config.me());
+    let bare = |p: &Partition| !ring.owners(*p).iter().any(|owner| witnesses.contains(owner));
     Ok((0..ring.partitions()).map(Partition).filter(own).find(bare))
 }
 
 /// The ring of a member that answers, serves, and has lost nothing itself.
 async fn witness(config: &Config, member: &Member) -> Option<Ring> {
-    let connect_timeout_ms = PATIENCE.as_millis() as u32;
+    let connect_timeout_ms = TIMEOUT.as_millis() as u32;
     let secret = config.secrets.get().map(|secrets| secrets.clients.first().clone());
     let options = Options { connect_timeout_ms, secret, ..Options::default() };
-    let ask = async {
+    let query = async {
         let client = Client::connect(slice::from_ref(&member.address), options).await.ok()?;
         let status = client.status(None).await.ok()?;
         let same = client.cluster() == config.cluster && status.name == member.name;
-        let whole = status.serving && status.without_authority == 0;
+        let whole = status.serving && status.read_ineligible == 0;
         (same && whole).then(|| client.ring().clone())
     };
-    tokio::time::timeout(2 * PATIENCE, ask).await.ok().flatten()
+    tokio::time::timeout(2 * TIMEOUT, query).await.ok().flatten()
 }

@@ -1,4 +1,5 @@
-//! A configuration that was read again: what is taken over at once, and what only another start takes over.
+//! A configuration that was read again: what is taken over at once, and what only another start
+//! takes over.
 
 use pixii_core::node::{Input, Limits};
 use pixii_core::secret::Secrets;
@@ -11,25 +12,27 @@ use crate::config::{Config, ConfigError, SecretFiles};
 
 /// What can change while the daemon runs, as it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct RuntimeConfig {
     /// What is logged; whoever reads the configuration again has seen to it.
     pub(super) log: String,
     /// Most hints that are kept for other members, in MiB.
     pub(super) hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    /// A hint of this age is also offered to the other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
-    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in
+    /// milliseconds.
     pub(super) repair_interval_ms: u64,
     /// All that is on disk is read once in this time, in milliseconds.
     pub(super) scrub_interval_ms: u64,
-    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts a life, as all of these.
+    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts an
+    /// incarnation, as all of these.
     pub(super) drain: Drain,
 }
 
-impl Settings {
+impl RuntimeConfig {
     /// What a configuration says.
     pub(super) fn of(config: &Config) -> Self {
-        Settings {
+        RuntimeConfig {
             log: config.log.clone(),
             hint_limit_mib: config.hint_limit_mib,
             hint_age_ms: config.hint_age_ms,
@@ -51,7 +54,7 @@ impl Settings {
 
     /// Each setting as a configuration has it.
     fn lines(&self) -> [String; 5] {
-        let Settings {
+        let RuntimeConfig {
             log,
             hint_limit_mib,
             hint_age_ms,
@@ -77,8 +80,8 @@ impl Engine<'_> {
             Ok(config) => config,
             Err(why) => return warn!("node {name} goes on as it is configured: {why}"),
         };
-        let new = Settings::of(&config);
-        let (before, after) = (self.settings.lines(), new.lines());
+        let new = RuntimeConfig::of(&config);
+        let (before, after) = (self.runtime_config.lines(), new.lines());
         let changed = after.into_iter().zip(before).filter(|(after, before)| after != before);
         let changed: Vec<String> = changed.map(|(after, _)| after).collect();
         let fixed = fixed(self.config, &config);
@@ -92,12 +95,13 @@ impl Engine<'_> {
         if changed.is_empty() && fixed.is_empty() && !others {
             info!("node {name} finds nothing new in its configuration");
         }
-        *self.settings = Settings { drain: self.settings.drain, ..new };
-        self.scrubber.set_interval(self.settings.scrub_interval_ms);
-        self.input(Input::Limits(self.settings.limits()));
+        *self.runtime_config = RuntimeConfig { drain: self.runtime_config.drain, ..new };
+        self.scrubber.set_interval(self.runtime_config.scrub_interval_ms);
+        self.input(Input::Limits(self.runtime_config.limits()));
     }
 
-    /// Takes over the secrets that were read; true if they are others, or the first ones. Links that are open stay.
+    /// Takes over the secrets that were read; true if they are others, or the first ones. Links
+    /// that are open stay.
     fn take_secrets(&mut self, config: &Config) -> bool {
         let name = &self.config.name;
         let Some(new) = config.secrets.get() else { return false };
@@ -107,7 +111,8 @@ impl Engine<'_> {
             info!("node {name} goes on with other secrets, those that its files hold now");
         } else if config.secret_files.as_ref().is_some_and(SecretFiles::are_credentials) {
             info!(
-                "the secrets of node {name} are the same: they are credentials, which systemd copies when a unit starts, \
+                "the secrets of node {name} are the same: they are credentials, which systemd \
+                 copies when a unit starts, \
                  so that changed ones take a restart"
             );
         }
@@ -201,7 +206,7 @@ mod tests {
         let changes = "log = \"debug\"\nhint_limit_mib = 1\nrepair_interval_ms = 2000";
         let new = config(changes);
         assert_eq!(fixed(&old, &new), Vec::<&str>::new());
-        let lines = Settings::of(&new).lines();
+        let lines = RuntimeConfig::of(&new).lines();
         assert!(changes.lines().all(|line| lines.contains(&line.to_owned())), "{lines:?}");
         let new = config("partitions = 8\nlisten = \"127.0.0.1:2\"\ncache_mib = 1");
         assert_eq!(fixed(&old, &new), ["listen", "partitions", "cache_mib"]);

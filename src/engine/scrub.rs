@@ -32,12 +32,12 @@ impl Scrubber {
     ) -> io::Result<Self> {
         let interval_ms = Arc::new(AtomicU64::new(interval_ms));
         let (stop, stopped) = channel();
-        let asked = interval_ms.clone();
+        let queried = interval_ms.clone();
         let thread = Builder::new().name("store-scrubber".to_owned()).spawn(move || {
             let (mut part, mut parts) = (0, 1);
             loop {
                 // One part more than there are: a pass is over before the interval is.
-                let interval = Duration::from_millis(asked.load(Ordering::Relaxed));
+                let interval = Duration::from_millis(queried.load(Ordering::Relaxed));
                 let pause = interval.checked_div(parts + 1).unwrap_or(interval).max(SHORTEST);
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                     return;

@@ -2,8 +2,8 @@
 
 use pixii_core::node::Shortage;
 
-/// There is room again with this part of the reserve, one in so many, on top of it: a node at the edge
-/// does not change its mind with every write.
+/// There is room again with this part of the reserve, one in so many, on top of it: a node at the
+/// edge does not change its mind with every write.
 const SLACK: u64 = 16;
 
 /// What was last said of the free space.

@@ -74,10 +74,10 @@ impl Watch {
         Threads { writer, reader }: Threads<'_>,
     ) -> Option<(Option<Stall>, Duration)> {
         let before = self.stalled;
-        let held_up = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
+        let blocked = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
         // A disk that takes seconds for each sync is not well in between.
-        let limit = |stall| if held_up(stall) { QUICK } else { STALLED_AFTER };
-        let slow = held_up(Stall::Writes) && writer.was_slow();
+        let limit = |stall| if blocked(stall) { QUICK } else { STALLED_AFTER };
+        let slow = blocked(Stall::Writes) && writer.was_slow();
         let writes = writer.stuck(now, limit(Stall::Writes)).or(slow.then_some(now));
         let reads = reader.stuck(now, limit(Stall::All));
         let stall = match (writes, reads) {
@@ -144,11 +144,11 @@ mod tests {
         let later = |ms| begun + Duration::from_millis(ms);
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let reads = at(Some(begun), 0);
-        let told = watch.look(later(2_100), both(&idle, &reads)).map(|(stall, _)| stall);
-        assert_eq!(told, Some(Some(Stall::All)));
+        let reported = watch.look(later(2_100), both(&idle, &reads)).map(|(stall, _)| stall);
+        assert_eq!(reported, Some(Some(Stall::All)));
         let writes = at(Some(begun), 0);
-        let told = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
-        assert_eq!(told.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
+        let reported = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
+        assert_eq!(reported.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
         assert!(watch.look(later(2_300), both(&at(None, 1), &at(None, 2_200))).is_some());
     }
 }

@@ -1,5 +1,5 @@
-//! The store's three threads: the only writer, which also lists and watches the free space, a reader for clients and
-//! one for background work.
+//! The store's three threads: the only writer, which also lists and watches the free space, a
+//! reader for clients and one for background work.
 
 mod reading;
 
@@ -17,7 +17,7 @@ use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
 use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::levels::Levels;
+use super::gauges::Gauges;
 use super::space::Space;
 use super::stall::{Progress, Threads};
 use reading::{Reader, Scanner};
@@ -27,13 +27,13 @@ const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 1 << 20;
 /// How often an idle writer looks for free space and whether the disk takes anything: while
 /// something is wrong, and while nothing is.
-const LOOK: Duration = Duration::from_millis(500);
-const CALM_LOOK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const CALM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the store is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
-/// What the threads tell the engine. About as many as it submitted work, so that the way back needs no
-/// bound.
+/// What the threads tell the engine. About as many as it submitted work, so that the way back needs
+/// no bound.
 #[derive(Debug)]
 pub(super) enum Report {
     /// Work is done.
@@ -41,7 +41,7 @@ pub(super) enum Report {
     /// Reads that were submitted together are done together: one wake-up for all of them.
     Reads(Vec<Done>),
     /// Every write up to this mark is durable.
-    Synced { mark: SyncSeq, changes: usize, took: Duration },
+    Synced { seq: SyncSeq, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
     /// A part of the store was read off the disk, and is as it was written.
@@ -72,7 +72,7 @@ struct Wanted {
 }
 
 enum Job {
-    Write { mark: SyncSeq, changes: Vec<Change>, bytes: u64 },
+    Write { seq: SyncSeq, changes: Vec<Change>, bytes: u64 },
     List(List),
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Storage {
     jobs: Sender<Vec<Job>>,
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
-    levels: Arc<Levels>,
+    gauges: Arc<Gauges>,
     /// What the writer and the reader are at.
     writing: Arc<Progress>,
     reading: Arc<Progress>,
@@ -103,7 +103,7 @@ impl Storage {
     /// writer first of all looks whether the disk has less free space than `reserve_bytes`.
     pub(super) fn start(
         store: &Arc<dyn Store>,
-        levels: Levels,
+        gauges: Gauges,
         reserve_bytes: u64,
         reports: UnboundedSender<Report>,
     ) -> io::Result<Self> {
@@ -111,8 +111,8 @@ impl Storage {
         let (lookups, wanted) = channel();
         let (scans, spans) = channel();
         let (writing, reading) = (Arc::<Progress>::default(), Arc::<Progress>::default());
-        let (levels, delay) = (Arc::new(levels), Arc::<AtomicU64>::default());
-        let disk = Disk { store: store.clone(), levels: levels.clone(), delay: delay.clone() };
+        let (gauges, delay) = (Arc::new(gauges), Arc::<AtomicU64>::default());
+        let disk = Disk { store: store.clone(), gauges: gauges.clone(), delay: delay.clone() };
         let (of_writer, progress) = (disk.clone(), writing.clone());
         let writer = spawn("store-writer", reports.clone(), move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
@@ -123,7 +123,7 @@ impl Storage {
         let scanner = Scanner { disk, spans };
         let scanner = spawn("store-scanner", reports, move |reports| scanner.run(reports))?;
         let threads = vec![writer, reader, scanner];
-        Ok(Storage { jobs, lookups, scans, levels, writing, reading, delay, threads })
+        Ok(Storage { jobs, lookups, scans, gauges, writing, reading, delay, threads })
     }
 
     /// From now on every batch, look-up and scan takes so much longer: a slow disk,
@@ -137,10 +137,10 @@ impl Storage {
         let (mut jobs, mut wanted) = (Vec::new(), Vec::new());
         for work in works {
             match work {
-                Work::Write { mark, changes } => {
+                Work::Write { seq, changes } => {
                     let bytes = changes.iter().map(size).sum::<usize>() as u64;
-                    self.levels.unsynced_bytes.more(bytes);
-                    jobs.push(Job::Write { mark, changes, bytes });
+                    self.gauges.unsynced_bytes.more(bytes);
+                    jobs.push(Job::Write { seq, changes, bytes });
                 }
                 Work::List { token, partition, after, limit_bytes } => {
                     jobs.push(Job::List(List { token, partition, after, limit_bytes }));
@@ -149,19 +149,19 @@ impl Storage {
                     wanted.push(Wanted { token, partition, key, hints_for });
                 }
                 Work::Scan { token, partition, span } => {
-                    self.levels.scans.more(1);
+                    self.gauges.scans.more(1);
                     let _ = self.scans.send(Scan { token, partition, span });
                 }
                 Work::Hints { token, target, after, limit_bytes } => {
                     let lookup = Lookup::Hints { token, target, after, limit_bytes };
-                    self.levels.reads.more(1);
+                    self.gauges.reads.more(1);
                     let _ = self.lookups.send(lookup);
                 }
             }
         }
         // A thread that has ended has reported why.
         if !wanted.is_empty() {
-            self.levels.reads.more(wanted.len() as u64);
+            self.gauges.reads.more(wanted.len() as u64);
             let _ = self.lookups.send(Lookup::Records(wanted));
         }
         if !jobs.is_empty() {
@@ -170,8 +170,8 @@ impl Storage {
     }
 
     /// How much the threads have to do, and what the disk has.
-    pub(super) fn levels(&self) -> &Levels {
-        &self.levels
+    pub(super) fn gauges(&self) -> &Gauges {
+        &self.gauges
     }
 
     /// What the threads that write and read are at.
@@ -220,7 +220,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[derive(Clone)]
 struct Disk {
     store: Arc<dyn Store>,
-    levels: Arc<Levels>,
+    gauges: Arc<Gauges>,
     /// By how much every piece of work is slowed, in microseconds.
     delay: Arc<AtomicU64>,
 }
@@ -256,20 +256,20 @@ impl Writer<'_> {
             let mut next = Some(first);
             while let Some(job) = next {
                 match job {
-                    Job::Write { mark, changes, bytes } => batch.add(mark, changes, bytes),
+                    Job::Write { seq, changes, bytes } => batch.add(seq, changes, bytes),
                     Job::List(list) => lists.push(list),
                 }
                 next = if batch.is_full() { None } else { self.more() };
             }
-            if let Some(mark) = batch.mark {
+            if let Some(seq) = batch.seq {
                 self.look()?;
                 let (begun, changes) = (Instant::now(), batch.changes.len());
                 self.disk.linger();
                 self.disk.store.apply(&batch.changes)?;
                 self.disk.store.sync()?;
-                self.disk.levels.unsynced_bytes.less(batch.bytes);
+                self.disk.gauges.unsynced_bytes.less(batch.bytes);
                 let took = begun.elapsed();
-                let _ = self.reports.send(Report::Synced { mark, changes, took });
+                let _ = self.reports.send(Report::Synced { seq, changes, took });
             }
             for List { token, partition, after, limit_bytes } in lists {
                 self.progress.begin();
@@ -288,8 +288,8 @@ impl Writer<'_> {
             }
             self.progress.end();
             let calm = !self.space.is_short() && !self.progress.was_slow();
-            let patience = if calm { CALM_LOOK } else { LOOK };
-            match self.queued.recv_timeout(patience) {
+            let timeout = if calm { CALM_CHECK_INTERVAL } else { CHECK_INTERVAL };
+            match self.queued.recv_timeout(timeout) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.progress.begin();
@@ -310,11 +310,11 @@ impl Writer<'_> {
         self.ahead.next()
     }
 
-    /// Looks at the free space beside what is on its way to the disk, and tells what is new.
+    /// Looks at the free space beside what is on its way to the disk, and reports what is new.
     fn look(&mut self) -> Result<(), StoreError> {
-        let coming = self.disk.levels.unsynced_bytes.get();
+        let coming = self.disk.gauges.unsynced_bytes.get();
         let Some(free) = self.disk.store.free_bytes(coming)? else { return Ok(()) };
-        self.disk.levels.free_bytes.set(free);
+        self.disk.gauges.free_bytes.set(free);
         if let Some(news) = self.space.look(free) {
             let _ = self.reports.send(Report::Space(news));
         }
@@ -324,14 +324,14 @@ impl Writer<'_> {
 
 #[derive(Default)]
 struct Batch {
-    mark: Option<SyncSeq>,
+    seq: Option<SyncSeq>,
     changes: Vec<Change>,
     bytes: u64,
 }
 
 impl Batch {
-    fn add(&mut self, mark: SyncSeq, changes: Vec<Change>, bytes: u64) {
-        self.mark = Some(mark);
+    fn add(&mut self, seq: SyncSeq, changes: Vec<Change>, bytes: u64) {
+        self.seq = Some(seq);
         self.bytes += bytes;
         self.changes.extend(changes);
     }
@@ -350,7 +350,7 @@ fn size(change: &Change) -> usize {
         Change::Hint { key, record, .. } => {
             record.as_ref().map_or(0, |record| hint_bytes(key, record) as usize)
         }
-        Change::Generation { generation, .. } => generation.bytes(),
+        Change::GcState { gc_epoch, .. } => gc_epoch.bytes(),
         Change::Meta(_) | Change::Members(_) | Change::Ring(_) | Change::Forget { .. } => 0,
     }
 }
@@ -360,7 +360,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
-    use pixii_core::generation::Generation;
+    use pixii_core::gc_epoch::GcState;
     use pixii_core::members::Members;
     use pixii_core::store::memory::MemoryStore;
     use pixii_core::store::{Found, HintPage, Kept, Listing, Meta, Record, ScanPage};
@@ -408,8 +408,8 @@ mod tests {
         ) -> Result<HintPage, StoreError> {
             self.inner.list_hints(target, after, limit_bytes)
         }
-        fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-            self.inner.generations()
+        fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+            self.inner.gc_epochs()
         }
         fn hint_totals(
             &self,
@@ -437,10 +437,10 @@ mod tests {
         Key::new(name.as_bytes().to_vec()).unwrap()
     }
 
-    fn put(mark: u64, name: &str) -> Work {
+    fn put(seq: u64, name: &str) -> Work {
         let change =
             Change::Record { partition: Partition(1), key: key(name), record: Record::default() };
-        Work::Write { mark: SyncSeq(mark), changes: vec![change] }
+        Work::Write { seq: SyncSeq(seq), changes: vec![change] }
     }
 
     #[test]
@@ -448,24 +448,24 @@ mod tests {
         let store = Arc::new(Faulty::default());
         let as_store: Arc<dyn Store> = store.clone();
         let (reports, mut reported) = unbounded_channel();
-        let levels = Levels::measure(&*as_store).unwrap();
-        let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
+        let gauges = Gauges::measure(&*as_store).unwrap();
+        let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
         let list = Work::List {
             token: ReadToken(9),
             partition: Partition(1),
             after: None,
             limit_bytes: 1 << 20,
         };
-        let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
+        let puts = (1..=300).map(|seq| put(seq, &format!("{seq:03}")));
         storage.submit(std::iter::once(list).chain(puts));
-        assert_eq!((storage.levels().disk_bytes.get(), storage.levels().free_bytes()), (7, None));
-        let levels = storage.levels.clone();
+        assert_eq!((storage.gauges().disk_bytes.get(), storage.gauges().free_bytes()), (7, None));
+        let gauges = storage.gauges.clone();
         storage.finish().unwrap();
-        assert_eq!((levels.unsynced_bytes.get(), levels.reads.get()), (0, 0));
+        assert_eq!((gauges.unsynced_bytes.get(), gauges.reads.get()), (0, 0));
         let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
-                Report::Synced { mark, changes, .. } => synced.push((mark.0, changes)),
+                Report::Synced { seq, changes, .. } => synced.push((seq.0, changes)),
                 Report::Done(Done::List { token: ReadToken(9), listing }) => {
                     listed = listing.keys.len();
                 }
@@ -480,8 +480,8 @@ mod tests {
     fn a_slow_disk_takes_its_time_for_each_batch_and_look_up_and_is_quick_again() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (reports, mut reported) = unbounded_channel();
-        let levels = Levels::measure(&*store).unwrap();
-        let storage = Storage::start(&store, levels, 0, reports).unwrap();
+        let gauges = Gauges::measure(&*store).unwrap();
+        let storage = Storage::start(&store, gauges, 0, reports).unwrap();
         let slow = Duration::from_millis(30);
         let mut took = |delay: Duration, work: &dyn Fn()| {
             storage.slow_down(delay.into());
@@ -509,17 +509,17 @@ mod tests {
 
     #[test]
     fn a_failed_or_panicking_sync_acknowledges_nothing_and_is_the_last() {
-        for (panic, said) in [(false, "no space"), (true, "it panicked: the disk is on fire")] {
+        for (panic, stated) in [(false, "no space"), (true, "it panicked: the disk is on fire")] {
             let store = Arc::new(Faulty { fail_at: Some(2), panic, ..Faulty::default() });
             let as_store: Arc<dyn Store> = store.clone();
             let (reports, mut reported) = unbounded_channel();
-            let levels = Levels::measure(&*as_store).unwrap();
-            let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
-            storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
-            assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
-            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));
+            let gauges = Gauges::measure(&*as_store).unwrap();
+            let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
+            storage.submit((1..=300).map(|seq| put(seq, &format!("{seq:03}"))));
+            assert_eq!(storage.finish(), Err(StoreError(stated.to_owned())));
+            assert!(matches!(reported.try_recv(), Ok(Report::Synced { seq: SyncSeq(128), .. })));
             let failed = reported.try_recv();
-            assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == said), "{failed:?}");
+            assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == stated), "{failed:?}");
             assert!(reported.try_recv().is_err());
             assert_eq!(store.syncs.load(Ordering::Relaxed), 2, "an fsync is never tried again");
         }

@@ -14,7 +14,7 @@ fn binding(meta: &Meta, ring: &Ring) -> Binding {
     Binding { store, incarnation, ring: ring.id(), limit }
 }
 
-/// Keeps the trees of a life that has ended cleanly: after its last write.
+/// Keeps the trees of an incarnation that has ended cleanly: after its last write.
 pub(super) fn keep(
     store: &dyn Store,
     meta: &Meta,
@@ -27,11 +27,11 @@ pub(super) fn keep(
     }
     let all = ring.share(config.me());
     info!("the trees of {} of {all} partitions are kept for the next start", trees.len());
-    store.keep_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
+    store.save_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
 }
 
-/// Takes the trees of the last life, before the first write of the next one; what is not right in
-/// every respect is left out, and all is read.
+/// Takes the trees of the last incarnation, before the first write of the next one; what is not
+/// right in every respect is left out, and all is read.
 pub(super) fn take(
     store: &dyn Store,
     last: &Meta,

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-/// How a scraper is told that the text is OpenMetrics.
+/// How a scraper is notified that the text is OpenMetrics.
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The same of the text of Prometheus.
 pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -79,7 +79,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// From now on, samples are of this family. A name ends with its unit, if that is given; `help` is one sentence.
+    /// From now on, samples are of this family. A name ends with its unit, if that is given; `help`
+    /// is one sentence.
     pub(super) fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         self.family = name;
         self.line(format_args!("# TYPE {name} {kind}"));

@@ -1,5 +1,5 @@
-//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly, takes no turn from those
-//! who work.
+//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly,
+//! takes no turn from those who work.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -13,16 +13,17 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::doors::Doors;
+use super::limiter::ConnectionLimiter;
 use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// A request is there in this time, and its answer is taken in this time.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// What a connection may still send before it is cut, lest that destroys the answer on its way.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// What a connection may still send before it is cut, so that this does not destroy the answer on
+/// its way.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
-/// Rest after an accept that failed, for want of descriptors mostly.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Rest after an accept that failed, mostly because descriptors are missing.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The thread that answers; it ends with this value.
 #[derive(Debug)]
@@ -70,21 +71,21 @@ where
     A: Future<Output = Answer> + Send + 'static,
 {
     // The newcomer is open before the oldest one has gone.
-    let doors = Doors::new(places.saturating_sub(1).max(1), 0);
+    let limiter = ConnectionLimiter::new(places.saturating_sub(1).max(1), 0);
     let sockets = Arc::new(Semaphore::new(places));
     loop {
         // The semaphore is never closed.
         let Ok(socket) = sockets.clone().acquire_owned().await else { return };
         let Ok((stream, from)) = listener.accept().await else {
-            sleep(ACCEPT_REST).await;
+            sleep(ACCEPT_BACKOFF).await;
             continue;
         };
-        let (answer, pass) = (answer.clone(), doors.enter(from.ip()));
+        let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));
         tokio::spawn(async move {
             tokio::select! {
-                // A connection that breaks has nobody to be told.
+                // A connection that breaks has nobody to be notified.
                 _ = converse(stream, &*answer) => {}
-                () = pass.called() => {}
+                () = permit.called() => {}
             }
             drop(socket);
         });
@@ -97,11 +98,11 @@ where
     A: Future<Output = Answer>,
 {
     let mut input = Vec::new();
-    let asked = timeout(PATIENCE, async {
+    let queried = timeout(TIMEOUT, async {
         loop {
             match request(&input) {
                 Ok(None) => {}
-                asked => return Ok(asked),
+                queried => return Ok(queried),
             }
             let mut rest = (&mut stream).take((MAX_HEAD_BYTES + 1 - input.len()) as u64);
             if rest.read_buf(&mut input).await? == 0 {
@@ -109,16 +110,16 @@ where
             }
         }
     });
-    let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", PATIENCE.as_secs()))));
-    let bytes = match asked.await.unwrap_or_else(|_| late())? {
-        Ok(Some(asked)) => {
-            let head_only = asked.head_only;
-            answer(asked).await.bytes(head_only)
+    let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", TIMEOUT.as_secs()))));
+    let bytes = match queried.await.unwrap_or_else(|_| late())? {
+        Ok(Some(queried)) => {
+            let head_only = queried.head_only;
+            answer(queried).await.bytes(head_only)
         }
         Ok(None) => return Ok(()),
-        Err(refusal) => refusal.bytes(false),
+        Err(rejection) => rejection.bytes(false),
     };
-    timeout(PATIENCE, async {
+    timeout(TIMEOUT, async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await
     })

@@ -7,15 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii_core::members::{Member, Standing, check_address};
+use pixii_core::members::{Member, MembershipStatus, check_address};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
-    Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Resource, Response,
+    Call, CallBody, PeerMessage, Rejection, Reply, ReplyBody, Resource, Response,
 };
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Welcome};
-use pixii_transport::frames::{FrameReader, Held, Outbox, ReadError};
+use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
 use pixii_transport::{limited, locked};
@@ -27,15 +27,15 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::budgets::MAX_CALL_BYTES;
-use super::doors::{Pass, Seat};
+use super::limiter::{ClientPermit, ConnectionPermit};
 use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
 use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
 
-/// Rest after an accept that failed, for want of descriptors mostly.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// What a connection may still send before it is cut: bytes left unread when a socket is closed would
-/// destroy the last bytes sent on it.
+/// Rest after an accept that failed, mostly because descriptors are missing.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// What a connection may still send before it is cut: bytes left unread when a socket is closed
+/// would destroy the last bytes sent on it.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
@@ -64,7 +64,7 @@ enum Admitted {
 /// The place of a client.
 enum Place {
     /// Among the clients of its address, and of all.
-    Client { seat: Seat, _slot: OwnedSemaphorePermit },
+    Client { client_permit: ClientPermit, _slot: OwnedSemaphorePermit },
     /// For the operator: no requests for data, because of these limits.
     Operator(OperatorPlace, Busy),
 }
@@ -81,7 +81,7 @@ enum Rejected {
     Silent,
     /// It broke.
     Broken(ReadError),
-    /// Who (as it says) and why; it is told.
+    /// Who (as it says) and why; it is reported.
     Refused(String, String),
     /// The same, of a node that was removed.
     Removed(String, String),
@@ -103,15 +103,15 @@ pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
         let Ok(socket) = hub.sockets.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let pass = hub.doors.enter(from.ip());
+                let permit = hub.limiter.enter(from.ip());
                 let connection = Connection::new(stream, from, socket);
-                tokio::spawn(admit(hub.clone(), connection, pass));
+                tokio::spawn(admit(hub.clone(), connection, permit));
             }
             Err(error) => {
                 let permit = hub.log.once("accept", "", &error.to_string());
                 limited!(permit, warn, [], "cannot accept a connection: {error}");
                 drop(socket);
-                sleep(ACCEPT_REST).await;
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
@@ -125,21 +125,22 @@ impl Connection {
     }
 }
 
-async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
+async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPermit) {
     let from = connection.from;
     let mut reception = Reception::new(hub.secrets.get());
     let admitted = tokio::select! {
-        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception, &pass)) => {
+        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception,
+            &permit)) => {
             admitted.unwrap_or_else(|_| {
                 let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
                 Err(Rejected::Refused(from.ip().to_string(), late))
             })
         }
-        () = pass.called() => {
+        () = permit.called() => {
             Err(Rejected::Refused(from.ip().to_string(), gives_way(&hub)))
         }
     };
-    drop(pass);
+    drop(permit);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
             let protocol = reception.protocol();
@@ -177,7 +178,8 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
 fn gives_way(hub: &Hub) -> String {
     let most = hub.places.handshakes;
     format!(
-        "too many handshakes are under way, {most} at most: this is the oldest of the address that has most of them"
+        "too many handshakes are in progress, {most} at most: this is the oldest of the address \
+         that has most of them"
     )
 }
 
@@ -192,7 +194,7 @@ async fn shake_hands(
     hub: &Hub,
     connection: &mut Connection,
     reception: &mut Reception,
-    pass: &Pass,
+    permit: &ConnectionPermit,
 ) -> Result<Admitted, Rejected> {
     let Connection { from, reader, write, .. } = connection;
     let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
@@ -221,9 +223,9 @@ async fn shake_hands(
         }
         _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
-            let holder = Holder::Clients(pass.address());
+            let holder = Holder::Clients(permit.address());
             reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone(), holder);
-            (Admitted::Client(place(hub, pass).map_err(refused)?), accepted())
+            (Admitted::Client(place(hub, permit).map_err(refused)?), accepted())
         }
     };
     write.write_all(&reception.answer(&welcome)).await?;
@@ -231,10 +233,10 @@ async fn shake_hands(
 }
 
 /// A place for a client: an ordinary one, else one of the operator's, or why there is none.
-fn place(hub: &Hub, pass: &Pass) -> Result<Place, String> {
-    let (why, busy) = match pass.seat() {
-        Ok(seat) => match hub.clients.clone().try_acquire_owned() {
-            Ok(_slot) => return Ok(Place::Client { seat, _slot }),
+fn place(hub: &Hub, permit: &ConnectionPermit) -> Result<Place, String> {
+    let (why, busy) = match permit.client_permit() {
+        Ok(client_permit) => match hub.clients.clone().try_acquire_owned() {
+            Ok(_slot) => return Ok(Place::Client { client_permit, _slot }),
             Err(_) => {
                 let limit = hub.places.clients;
                 let why = format!("{limit} clients are connected, the limit of this node");
@@ -267,7 +269,7 @@ async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
     let member = hub.identity.members.get(node);
     let who = member.map_or_else(|| run.from.ip().to_string(), |member| member.name.clone());
     let refused = |why: String| Rejected::Refused(who.clone(), why);
-    check_standing(hub, &cluster, node)?;
+    check_membership(hub, &cluster, node)?;
     if hub.is_apart() {
         let name = &hub.identity.name;
         return Err(refused(format!("node {name} is drained or stopping, and has no links")));
@@ -294,15 +296,17 @@ fn check_cluster(hub: &Hub, cluster: &str) -> Result<(), String> {
 }
 
 /// Refuses a node that an operator has removed.
-fn check_standing(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
+fn check_membership(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
     let ours = &hub.identity;
-    let member = ours.members.get(node).filter(|member| member.standing == Standing::Removed);
+    let member =
+        ours.members.get(node).filter(|member| member.membership == MembershipStatus::Removed);
     match member.filter(|_| cluster == ours.cluster) {
         None => Ok(()),
         Some(Member { name, .. }) => Err(Rejected::Removed(
             name.clone(),
             format!(
-                "node {name} was removed from cluster {cluster} by its operator, and others have its places: what \
+                "node {name} was removed from cluster {cluster} by its operator, and others have \
+                 its places: what \
                  it holds is not taken, and its name does not return"
             ),
         )),
@@ -344,7 +348,8 @@ fn check_peer(
     if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
-            "members, n or partitions differ between the configurations of {name} and {theirs}: {name} has {}",
+            "members, n or partitions differ between the configurations of {name} and {theirs}: \
+             {name} has {}",
             shape(ours)
         ));
     }
@@ -373,8 +378,8 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
         let Connection { mut reader, write: _write, socket: _socket, .. } = connection;
         loop {
             match next_message(&mut reader, protocol).await {
-                Ok(Some((message, held))) => {
-                    let event = Event::Message { from: peer.id, message, held };
+                Ok(Some((message, memory))) => {
+                    let event = Event::Message { from: peer.id, message, memory };
                     if hub.events.send(event).await.is_err() {
                         return;
                     }
@@ -403,10 +408,10 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
 async fn next_message(
     reader: &mut FrameReader<OwnedReadHalf>,
     protocol: u16,
-) -> Result<Option<(PeerMessage, Held)>, ReadError> {
+) -> Result<Option<(PeerMessage, FrameMemory)>, ReadError> {
     match protocol {
         PROTOCOL.. => reader.next().await,
-        _ => Ok(reader.next().await?.map(|(Before(message), held)| (message, held))),
+        _ => Ok(reader.next().await?.map(|(Before(message), memory)| (message, memory))),
     }
 }
 
@@ -431,12 +436,12 @@ async fn serve_client(
             // A client that does not take its replies may not ask for more.
             outbox.room().await;
             match reader.next::<Call>().await {
-                Ok(Some((call, held))) => {
-                    if let Some(refusal) = place.refuses(&call) {
-                        outbox.push(refusal.frame(protocol));
+                Ok(Some((call, memory))) => {
+                    if let Some(rejection) = place.refuses(&call) {
+                        outbox.push(rejection.frame(protocol));
                         continue;
                     }
-                    let event = Event::Call { client, call, held };
+                    let event = Event::Call { client, call, memory };
                     if hub.events.send(event).await.is_ok() {
                         continue;
                     }
@@ -450,7 +455,7 @@ async fn serve_client(
     };
     let replies = outbox.write_to(&mut write, seal);
     tokio::pin!(calls, replies);
-    let told = |written| {
+    let reported = |written| {
         if let Err(error) = written {
             debug!("lost client {from}: {error}");
         }
@@ -459,13 +464,13 @@ async fn serve_client(
         is_silent = &mut calls => {
             // It may have closed its sending half only: what it has asked for is answered.
             if is_silent && hub.events.send(Event::Silent { client }).await.is_ok() {
-                told(replies.await);
+                reported(replies.await);
             }
         }
         written = &mut replies => match written {
             Ok(()) => drop(timeout(LINGER, calls).await),
             Err(error) if error.get_ref().is_some() => closed(hub, from, &error.to_string()),
-            Err(error) => told(Err(error)),
+            Err(error) => reported(Err(error)),
         },
         () = place.gives_way() => debug!("client {from} gives its place to another operator"),
     }
@@ -483,7 +488,7 @@ fn closed(hub: &Hub, from: SocketAddr, why: &str) {
 impl Place {
     fn outbox(&self, hub: &Hub) -> Outbox {
         let of_address = match self {
-            Place::Client { seat, .. } => seat.unsent.clone(),
+            Place::Client { client_permit, .. } => client_permit.unsent.clone(),
             Place::Operator(..) => Arc::default(),
         };
         Outbox::of_address(hub.budgets.replies, hub.client_unsent.clone(), of_address)
@@ -497,8 +502,8 @@ impl Place {
             return None;
         }
         let limit = u32::try_from(*limit).unwrap_or(u32::MAX);
-        let refusal = Refusal::Busy { what: what.clone(), limit };
-        Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(refusal)) })
+        let rejection = Rejection::Busy { what: what.clone(), limit };
+        Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(rejection)) })
     }
 
     /// Returns when this connection has to give way to another one; an ordinary client never has.

@@ -20,7 +20,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Keeps up the link to a peer, for ever; `seed` spreads the attempts in time.
-pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
+pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
     let mut last_faults = [String::new(), String::new()];
@@ -34,7 +34,13 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             (backoff, attempt) = (FIRST_BACKOFF, 0);
             continue;
         };
-        let late = || Err(Fault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
+        let late = || {
+            Err(LinkFault::Unreachable(format!(
+                "no answer in {} \
+            s",
+                HANDSHAKE.as_secs()
+            )))
+        };
         match dialed.unwrap_or_else(|_| late()) {
             // The connection goes as it came.
             Ok(_) if hub.is_apart() => {}
@@ -45,7 +51,7 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                     [event = "link_up", peer = name,],
                     "peer {name} is up at {address}"
                 );
-                *locked(&peer.refusal) = None;
+                *locked(&peer.rejection) = None;
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, link).await;
@@ -68,7 +74,7 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
-                *locked(&peer.refusal) = fault.refusal();
+                *locked(&peer.rejection) = fault.rejection();
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
@@ -116,7 +122,7 @@ struct Link {
 
 /// Why a peer cannot be used.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum LinkFault {
     /// Nobody answers, or not as a peer does.
     #[error("{0}")]
     Unreachable(String),
@@ -125,17 +131,17 @@ enum Fault {
     Refused(String),
 }
 
-impl Fault {
-    fn refusal(&self) -> Option<String> {
+impl LinkFault {
+    fn rejection(&self) -> Option<String> {
         match self {
-            Fault::Unreachable(_) => None,
-            Fault::Refused(why) => Some(why.clone()),
+            LinkFault::Unreachable(_) => None,
+            LinkFault::Refused(why) => Some(why.clone()),
         }
     }
 }
 
 /// Connects and shakes hands; the error is what to tell the operator.
-async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
+async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> {
     let ours = &hub.identity;
     let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
     let (incarnation, boot_nonce) = (ours.incarnation, ours.boot_nonce);
@@ -143,7 +149,7 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
     let welcomed = greet(hub, peer, address, &hello).await;
-    let (welcome, protocol, link) = welcomed.map_err(Fault::Unreachable)?;
+    let (welcome, protocol, link) = welcomed.map_err(LinkFault::Unreachable)?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
             peer.protocol.store(protocol, Ordering::Relaxed);
@@ -152,21 +158,21 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
         Welcome::Accepted { cluster, name } => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
             let who = format!("node \"{name}\" of cluster \"{cluster}\" answers there");
-            Err(Fault::Unreachable(who))
+            Err(LinkFault::Unreachable(who))
         }
-        Welcome::Refused(why) => Err(Fault::Refused(shown(&why))),
+        Welcome::Refused(why) => Err(LinkFault::Refused(shown(&why))),
         Welcome::Removed(why) => {
             let why = shown(&why);
             let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
-            Err(Fault::Refused(why))
+            Err(LinkFault::Refused(why))
         }
         Welcome::Duplicate(why) => {
             let why = shown(&why);
             let _ = hub.events.send(Event::Duplicate { why: why.clone() }).await;
-            Err(Fault::Refused(why))
+            Err(LinkFault::Refused(why))
         }
         Welcome::Challenge(_) | Welcome::Proven { .. } | Welcome::Probed { .. } => {
-            Err(Fault::Unreachable(ODD_ANSWER.to_owned()))
+            Err(LinkFault::Unreachable(ODD_ANSWER.to_owned()))
         }
     }
 }
@@ -178,9 +184,9 @@ async fn greet(
     address: &str,
     hello: &Hello,
 ) -> Result<(Welcome, u16, Link), String> {
-    let said = |error: std::io::Error| error.to_string();
-    let stream = peer.lookups.connect(address).await.map_err(said)?;
-    prepare(&stream, PEER_TIMEOUT).map_err(said)?;
+    let stated = |error: std::io::Error| error.to_string();
+    let stream = peer.lookups.connect(address).await.map_err(stated)?;
+    prepare(&stream, PEER_TIMEOUT).map_err(stated)?;
     let (mut read, mut write) = stream.into_split();
     let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES);
     let secrets = hub.secrets.get();
@@ -218,7 +224,7 @@ mod tests {
     use crate::net::places::Places;
     use crate::net::{Access, Identity};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     async fn listener() -> (TcpListener, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -228,7 +234,7 @@ mod tests {
 
     /// Lets the node in that dials, as n2.
     async fn welcome(listener: &TcpListener) -> TcpStream {
-        let accepted = timeout(PATIENCE, listener.accept()).await.unwrap();
+        let accepted = timeout(TIMEOUT, listener.accept()).await.unwrap();
         let (mut stream, _) = accepted.unwrap();
         let welcome = Welcome::Accepted { cluster: "test".into(), name: "n2".into() };
         let mut bytes = BytesMut::from(&wire::preamble()[..]);
@@ -260,10 +266,10 @@ mod tests {
         let (hub, mut events) = Hub::new(identity, &members, access, places, Budgets::of(None, 0));
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
-            let event = timeout(PATIENCE, events.recv()).await.unwrap();
+            let event = timeout(TIMEOUT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::Link { up, .. }) if up == expected), "{event:?}");
         };
-        let link = tokio::spawn(keep_link(hub.clone(), peer.clone(), 1));
+        let link = tokio::spawn(retain_link(hub.clone(), peer.clone(), 1));
         let stream = welcome(&first).await;
         up(true).await;
         assert_eq!(peer.address(), configured);

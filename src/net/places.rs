@@ -17,7 +17,7 @@ const MAX_CLIENTS: usize = 1_024;
 /// Most connections whose handshake is in progress.
 const MAX_HANDSHAKES: usize = 256;
 /// Most refused connections that are kept open until the other side has read the reason.
-const MAX_REFUSALS: usize = 256;
+const MAX_REJECTIONS: usize = 256;
 /// Most connections of the HTTP port.
 const MAX_HTTP: usize = 64;
 /// Most nodes without a place in the ring that are listened to.
@@ -33,7 +33,7 @@ pub(crate) struct Places {
     /// Connections whose handshake is in progress.
     pub(crate) handshakes: usize,
     /// Connections that read why they are refused.
-    pub(crate) refusals: usize,
+    pub(crate) rejections: usize,
     /// Nodes without a place in the ring.
     pub(crate) strangers: usize,
     /// Commands of the operator, over the limits of clients.
@@ -52,15 +52,15 @@ impl Places {
         let left = limit.saturating_sub(BASE + PER_PEER * peers);
         let share = |divisor: usize, least: usize, most: usize| (left / divisor).clamp(least, most);
         let handshakes = share(4, 4, MAX_HANDSHAKES);
-        let refusals = share(8, 2, MAX_REFUSALS);
+        let rejections = share(8, 2, MAX_REJECTIONS);
         let http = share(8, 2, MAX_HTTP);
         let strangers = share(32, 1, MAX_STRANGERS);
         let operators = share(16, 2, MAX_OPERATORS);
-        let taken = handshakes + refusals + http + strangers + operators;
+        let taken = handshakes + rejections + http + strangers + operators;
         let clients = left.saturating_sub(taken).clamp(1, MAX_CLIENTS);
         let accepted = ACCEPTED_PER_PEER * peers;
-        let sockets = handshakes + refusals + strangers + operators + clients + accepted;
-        Places { limit, handshakes, refusals, strangers, operators, http, clients, sockets }
+        let sockets = handshakes + rejections + strangers + operators + clients + accepted;
+        Places { limit, handshakes, rejections, strangers, operators, http, clients, sockets }
     }
 
     /// False if the limit is too low even for the reserve and one client.

@@ -31,7 +31,7 @@ pub(crate) async fn probe(
     secrets: &Vault,
     nonces: &Nonces,
 ) -> Option<Found> {
-    let ask = async {
+    let query = async {
         let (read, mut write) = TcpStream::connect(address).await.ok()?.into_split();
         let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
         let secrets = secrets.get();
@@ -44,5 +44,5 @@ pub(crate) async fn probe(
             _ => None,
         }
     };
-    timeout(PROBE_TIMEOUT, ask).await.ok().flatten()
+    timeout(PROBE_TIMEOUT, query).await.ok().flatten()
 }

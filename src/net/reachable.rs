@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pixii_core::message::Trouble;
+use pixii_core::message::Complaint;
 use pixii_transport::{limited, locked};
 use tokio::time::sleep;
 
@@ -29,7 +29,7 @@ pub(crate) async fn watch(hub: Arc<Hub>) {
             found => found.map(|found| found.name),
         };
         let (node, address) = (name.clone(), address.clone());
-        let trouble = Trouble::Undialable { node, address, found };
+        let trouble = Complaint::Undialable { node, address, found };
         let why = trouble.to_string();
         *locked(&hub.undialable) = Some(trouble);
         let permit = hub.log.once("undialable", "", &why);

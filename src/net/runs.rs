@@ -1,4 +1,4 @@
-//! The runs of a peer's daemon, told apart by the nonces of their boots, and which of them is
+//! The runs of a peer's daemon, distinguished by the nonces of their boots, and which of them is
 //! heard: a copy of a data directory takes the place of no daemon that runs.
 
 use std::net::SocketAddr;
@@ -115,8 +115,10 @@ fn duplicate(name: &str, address: &str, newcomer: &Run) -> String {
     let shown = |address: &str| address.escape_debug().take(100).collect::<String>();
     let own = shown(&newcomer.address);
     format!(
-        "node {name} runs at {} and answers there: the daemon at {own} is a copy of it, or has its name; stop one of the two \
-         for good, or start the copy with `pixii server --new-identity`, as a node of a cluster of its own",
+        "node {name} runs at {} and answers there: the daemon at {own} is a copy of it, or has \
+         its name; stop one of the two \
+         for good, or start the copy with `pixii server --new-identity`, as a node of a cluster \
+         of its own",
         shown(address)
     )
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Options, Put};
-use pixii_core::message::{Refusal, Roll};
+use pixii_client::{Client, ClientError, Options, Put};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
-use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::fake::{Behaviour, Fake};
 
 const TIMEOUT_MS: u32 = 5_000;
 
@@ -30,20 +30,20 @@ fn put(client: &Client, key: &Key, value: &'static str, context: Option<Bytes>) 
 }
 
 #[test]
-fn requests_go_straight_to_the_first_home() {
+fn requests_go_straight_to_the_first_owner() {
     let fake = Fake::start(5, 3);
     run(async {
         let client = client(&fake).await;
         for number in 0..50 {
             let key = key(&format!("k{number}"));
-            let home = fake.homes(&key)[0];
-            let before = fake.asked(home);
+            let owner = fake.owners(&key)[0];
+            let before = fake.queried(owner);
             client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
             let found = client.get(&key, None, TIMEOUT_MS).await.unwrap();
             assert_eq!(found.values, ["v"]);
-            assert_eq!(fake.asked(home), before + 2);
+            assert_eq!(fake.queried(owner), before + 2);
         }
-        let total: u64 = (0..5).map(|at| fake.asked(at)).sum();
+        let total: u64 = (0..5).map(|at| fake.queried(at)).sum();
         assert_eq!(total, 100, "nothing is asked twice");
     });
 }
@@ -85,29 +85,30 @@ fn a_node_that_was_away_a_moment_ago_is_tried_before_it_is_said_that_nobody_is_t
 }
 
 #[test]
-fn a_home_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
+fn an_owner_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
     let fake = Fake::start(5, 3);
     run(async {
         let client = client(&fake).await;
-        // Homes that do not include the node that the client entered by.
+        // Owners that do not include the node that the client entered by.
         let key =
-            (0..).map(|i| key(&format!("k{i}"))).find(|k| !fake.homes(k).contains(&0)).unwrap();
-        let homes = fake.homes(&key);
+            (0..).map(|i| key(&format!("k{i}"))).find(|k| !fake.owners(k).contains(&0)).unwrap();
+        let owners = fake.owners(&key);
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        fake.kill(homes[0]);
-        let asked = fake.asked(homes[1]);
-        // The loss of the connection may be noticed only by the first read, which is then sent again.
+        fake.kill(owners[0]);
+        let queried = fake.queried(owners[1]);
+        // The loss of the connection may be noticed only by the first read, which is then sent
+        // again.
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
-        assert_eq!(fake.asked(homes[1]), asked + 1);
-        fake.kill(homes[1]);
-        fake.kill(homes[2]);
-        let asked = fake.asked(0);
+        assert_eq!(fake.queried(owners[1]), queried + 1);
+        fake.kill(owners[1]);
+        fake.kill(owners[2]);
+        let queried = fake.queried(0);
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
-        assert_eq!(fake.asked(0), asked + 1, "a stranger forwards");
+        assert_eq!(fake.queried(0), queried + 1, "a stranger forwards");
         (0..5).for_each(|at| fake.kill(at));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert!(
-            matches!(&error, Failure::Error(why) if why.contains("connection refused")),
+            matches!(&error, ClientError::Error(why) if why.contains("connection refused")),
             "{error}"
         );
     });
@@ -119,15 +120,15 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
     run(async {
         let client = client(&fake).await;
         let key = key("k");
-        let home = fake.homes(&key)[0];
-        fake.behave(home, Manners::CutOnce(true));
+        let owner = fake.owners(&key)[0];
+        fake.behave(owner, Behaviour::CutOnce(true));
         let written = client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         assert!(written.repeated);
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
 
         let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
-        fake.behave(home, Manners::CutOnce(true));
+        fake.behave(owner, Behaviour::CutOnce(true));
         client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap();
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
         let written = client.put(put(&client, &key, "w", None), TIMEOUT_MS).await.unwrap();
@@ -142,11 +143,11 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         let options = Options { retry_unknown: false, ..Options::default() };
         let client = Client::connect(&[fake.address(0)], options).await.unwrap();
         let key = key("k");
-        let home = fake.homes(&key)[0];
-        fake.behave(home, Manners::CutOnce(true));
+        let owner = fake.owners(&key)[0];
+        fake.behave(owner, Behaviour::CutOnce(true));
         let write = put(&client, &key, "v", None);
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
-        assert!(matches!(error, Failure::Unknown(_)), "{error}");
+        assert!(matches!(error, ClientError::Unknown(_)), "{error}");
         client.put_again(write, TIMEOUT_MS).await.unwrap();
         assert_eq!(fake.repeats(), [2]);
     });
@@ -157,61 +158,70 @@ fn silence_ends_at_the_deadline() {
     let fake = Fake::start(1, 1);
     run(async {
         let client = client(&fake).await;
-        fake.behave(0, Manners::Silent);
+        fake.behave(0, Behaviour::Silent);
         let error = client.put(put(&client, &key("k"), "v", None), 500).await.unwrap_err();
-        assert!(matches!(&error, Failure::Unknown(why) if why.contains("no answer")), "{error}");
+        assert!(
+            matches!(&error, ClientError::Unknown(why) if why.contains("no answer")),
+            "{error}"
+        );
         let error = client.get(&key("k"), None, 500).await.unwrap_err();
-        assert!(matches!(&error, Failure::Error(why) if why.contains("no answer")), "{error}");
-        fake.behave(0, Manners::Serve);
+        assert!(matches!(&error, ClientError::Error(why) if why.contains("no answer")), "{error}");
+        fake.behave(0, Behaviour::Serve);
         assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);
     });
 }
 
 #[test]
-fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
+fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
     let fake = Fake::start(4, 2);
     run(async {
         let client = client(&fake).await;
         let key = key("k");
-        let homes = fake.homes(&key);
-        fake.behave(homes[0], Manners::Refuse(Refusal::Stopping));
+        let owners = fake.owners(&key);
+        fake.behave(owners[0], Behaviour::Refuse(Rejection::Stopping));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        // A node that stops or is drained is not asked again at once. (A slow test may have let its second pass.)
+        // A node that stops or is drained is not asked again at once. (A slow test may have let its
+        // second pass.)
         let mut passed_by = false;
         for _ in 0..100 {
-            let asked = fake.asked(homes[0]);
+            let queried = fake.queried(owners[0]);
             client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-            passed_by |= fake.asked(homes[0]) == asked;
+            passed_by |= fake.queried(owners[0]) == queried;
             if passed_by {
                 break;
             }
         }
         assert!(passed_by);
         let client = self::client(&fake).await;
-        let no_space = Refusal::NoSpace { free_bytes: 1, reserve_bytes: 2 };
-        fake.behave(homes[0], Manners::Refuse(no_space));
+        let no_space = Rejection::NoSpace { free_bytes: 1, reserve_bytes: 2 };
+        fake.behave(owners[0], Behaviour::Refuse(no_space));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        let unreachable = Refusal::Unreachable { reachable: 1, needed: 2, roll: Roll::default() };
-        fake.all_behave(&Manners::Refuse(unreachable.clone()));
+        let unreachable = Rejection::Unreachable {
+            reachable: 1,
+            needed: 2,
+            outcomes: ReplicaOutcomes::default(),
+        };
+        fake.all_behave(&Behaviour::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!(error, Failure::Refused(unreachable));
-        let strangers: u64 = (0..4).filter(|at| !homes.contains(at)).map(|at| fake.asked(at)).sum();
+        assert_eq!(error, ClientError::Refused(unreachable));
+        let strangers: u64 =
+            (0..4).filter(|at| !owners.contains(at)).map(|at| fake.queried(at)).sum();
         assert_eq!(
             strangers, 2,
-            "others may reach what the homes cannot, but two are enough to tell"
+            "others may reach what the owners cannot, but two are enough to know"
         );
-        let limit = Refusal::Siblings(32);
-        fake.all_behave(&Manners::Refuse(limit.clone()));
-        let asked = fake.asked(homes[1]);
+        let limit = Rejection::Siblings(32);
+        fake.all_behave(&Behaviour::Refuse(limit.clone()));
+        let queried = fake.queried(owners[1]);
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!((error, fake.asked(homes[1])), (Failure::Refused(limit), asked));
+        assert_eq!((error, fake.queried(owners[1])), (ClientError::Refused(limit), queried));
         // A node that did not run for a while is asked again by and by.
-        fake.all_behave(&Manners::Refuse(Refusal::Paused(300)));
+        fake.all_behave(&Behaviour::Refuse(Rejection::Paused(300)));
         let later = async {
             tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>())
                 .await
                 .ok();
-            fake.all_behave(&Manners::Serve);
+            fake.all_behave(&Behaviour::Serve);
         };
         let write = put(&client, &key, "v", None);
         let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), later);
@@ -230,9 +240,9 @@ fn limits_are_refused_before_anything_is_sent() {
         assert_eq!(error.to_string(), "the value has 1048577 bytes; a value has at most 1048576");
         for timeout_ms in [0, 600_001] {
             let error = client.get(&key("k"), None, timeout_ms).await.unwrap_err();
-            assert_eq!(error, Failure::Refused(Refusal::Timeout(timeout_ms)));
+            assert_eq!(error, ClientError::Refused(Rejection::Timeout(timeout_ms)));
         }
-        assert_eq!(fake.asked(0), 0);
+        assert_eq!(fake.queried(0), 0);
         let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
         let large = Put { value: value.clone(), ..put(&client, &key("k"), "", None) };
         client.put(large, TIMEOUT_MS).await.unwrap();
@@ -241,7 +251,7 @@ fn limits_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
+fn addresses_are_tried_in_turn_and_strangers_are_distinguished() {
     let fake = Fake::start(2, 1);
     let noise = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let noisy = noise.local_addr().unwrap().to_string();
@@ -271,7 +281,7 @@ fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
 }
 
 #[test]
-fn members_are_asked_by_name_and_listings_are_paged() {
+fn members_are_queried_by_name_and_listings_are_paged() {
     let fake = Fake::start(3, 1);
     run(async {
         let client = client(&fake).await;
@@ -282,10 +292,10 @@ fn members_are_asked_by_name_and_listings_are_paged() {
         client.stop("n2").await.unwrap();
         assert!(fake.is_stopped(1));
 
-        // Keys of one partition whose home is n1.
+        // Keys of one partition whose owner is n1.
         let ring = client.ring().clone();
-        let home = |partition| ring.homes(partition) == [NodeId::of("n1")];
-        let partition = (0..16).map(Partition).find(|partition| home(*partition)).unwrap();
+        let owner = |partition| ring.owners(partition) == [NodeId::of("n1")];
+        let partition = (0..16).map(Partition).find(|partition| owner(*partition)).unwrap();
         let keys = (0..).map(|number| key(&format!("k{number}")));
         let keys: Vec<Key> = keys.filter(|key| ring.partition(key) == partition).take(5).collect();
         for key in &keys {

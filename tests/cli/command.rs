@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use pixii_core::message::{Refusal, Roll};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::Key;
-use pixii_testkit::fake::{Fake, Manners};
-use pixii_testkit::told;
+use pixii_testkit::fake::{Behaviour, Fake};
+use pixii_testkit::reported;
 use serde_json::Value;
 
 /// The command, talking to the fake cluster.
@@ -18,7 +18,7 @@ pub fn pixii(fake: &Fake, arguments: &[&str]) -> Command {
 
 /// Runs the command to its end.
 pub fn run(fake: &Fake, arguments: &[&str]) -> (i32, String, String) {
-    told(&pixii(fake, arguments).output().unwrap())
+    reported(&pixii(fake, arguments).output().unwrap())
 }
 
 /// Runs the command with this standard input.
@@ -87,7 +87,7 @@ fn keys_and_values_have_any_bytes() {
     let fake = Fake::start(1, 1);
     let every: Vec<u8> = (0..=255).collect();
     let hex: String = every.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(told(&fed(&fake, &["put", "--hex-key", &hex, "-"], &every)), done(""));
+    assert_eq!(reported(&fed(&fake, &["put", "--hex-key", &hex, "-"], &every)), done(""));
     assert_eq!(fed(&fake, &["get", "--hex-key", &hex], b"").stdout, every);
     let (_, out, _) = run(&fake, &["get", "--hex-key", &hex, "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
@@ -116,11 +116,11 @@ fn keys_and_values_have_any_bytes() {
 }
 
 #[test]
-fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
+fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let fake = Fake::start(2, 2);
-    fake.all_behave(&Manners::Refuse(Refusal::NoQuorum {
+    fake.all_behave(&Behaviour::Refuse(Rejection::NoQuorum {
         answered: 1,
-        roll: Roll::default(),
+        outcomes: ReplicaOutcomes::default(),
         needed: 2,
         timeout_ms: 500,
     }));
@@ -136,22 +136,22 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
         err.starts_with("pixii: 16 partitions could not be read or not wholly (0, 1,"),
         "{err}"
     );
-    fake.all_behave(&Manners::Unknown);
+    fake.all_behave(&Behaviour::Unknown);
     let (code, _, err) = run(&fake, &["put", "k", "v"]);
     assert_eq!(code, 5);
     assert!(err.starts_with("pixii: unknown outcome: 0 of 1 replicas"), "{err}");
-    let size = Refusal::Object(9_000_000);
-    fake.all_behave(&Manners::Refuse(size));
+    let size = Rejection::Object(9_000_000);
+    fake.all_behave(&Behaviour::Refuse(size));
     assert_eq!(run(&fake, &["put", "k", "v"]).0, 1);
-    fake.all_behave(&Manners::Silent);
+    fake.all_behave(&Behaviour::Silent);
     assert_eq!(run(&fake, &["get", "k", "--timeout", "50"]).0, 1);
 
     let address = fake.address(0);
     fake.kill(0);
-    let said = format!(
+    let stated = format!(
         "pixii: cannot connect to {address}: connection refused; start a cluster with `pixii dev`\n"
     );
-    assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), said));
+    assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), stated));
     let both = format!("{address},{}", fake.address(1));
     assert_eq!(run(&fake, &["--connect", &both, "status"]).0, 0);
 }
@@ -224,7 +224,7 @@ fn every_verb_has_help_with_examples() {
 }
 
 #[test]
-fn members_and_places_are_told() {
+fn members_and_places_are_reported() {
     let fake = Fake::start(3, 2);
     let (code, out, _) = run(&fake, &["ring"]);
     assert_eq!(code, 0);
@@ -236,24 +236,24 @@ fn members_and_places_are_told() {
     assert_eq!(shares.sum::<u64>(), 32);
 
     let key = Key::new(&b"k\t1"[..]).unwrap();
-    let homes: Vec<String> = fake.homes(&key).iter().map(|at| format!("n{}", at + 1)).collect();
+    let owners: Vec<String> = fake.owners(&key).iter().map(|at| format!("n{}", at + 1)).collect();
     let (_, out, _) = run(&fake, &["ring", "k\t1", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(json["homes"], serde_json::json!(homes));
+    assert_eq!(json["owners"], serde_json::json!(owners));
     let (_, out, _) = run(&fake, &["ring", "k\t1"]);
-    assert!(out.contains(&format!("homes      {}\n", homes.join(" "))), "{out}");
-    let found = told(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
+    assert!(out.contains(&format!("owners      {}\n", owners.join(" "))), "{out}");
+    let found = reported(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
     assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
-    assert_eq!(json["stand_ins"].as_array().unwrap().len(), 1);
-    let line = format!("k\\t1\t{}\t{}\n", json["partition"], homes.join(","));
-    assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
-    let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
+    assert_eq!(json["fallbacks"].as_array().unwrap().len(), 1);
+    let line = format!("k\\t1\t{}\t{}\n", json["partition"], owners.join(","));
+    assert_eq!(reported(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
+    let (code, _, err) = reported(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
     let sentence = "pixii: standard input, line 2: the key has 0 bytes; a key has 1 to 1024\n";
     assert_eq!((code, err.as_str()), (1, sentence));
 }
 
 #[test]
-fn a_node_tells_how_it_is_and_can_be_stopped() {
+fn a_node_reports_how_it_is_and_can_be_stopped() {
     let fake = Fake::start(3, 2);
     let (code, out, _) = run(&fake, &["status"]);
     assert_eq!(code, 0);
@@ -262,8 +262,10 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
         out.contains("on disk      4.0 KiB\n") && out.contains("puts_acknowledged  3\n"),
         "{out}"
     );
-    let compared = "compared     16 of 16 pairs with other homes found equal, 1 partition not yet read, 3 pending, 4 failing \
-                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be fetched\n";
+    let compared = "compared     16 of 16 pairs with other owners found equal, 1 partition not \
+        yet read, 3 pending, 4 failing \
+                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be \
+        fetched\n";
     assert!(out.contains(compared) && out.contains("  8 of 8 in 42.0 s  "), "{out}");
     let (code, out, _) = run(&fake, &["status", "--partitions"]);
     let table = "\
@@ -326,16 +328,16 @@ in           ";
         "{out}"
     );
     let sentence =
-        "pixii: n1 cannot reach n3, which is also home to partitions 0, 1, 2, 3, 4 and 11 others\n";
+        "pixii: n1 cannot reach n3, which also owns partitions 0, 1, 2, 3, 4 and 11 others\n";
     assert_eq!(err, sentence);
     let alone = Fake::start(1, 1);
     let (code, out, _) = run(&alone, &["repair"]);
-    let nothing = "n1 has no partition with another home: nothing to compare\n";
+    let nothing = "n1 has no partition with another owner: nothing to compare\n";
     assert_eq!((code, out.as_str()), (0, nothing));
 }
 
 #[test]
-fn what_is_kept_for_whom_is_told_over_the_whole_cluster() {
+fn what_is_kept_for_whom_is_reported_over_the_whole_cluster() {
     let fake = Fake::start(3, 2);
     assert_eq!(run(&fake, &["hints"]), done("no hints are kept\n"));
     let none = serde_json::json!({ "kept": [], "totals": [], "unreachable": [] });
@@ -345,12 +347,12 @@ fn what_is_kept_for_whom_is_told_over_the_whole_cluster() {
     fake.keeps(1, "n3", [3, 700, 65_000]);
     fake.keeps(1, "n1", [1, 20, 100]);
     let table = "\
-keeper  target  hints  size       age
+fallback  target  hints  size       age
 n1      n3      12     3.4 KiB    0.9 s
 n2      n1      1      20 bytes   0.1 s
 n2      n3      3      700 bytes  1 min 5 s
 
-total for  keepers  hints  size      age
+total for  fallbacks  hints  size      age
 n1         1        1      20 bytes  0.1 s
 n3         2        15     4.1 KiB   1 min 5 s
 ";
@@ -372,7 +374,7 @@ n3         2        15     4.1 KiB   1 min 5 s
     let (code, out, _) = run(&fake, &["hints", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
     let kept = serde_json::json!([{
-        "keeper": "n1", "target": "n3", "hints": 12, "hint_bytes": 3_482, "hint_age_ms": 900,
+        "fallback": "n1", "target": "n3", "hints": 12, "hint_bytes": 3_482, "hint_age_ms": 900,
     }]);
     assert_eq!((code, &json["kept"]), (0, &kept));
     assert_eq!(json["unreachable"][0]["name"], "n2");
@@ -400,10 +402,10 @@ fn a_migration_says_what_it_would_do_and_does_it() {
     let data = dir.path().join("v2");
     let migrate = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.arg("migrate").args(words).arg(&data).output().unwrap())
+        reported(&command.arg("migrate").args(words).arg(&data).output().unwrap())
     };
     let place = data.display().to_string();
-    let steps = "3 (generations of partitions), then 4 (a commit log)";
+    let steps = "3 (GC epochs of partitions), then 4 (a commit log)";
     let would = format!("schema 2; the start of a daemon brings it to schema {steps}");
     for _ in 0..2 {
         assert_eq!(migrate(&["--check"]), (0, format!("{place}: {would}\n"), String::new()));
@@ -426,13 +428,13 @@ fn a_check_needs_a_store_that_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let check = |options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.arg("check").arg(dir.path()).args(options).output().unwrap())
+        reported(&command.arg("check").arg(dir.path()).args(options).output().unwrap())
     };
-    let said = format!(
+    let stated = format!(
         "pixii: the data directory {} cannot be used: there is no store in it\n",
         dir.path().display()
     );
-    assert_eq!(check(&[]), (1, String::new(), said));
+    assert_eq!(check(&[]), (1, String::new(), stated));
     let store = pixii::disk::DiskStore::open(dir.path(), 1 << 20).unwrap();
     let (code, out, err) = check(&["--json"]);
     let holder = format!("is in use by process {}\n", std::process::id());
@@ -449,28 +451,29 @@ fn a_check_needs_a_store_that_is_there() {
 #[test]
 fn a_node_of_the_protocol_before_is_understood_word_for_word() {
     let fake = Fake::start(3, 2);
-    let said = || {
-        let asked = [
+    let stated = || {
+        let queried = [
             &["status"][..],
             &["status", "--json"],
             &["repair", "--partition", "16"],
             &["repair", "--accept-loss"],
             &["node", "drain", "n1"],
         ];
-        asked.map(|args| run(&fake, args))
+        queried.map(|args| run(&fake, args))
     };
-    let now = said();
+    let now = stated();
     assert_eq!(now.each_ref().map(|(code, ..)| *code), [0, 0, 1, 1, 1], "{now:?}");
-    fake.behave(0, Manners::Old);
-    assert_eq!(said(), now);
+    fake.behave(0, Behaviour::Old);
+    assert_eq!(stated(), now);
 }
 
 /// A store of a node, with nothing in it.
 fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
     let store = pixii::disk::DiskStore::open(dir, 1 << 20).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
-    let owner = pixii_core::store::Owner { cluster, name, ring: 0 };
-    pixii_core::store::begin_life(&store, &owner, pixii_core::store::Process::New(1)).unwrap();
+    let owner = pixii_core::store::StoreIdentity { cluster, name, ring: 0 };
+    pixii_core::store::begin_incarnation(&store, &owner, pixii_core::store::Process::New(1))
+        .unwrap();
     store.close().unwrap();
 }
 
@@ -492,18 +495,19 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     let check = |dirs: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
         command.current_dir(dir.path()).arg("check").args(dirs).args(["--config", "n1.toml"]);
-        let (code, out, err) = told(&command.output().unwrap());
+        let (code, out, err) = reported(&command.output().unwrap());
         (code, out.lines().last().unwrap_or_default().to_owned(), err)
     };
     let (code, last, err) = check(&["one", "two"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    let (equal, alone) = last.split_once(" of 16 partitions are equal at their homes; ").unwrap();
+    let (equal, alone) = last.split_once(" of 16 partitions are equal at their owners; ").unwrap();
     let (equal, alone): (u32, u32) =
         (equal.parse().unwrap(), alone.split(' ').next().unwrap().parse().unwrap());
     assert!(equal > 0 && alone > 0 && equal + alone == 16, "{last}");
-    let none = "0 of 16 partitions are equal at their homes; 16 have fewer than two homes among the DIRs, and are not compared";
+    let none = "0 of 16 partitions are equal at their owners; 16 have fewer than two owners among \
+        the DIRs, and are not compared";
     assert_eq!(check(&["one"]), (0, none.to_owned(), String::new()));
-    for (dirs, said) in [
+    for (dirs, stated) in [
         (["one", "one"], "two of the DIRs hold data of n1"),
         (
             ["one", "other"],
@@ -516,19 +520,19 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
         (["one", "new"], "new is the store of no node yet: it cannot be compared"),
     ] {
         let (code, _, err) = check(&dirs);
-        assert_eq!((code, err), (1, format!("pixii: {said}\n")));
+        assert_eq!((code, err), (1, format!("pixii: {stated}\n")));
     }
 }
 
 #[test]
-fn damage_that_a_daemon_has_noted_is_told_by_whoever_looks_at_the_stopped_store() {
+fn damage_that_a_daemon_has_noted_is_recognised_by_whoever_looks_at_the_stopped_store() {
     let dir = tempfile::tempdir().unwrap();
     store_of(dir.path(), "c", "n1");
     std::fs::write(dir.path().join("sled").join("DAMAGED"), "a page was torn").unwrap();
     let noted = "a page was torn (met while the store was open, and noted in sled/DAMAGED)";
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.args(arguments).arg(dir.path()).output().unwrap())
+        reported(&command.args(arguments).arg(dir.path()).output().unwrap())
     };
     let (code, out, _) = run(&["check"]);
     let first = format!("damaged: the store as a whole: {noted}; a daemon does not serve it\n");
@@ -538,7 +542,7 @@ fn damage_that_a_daemon_has_noted_is_told_by_whoever_looks_at_the_stopped_store(
 }
 
 #[test]
-fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
+fn the_environment_names_the_cluster_that_is_queried_or_nobody_is_queried() {
     use std::os::unix::ffi::OsStrExt;
     for (given, shown) in [
         (&b"127.0.0.1:1\xff"[..], "127.0.0.1:1\u{fffd}"),
@@ -547,16 +551,16 @@ fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
         command.arg("ring").env("PIXII_CONNECT", std::ffi::OsStr::from_bytes(given));
-        let (code, _, err) = told(&command.output().unwrap());
-        let said =
+        let (code, _, err) = reported(&command.output().unwrap());
+        let stated =
             format!("pixii: the address \"{shown}\" is not HOST:PORT, as in 127.0.0.1:7432\n");
-        assert_eq!((code, err), (2, said));
+        assert_eq!((code, err), (2, stated));
     }
 }
 
 #[test]
 fn what_is_no_hexadecimal_is_said() {
-    for (arguments, said) in [
+    for (arguments, stated) in [
         (&["get", "--hex-key", "zz"][..], "the key has \"z\" where a hexadecimal digit is due"),
         (
             &["get", "--hex-key", "abc"],
@@ -568,6 +572,6 @@ fn what_is_no_hexadecimal_is_said() {
         ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_pixii")).args(arguments).output().unwrap();
-        assert_eq!(told(&output), (2, String::new(), format!("pixii: {said}\n")));
+        assert_eq!(reported(&output), (2, String::new(), format!("pixii: {stated}\n")));
     }
 }

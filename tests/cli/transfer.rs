@@ -4,10 +4,10 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pixii_core::message::{Refusal, Roll};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::SizeError;
-use pixii_testkit::fake::{Fake, Manners};
-use pixii_testkit::told;
+use pixii_testkit::fake::{Behaviour, Fake};
+use pixii_testkit::reported;
 use serde_json::Value;
 
 use crate::command::{fed, pixii, run};
@@ -32,7 +32,7 @@ fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
     let input = text(&lines);
     lines.sort();
     for _ in 0..2 {
-        let (code, out, err) = told(&fed(&fake, &["load", "-"], input.as_bytes()));
+        let (code, out, err) = reported(&fed(&fake, &["load", "-"], input.as_bytes()));
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.starts_with("loaded 302 of 302 lines in "), "{out}");
     }
@@ -72,11 +72,15 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (input, failed) = (dir.path().join("in.tsv"), dir.path().join("failed.tsv"));
     let [input_path, failed_path] = [&input, &failed].map(|path| path.to_str().unwrap());
-    let refused =
-        Refusal::NoQuorum { answered: 0, roll: Roll::default(), needed: 1, timeout_ms: 9 };
-    fake.behave(1, Manners::Refuse(refused));
+    let refused = Rejection::NoQuorum {
+        answered: 0,
+        outcomes: ReplicaOutcomes::default(),
+        needed: 1,
+        timeout_ms: 9,
+    };
+    fake.behave(1, Behaviour::Refuse(refused));
     let key = |number: u64| pixii_core::types::Key::new(format!("k{number}").into_bytes()).unwrap();
-    let lost: Vec<u64> = (0..100).filter(|number| fake.homes(&key(*number)) == [1]).collect();
+    let lost: Vec<u64> = (0..100).filter(|number| fake.owners(&key(*number)) == [1]).collect();
     let good: String = (0..100).map(|number| format!("k{number}\tv\n")).collect();
     fs::write(&input, &good).unwrap();
     let arguments = ["load", input_path, "--failed", failed_path, "--json"];
@@ -94,7 +98,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let mut expected: Vec<String> = lost.iter().map(|number| format!("k{number}\tv")).collect();
     expected.sort();
     assert_eq!(kept, expected);
-    fake.behave(1, Manners::Serve);
+    fake.behave(1, Behaviour::Serve);
     assert_eq!(run(&fake, &["load", failed_path]).0, 0);
     assert_eq!(run(&fake, &["dump"]).1.lines().count(), 100);
 
@@ -106,20 +110,21 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     assert!(out.contains("refused 2: not a line of key, tab and value\n"), "{out}");
     assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
 
-    let refused = Refusal::Size(SizeError::Value(2_000_000));
-    (0..3).for_each(|node| fake.behave(node, Manners::Refuse(refused.clone())));
-    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"one\t1\n"));
-    let said = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
-    assert_eq!((code, err.as_str()), (1, said));
-    (0..3).for_each(|node| fake.behave(node, Manners::Serve));
+    let refused = Rejection::Size(SizeError::Value(2_000_000));
+    (0..3).for_each(|node| fake.behave(node, Behaviour::Refuse(refused.clone())));
+    let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"one\t1\n"));
+    let stated = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
+    assert_eq!((code, err.as_str()), (1, stated));
+    (0..3).for_each(|node| fake.behave(node, Behaviour::Serve));
 
     let folder = dir.path().to_str().unwrap();
-    let said = format!("pixii: {folder}: Is a directory (os error 21)\n");
-    assert_eq!(run(&fake, &["load", folder]), (1, String::new(), said));
-    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
-    let said = "pixii: line 2 ends with a carriage return, which is taken as part of the value, here and \
+    let stated = format!("pixii: {folder}: Is a directory (os error 21)\n");
+    assert_eq!(run(&fake, &["load", folder]), (1, String::new(), stated));
+    let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
+    let stated = "pixii: line 2 ends with a carriage return, which is taken as part of the value, \
+        here and \
                 in later lines\n";
-    assert_eq!((code, err.as_str()), (0, said));
+    assert_eq!((code, err.as_str()), (0, stated));
     assert_eq!(run(&fake, &["get", "b"]).1, "2\r");
     assert_eq!(run(&fake, &["get", "d"]).1, "4");
 }
@@ -127,13 +132,13 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
 #[test]
 fn an_unknown_put_is_sent_again_with_its_id() {
     let fake = Fake::start(1, 1);
-    fake.behave(0, Manners::CutOnce(true));
+    fake.behave(0, Behaviour::CutOnce(true));
     let output = fed(&fake, &["load", "-", "--blind"], b"k\tv\n");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
-    fake.behave(0, Manners::Unknown);
+    fake.behave(0, Behaviour::Unknown);
     let (code, out, _) =
-        told(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
+        reported(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
     assert_eq!(code, 5);
     assert!(out.contains("unknown 1: they may or may not be written\n"), "{out}");
 }
@@ -151,18 +156,18 @@ fn an_interrupted_load_goes_on_where_it_stopped() {
     let mut command = pixii(&fake, &arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while fake.asked(0) < 1_000 {
+    while fake.queried(0) < 1_000 {
         assert!(Instant::now() < deadline, "the load does not begin");
         std::thread::yield_now();
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    let (code, _, err) = reported(&child.wait_with_output().unwrap());
     assert_eq!(code, 1);
     let advice = format!("go on with `pixii load {path} --resume`\n");
     assert!(err.starts_with("pixii: interrupted; the first ") && err.ends_with(&advice), "{err}");
     let before: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
     let settled = before["lines"].as_u64().unwrap();
-    assert_eq!(settled, fake.asked(0), "all that was sent is settled");
+    assert_eq!(settled, fake.queried(0), "all that was sent is settled");
 
     let original = fs::read(&input).unwrap();
     fs::write(&input, "other\tv\n").unwrap();
@@ -174,7 +179,7 @@ fn an_interrupted_load_goes_on_where_it_stopped() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with(&format!("loaded {LINES} of {LINES} lines")), "{out}");
     assert!(!kept.exists(), "a run that ends leaves nothing");
-    assert_eq!(fake.asked(0), LINES as u64, "no line is sent twice");
+    assert_eq!(fake.queried(0), LINES as u64, "no line is sent twice");
 }
 
 #[test]
@@ -184,7 +189,7 @@ fn a_load_stops_when_no_node_is_left() {
     let input = dir.path().join("in.tsv");
     fs::write(&input, "k\tv\n".repeat(100)).unwrap();
     // The node answers the question for the ring and then closes every connection.
-    fake.behave(0, Manners::Silent);
+    fake.behave(0, Behaviour::Silent);
     let arguments = ["load", input.to_str().unwrap(), "--timeout", "100"];
     let (code, out, err) = run(&fake, &arguments);
     assert_eq!(code, 1, "{err}");

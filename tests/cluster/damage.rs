@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use pixii_testkit::cluster::House;
+use pixii_testkit::cluster::TestCluster;
 use pixii_testkit::until;
 
 use crate::deaths::file;
@@ -13,8 +13,8 @@ const RUNNING: &str = "sled/COMMITS";
 const STOPPED: &str = "sled/db";
 
 /// Flips a bit of `text` in a file of a node, wherever it is there first.
-fn flip(house: &House, name: &str, file: &str, text: &str) {
-    let path = house.path(name).join(file);
+fn flip(cluster: &TestCluster, name: &str, file: &str, text: &str) {
+    let path = cluster.path(name).join(file);
     let bytes = fs::read(&path).unwrap();
     let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
     let at = found.unwrap_or_else(|| panic!("{text} is in {file} of {name}"));
@@ -24,79 +24,79 @@ fn flip(house: &House, name: &str, file: &str, text: &str) {
 }
 
 /// Three daemons that read their disks every ten seconds, and 50 keys.
-fn scrubbed() -> House {
-    let mut house = House::create(3);
+fn scrubbed() -> TestCluster {
+    let mut cluster = TestCluster::create(3);
     for name in ["n1", "n2", "n3"] {
-        let path = house.path(&format!("{name}.toml"));
+        let path = cluster.path(&format!("{name}.toml"));
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("scrub_interval_ms = 10000\n{text}")).unwrap();
     }
-    house.start_all();
+    cluster.start_all();
     let lines: Vec<String> = (0..50).map(|n| format!("key-{n}\tthe-value-of-{n}.")).collect();
-    fs::write(house.path("data"), lines.join("\n")).unwrap();
-    house.run(&["load", "data", "-w", "3"]).done();
-    house
+    fs::write(cluster.path("data"), lines.join("\n")).unwrap();
+    cluster.run(&["load", "data", "-w", "3"]).done();
+    cluster
 }
 
-fn expect_all(house: &House) {
+fn expect_all(cluster: &TestCluster) {
     for n in 0..50 {
-        let told = house.run(&["get", &format!("key-{n}"), "-r", "3"]);
-        assert_eq!(told.done().trim_end(), format!("the-value-of-{n}."));
+        let reported = cluster.run(&["get", &format!("key-{n}"), "-r", "3"]);
+        assert_eq!(reported.done().trim_end(), format!("the-value-of-{n}."));
     }
 }
 
 #[test]
 fn flips_on_the_disks_of_running_nodes_are_healed_before_anybody_needs_the_disks() {
-    let mut house = scrubbed();
+    let mut cluster = scrubbed();
     // A stop brings to sled what the commit log has. The others still have it there.
-    house.cluster.stop("n2").unwrap();
-    house.start_all();
+    cluster.cluster.stop("n2").unwrap();
+    cluster.start_all();
     for (name, file, key) in [("n1", RUNNING, 7), ("n2", STOPPED, 21), ("n3", RUNNING, 42)] {
-        flip(&house, name, file, &format!("the-value-of-{key}."));
+        flip(&cluster, name, file, &format!("the-value-of-{key}."));
     }
     for name in ["n1", "n2", "n3"] {
         until("a new store is made", || {
-            house.log(name).contains("has made its store anew").then_some(())
+            cluster.log(name).contains("has made its store anew").then_some(())
         });
         until("it serves", || {
-            let told = house.run(&["status", "--node", name, "--json"]);
-            (told.code == 0 && told.json()["serving"] == true).then_some(())
+            let reported = cluster.run(&["status", "--node", name, "--json"]);
+            (reported.code == 0 && reported.json()["serving"] == true).then_some(())
         });
     }
-    expect_all(&house);
+    expect_all(&cluster);
     for name in ["n1", "n2", "n3"] {
-        house.cluster.stop(name).unwrap();
-        house.run(&["check", name]).done();
+        cluster.cluster.stop(name).unwrap();
+        cluster.run(&["check", name]).done();
     }
-    house.start_all();
-    expect_all(&house);
+    cluster.start_all();
+    expect_all(&cluster);
     for name in ["n1", "n2", "n3"] {
-        assert!(!house.log(name).contains("an old disk"), "{}", house.log(name));
+        assert!(!cluster.log(name).contains("an old disk"), "{}", cluster.log(name));
     }
 }
 
 #[test]
 fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything() {
-    let mut house = scrubbed();
+    let mut cluster = scrubbed();
     for (name, key) in [("n1", 3), ("n2", 30), ("n3", 49)] {
-        house.cluster.stop(name).unwrap();
+        cluster.cluster.stop(name).unwrap();
         // The commit log still has it, too: what sled alone has lost would be read from there.
-        flip(&house, name, STOPPED, &format!("the-value-of-{key}."));
-        flip(&house, name, RUNNING, &format!("the-value-of-{key}."));
+        flip(&cluster, name, STOPPED, &format!("the-value-of-{key}."));
+        flip(&cluster, name, RUNNING, &format!("the-value-of-{key}."));
     }
-    house.start_all();
+    cluster.start_all();
     for name in ["n1", "n2", "n3"] {
-        until("all is compared", || (house.status(name).without_authority == 0).then_some(()));
-        let log = house.log(name);
+        until("all is compared", || (cluster.status(name).read_ineligible == 0).then_some(()));
+        let log = cluster.log(name);
         assert!(log.contains("goes on as with an old disk"), "{log}");
     }
-    expect_all(&house);
+    expect_all(&cluster);
 }
 
 /// Damages the logs of a stopped node's store so that it does not open.
-fn damage(house: &House, name: &str) {
+fn damage(cluster: &TestCluster, name: &str) {
     for (file, from) in [(STOPPED, 1_000), (RUNNING, 0)] {
-        let log = house.path(name).join(file);
+        let log = cluster.path(name).join(file);
         let mut bytes = fs::read(&log).unwrap();
         for at in (from..bytes.len().min(200_000)).step_by(50) {
             bytes[at] ^= 0x55;
@@ -107,75 +107,75 @@ fn damage(house: &House, name: &str) {
 
 #[test]
 fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
-    let mut house = House::start(3);
-    file(&house, "data", "value", 500);
-    house.run(&["load", "data", "-w", "3"]).done();
-    house.cluster.stop("n2").unwrap();
-    damage(&house, "n2");
-    house.start_all();
-    assert!(house.status("n2").incarnation.0 > 1);
-    assert!(house.path("n2").join("damaged-1/sled/db").exists());
-    assert!(house.log("n2").contains("it was set aside in"), "{}", house.log("n2"));
+    let mut cluster = TestCluster::start(3);
+    file(&cluster, "data", "value", 500);
+    cluster.run(&["load", "data", "-w", "3"]).done();
+    cluster.cluster.stop("n2").unwrap();
+    damage(&cluster, "n2");
+    cluster.start_all();
+    assert!(cluster.status("n2").incarnation.0 > 1);
+    assert!(cluster.path("n2").join("damaged-1/sled/db").exists());
+    assert!(cluster.log("n2").contains("it was set aside in"), "{}", cluster.log("n2"));
     // It takes over what the others hold, and counts again.
-    until("n2 has all again", || (house.status("n2").without_authority == 0).then_some(()));
-    assert_eq!(house.run(&["dump", "-r", "3"]).done().lines().count(), 500);
+    until("n2 has all again", || (cluster.status("n2").read_ineligible == 0).then_some(()));
+    assert_eq!(cluster.run(&["dump", "-r", "3"]).done().lines().count(), 500);
 
     // Without n3, n2 cannot know what is missing: what it does not have does not count.
     for name in ["n2", "n3"] {
-        house.cluster.stop(name).unwrap();
+        cluster.cluster.stop(name).unwrap();
     }
-    damage(&house, "n2");
-    house.cluster.start("n2").unwrap();
+    damage(&cluster, "n2");
+    cluster.cluster.start("n2").unwrap();
     until("n2 serves", || {
-        let told = house.run(&["status", "--node", "n2", "--json"]);
-        (told.code == 0 && told.json()["serving"] == true).then_some(())
+        let reported = cluster.run(&["status", "--node", "n2", "--json"]);
+        (reported.code == 0 && reported.json()["serving"] == true).then_some(())
     });
-    assert_eq!(house.status("n2").without_authority, 64);
-    assert!(house.path("n2").join("damaged-2/sled/db").exists());
-    let told = house.run(&["get", "key-1", "-r", "2"]);
-    let roll = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
-    let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {roll}\n");
-    assert_eq!(told.said(), (4, &*sentence));
+    assert_eq!(cluster.status("n2").read_ineligible, 64);
+    assert!(cluster.path("n2").join("damaged-2/sled/db").exists());
+    let reported = cluster.run(&["get", "key-1", "-r", "2"]);
+    let outcomes = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
+    let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {outcomes}\n");
+    assert_eq!(reported.stated(), (4, &*sentence));
 
-    // n1 is now the only one with authority for what n3 held: without it, n3 keeps its files, and
+    // n1 is now the only one read-eligible for what n3 held: without it, n3 keeps its files, and
     // waits for it as long as it takes.
-    house.cluster.stop("n1").unwrap();
-    damage(&house, "n3");
-    house.cluster.start("n3").unwrap();
+    cluster.cluster.stop("n1").unwrap();
+    damage(&cluster, "n3");
+    cluster.cluster.start("n3").unwrap();
     until("n3 waits", || {
-        house.log("n3").contains("waits for a replica of partition").then_some(())
+        cluster.log("n3").contains("waits for a replica of partition").then_some(())
     });
-    assert!(!house.path("n3").join("damaged-1").exists());
-    house.cluster.start("n1").unwrap();
-    until("n3 serves", || house.log("n3").contains("it was set aside in").then_some(()));
+    assert!(!cluster.path("n3").join("damaged-1").exists());
+    cluster.cluster.start("n1").unwrap();
+    until("n3 serves", || cluster.log("n3").contains("it was set aside in").then_some(()));
     for name in ["n2", "n3"] {
         until("it has all again", || {
-            let told = house.run(&["status", "--node", name, "--json"]);
-            (told.code == 0 && told.json()["without_authority"] == 0).then_some(())
+            let reported = cluster.run(&["status", "--node", name, "--json"]);
+            (reported.code == 0 && reported.json()["read_ineligible"] == 0).then_some(())
         });
     }
-    assert_eq!(house.run(&["dump", "-r", "3"]).done().lines().count(), 500);
+    assert_eq!(cluster.run(&["dump", "-r", "3"]).done().lines().count(), 500);
 }
 
 #[test]
 fn an_only_owner_keeps_damaged_data_and_shows_what_is_left_when_the_operator_accepts_that() {
-    let mut house = House::start(1);
-    file(&house, "data", "value", 500);
-    house.run(&["load", "data"]).done();
-    house.cluster.stop("n1").unwrap();
+    let mut cluster = TestCluster::start(1);
+    file(&cluster, "data", "value", 500);
+    cluster.run(&["load", "data"]).done();
+    cluster.cluster.stop("n1").unwrap();
     for file in [STOPPED, RUNNING] {
-        let path = house.path("n1").join(file);
+        let path = cluster.path("n1").join(file);
         // Behind what was written, the file is zeros.
         let bytes = fs::read(&path).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
         let log = File::options().write(true).open(&path).unwrap();
         log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
     }
-    house.start_all();
-    let told = house.run(&["get", "key-1"]);
-    assert!(told.code != 0 && told.err.contains("--accept-loss"), "{told:?}");
-    house.run(&["repair", "--node", "n1", "--accept-loss"]).done();
-    let left = house.run(&["dump"]).done().lines().count();
+    cluster.start_all();
+    let reported = cluster.run(&["get", "key-1"]);
+    assert!(reported.code != 0 && reported.err.contains("--accept-loss"), "{reported:?}");
+    cluster.run(&["repair", "--node", "n1", "--accept-loss"]).done();
+    let left = cluster.run(&["dump"]).done().lines().count();
     assert!((1..500).contains(&left), "{left} of 500");
-    assert!(house.path("n1").join("damaged-1/sled/db").exists());
+    assert!(cluster.path("n1").join("damaged-1/sled/db").exists());
 }

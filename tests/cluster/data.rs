@@ -1,6 +1,6 @@
 //! Values and keys at their limits, and siblings.
 
-use pixii_testkit::cluster::{House, Told};
+use pixii_testkit::cluster::{Finished, TestCluster};
 use serde_json::json;
 
 /// Bytes that no text has, different for each seed.
@@ -10,91 +10,93 @@ fn noise(size: usize, seed: usize) -> Vec<u8> {
 
 #[test]
 fn values_and_keys_of_all_sizes_survive_restarts() {
-    let mut house = House::start(3);
+    let mut cluster = TestCluster::start(3);
     let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let keys = [(0..=255).collect(), noise(1_024, 1), vec![0], b"plain".to_vec()].map(hex);
     let sizes = [0, 64 << 10, (64 << 10) + 1, 1 << 20];
-    let get = |house: &House, key: &str| house.run(&["get", "--hex-key", key]);
-    let check = |house: &House, seed: usize| {
+    let get = |cluster: &TestCluster, key: &str| cluster.run(&["get", "--hex-key", key]);
+    let check = |cluster: &TestCluster, seed: usize| {
         for (at, key) in keys.iter().enumerate() {
-            let told = get(house, key);
-            assert_eq!((told.code, &*told.err), (0, ""));
+            let reported = get(cluster, key);
+            assert_eq!((reported.code, &*reported.err), (0, ""));
             // Every key has had every size in the end.
-            assert!(told.bytes == noise(sizes[(at + seed) % 4], seed), "{key}, round {seed}");
+            assert!(reported.bytes == noise(sizes[(at + seed) % 4], seed), "{key}, round {seed}");
         }
     };
     for round in 0..4 {
         for (at, key) in keys.iter().enumerate() {
-            let context = house.run(&["get", "--hex-key", key, "--print-context"]);
+            let context = cluster.run(&["get", "--hex-key", key, "--print-context"]);
             let context = context.out.trim();
             let arguments = ["put", "--hex-key", key, "-", "--context", context, "-w", "3"];
-            house.fed(&arguments, &noise(sizes[(at + round) % 4], round)).done();
+            cluster.fed(&arguments, &noise(sizes[(at + round) % 4], round)).done();
         }
-        check(&house, round);
-        house.restart(round % 2 == 0);
-        check(&house, round);
+        check(&cluster, round);
+        cluster.restart(round % 2 == 0);
+        check(&cluster, round);
     }
     for key in &keys {
-        house.run(&["delete", "--hex-key", key]).done();
-        assert_eq!(get(&house, key).code, 3);
+        cluster.run(&["delete", "--hex-key", key]).done();
+        assert_eq!(get(&cluster, key).code, 3);
     }
-    house.restart(false);
-    assert!(keys.iter().all(|key| get(&house, key).code == 3), "what was deleted stays so");
-    assert_eq!(house.run(&["dump"]).done(), "");
+    cluster.restart(false);
+    assert!(keys.iter().all(|key| get(&cluster, key).code == 3), "what was deleted stays so");
+    assert_eq!(cluster.run(&["dump"]).done(), "");
 }
 
-fn context(told: &Told) -> String {
-    told.out.trim().to_string()
+fn context(reported: &Finished) -> String {
+    reported.out.trim().to_string()
 }
 
 #[test]
 fn siblings_are_shown_merged_and_deleted_by_context() {
-    let house = House::start(3);
+    let cluster = TestCluster::start(3);
     for value in ["milk", "bread"] {
-        assert_eq!(house.run(&["put", "cart", value]).code, 0);
+        assert_eq!(cluster.run(&["put", "cart", value]).code, 0);
     }
-    let told = house.run(&["get", "cart"]);
-    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one value \
+    let reported = cluster.run(&["get", "cart"]);
+    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one \
+        value \
                     with --context and the context of that read\n";
-    assert_eq!(told.said(), (6, sentence));
-    let all = house.run(&["get", "cart", "--all"]);
+    assert_eq!(reported.stated(), (6, sentence));
+    let all = cluster.run(&["get", "cart", "--all"]);
     let mut shown: Vec<&str> = all.out.lines().collect();
     shown.sort_unstable();
     assert_eq!((all.code, shown), (6, vec!["bread", "milk"]));
-    let told = house.run(&["get", "cart", "--json"]);
-    let (code, read) = (told.code, told.json());
+    let reported = cluster.run(&["get", "cart", "--json"]);
+    let (code, read) = (reported.code, reported.json());
     assert_eq!((code, read["values"].as_array().unwrap().len()), (6, 2));
 
     let seen = read["context"].as_str().unwrap();
-    let put = house.run(&["put", "cart", "both", "--context", seen, "--json"]);
+    let put = cluster.run(&["put", "cart", "both", "--context", seen, "--json"]);
     assert_eq!((put.code, &put.json()["siblings"]), (0, &json!(1)));
-    assert_eq!(house.run(&["get", "cart"]).done(), "both");
+    assert_eq!(cluster.run(&["get", "cart"]).done(), "both");
 
     // What the old context covers is gone already; what came after it stays.
-    house.run(&["delete", "cart", "--context", seen]).done();
-    assert_eq!(house.run(&["get", "cart"]).done(), "both");
-    let seen = context(&house.run(&["get", "cart", "--print-context"]));
-    assert_eq!(house.run(&["put", "cart", "newer"]).code, 0);
-    house.run(&["delete", "cart", "--context", &seen]).done();
-    assert_eq!(house.run(&["get", "cart"]).done(), "newer");
-    house.run(&["delete", "cart"]).done();
+    cluster.run(&["delete", "cart", "--context", seen]).done();
+    assert_eq!(cluster.run(&["get", "cart"]).done(), "both");
+    let seen = context(&cluster.run(&["get", "cart", "--print-context"]));
+    assert_eq!(cluster.run(&["put", "cart", "newer"]).code, 0);
+    cluster.run(&["delete", "cart", "--context", &seen]).done();
+    assert_eq!(cluster.run(&["get", "cart"]).done(), "newer");
+    cluster.run(&["delete", "cart"]).done();
     let absent = (3, "pixii: no value under \"cart\"\n");
-    assert_eq!(house.run(&["get", "cart"]).said(), absent);
-    assert_eq!(house.run(&["delete", "cart"]).said(), absent);
+    assert_eq!(cluster.run(&["get", "cart"]).stated(), absent);
+    assert_eq!(cluster.run(&["delete", "cart"]).stated(), absent);
 }
 
 #[test]
 fn the_33rd_sibling_is_refused_with_advice_and_nothing_is_lost() {
-    let house = House::start(1);
+    let cluster = TestCluster::start(1);
     for number in 1..=32 {
-        let told = house.run(&["put", "crowd", &number.to_string(), "--json"]);
-        assert_eq!((told.code, &told.json()["siblings"]), (0, &json!(number)));
+        let reported = cluster.run(&["put", "crowd", &number.to_string(), "--json"]);
+        assert_eq!((reported.code, &reported.json()["siblings"]), (0, &json!(number)));
     }
-    let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with the \
+    let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with \
+        the \
                     context that the read gave\n";
-    assert_eq!(house.run(&["put", "crowd", "33"]).said(), (1, sentence));
-    assert_eq!(house.run(&["get", "crowd", "--all"]).out.lines().count(), 32);
-    let seen = context(&house.run(&["get", "crowd", "--print-context"]));
-    house.run(&["put", "crowd", "one", "--context", &seen]).done();
-    assert_eq!(house.run(&["get", "crowd"]).done(), "one");
+    assert_eq!(cluster.run(&["put", "crowd", "33"]).stated(), (1, sentence));
+    assert_eq!(cluster.run(&["get", "crowd", "--all"]).out.lines().count(), 32);
+    let seen = context(&cluster.run(&["get", "crowd", "--print-context"]));
+    cluster.run(&["put", "crowd", "one", "--context", &seen]).done();
+    assert_eq!(cluster.run(&["get", "crowd"]).done(), "one");
 }

@@ -1,4 +1,5 @@
-//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no refusal is a lie.
+//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no rejection is a
+//! lie.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,13 +7,13 @@ use std::path::Path;
 use std::process::Command;
 
 use pixii_core::message::Counter;
-use pixii_testkit::cluster::{House, Run, Told, lines, signal};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, lines, signal};
 use pixii_testkit::until;
 use serde_json::Value;
 
-pub fn file(house: &House, name: &str, value: &str, count: usize) -> String {
+pub fn file(cluster: &TestCluster, name: &str, value: &str, count: usize) -> String {
     let text: String = (0..count).map(|number| format!("key-{number}\t{value}\n")).collect();
-    fs::write(house.path(name), &text).unwrap();
+    fs::write(cluster.path(name), &text).unwrap();
     text
 }
 
@@ -21,60 +22,62 @@ fn number(report: &Value, name: &str) -> usize {
 }
 
 /// The lines that a load kept as refused or unknown.
-fn failed(house: &House, told: &Told) -> BTreeSet<String> {
-    let report = told.json();
+fn failed(cluster: &TestCluster, reported: &Finished) -> BTreeSet<String> {
+    let report = reported.json();
     let kept: Vec<String> =
-        fs::read_to_string(house.path("failed")).unwrap().lines().map(String::from).collect();
+        fs::read_to_string(cluster.path("failed")).unwrap().lines().map(String::from).collect();
     let lost = number(&report, "refused") + number(&report, "unknown");
-    assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{told:?}");
+    assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{reported:?}");
     kept.into_iter().collect()
 }
 
 #[test]
 fn two_of_five_killed_during_a_load() {
     const COUNT: usize = 6_000;
-    /// Lines that a load has under way, unless it is told otherwise.
+    /// Lines that a load has in progress, unless it is reported otherwise.
     const IN_FLIGHT: usize = 64;
-    let mut house = House::start(5);
-    let first = file(&house, "first", "one", COUNT);
-    let second = file(&house, "second", "two", COUNT);
+    let mut cluster = TestCluster::start(5);
+    let first = file(&cluster, "first", "one", COUNT);
+    let second = file(&cluster, "second", "two", COUNT);
     let names: Vec<&str> = first.lines().map(|line| line.split('\t').next().unwrap()).collect();
-    let homes = house.homes(&names);
+    let owners = cluster.owners(&names);
     let dead = ["n2", "n4"];
     let weak: BTreeSet<&str> = names
         .iter()
-        .zip(&homes)
-        .filter(|(_, homes)| homes.iter().filter(|home| !dead.contains(&home.as_str())).count() < 2)
+        .zip(&owners)
+        .filter(|(_, owners)| {
+            owners.iter().filter(|owner| !dead.contains(&owner.as_str())).count() < 2
+        })
         .map(|(name, _)| *name)
         .collect();
     assert!(!weak.is_empty() && weak.len() < COUNT);
 
     let arguments =
         |file| ["load", file, "-w", "2", "--failed", "failed", "--json", "--timeout", "3000"];
-    let load = Run::start(house.command(&arguments("first")), b"");
-    house.wait_for_puts("n1", 100);
-    dead.iter().for_each(|name| house.cluster.kill(name).unwrap());
-    let told = load.end();
-    let lost = failed(&house, &told);
-    let unknown = number(&told.json(), "unknown");
+    let load = Run::start(cluster.command(&arguments("first")), b"");
+    cluster.wait_for_puts("n1", 100);
+    dead.iter().for_each(|name| cluster.cluster.kill(name).unwrap());
+    let reported = load.end();
+    let lost = failed(&cluster, &reported);
+    let unknown = number(&reported.json(), "unknown");
     let strong = lost.iter().filter(|line| !weak.contains(line.split('\t').next().unwrap()));
-    // Of a key with W live homes a put may be unknown, never refused.
-    assert!(strong.count() <= unknown, "{told:?}");
+    // Of a key with W live owners a put may be unknown, never refused.
+    assert!(strong.count() <= unknown, "{reported:?}");
 
-    // With both known to be down, exactly the keys without W live homes are refused where only homes count,
-    // and none is unknown. Stand-ins take all of them.
-    let told = house.run(&[&arguments("second")[..], &["--strict"]].concat());
-    let refused = failed(&house, &told);
+    // With both known to be down, exactly the keys without W live owners are refused where only
+    // owners count, and none is unknown. Fallbacks take all of them.
+    let reported = cluster.run(&[&arguments("second")[..], &["--strict"]].concat());
+    let refused = failed(&cluster, &reported);
     let keys: BTreeSet<&str> =
         refused.iter().map(|line| line.split('\t').next().unwrap()).collect();
-    assert_eq!((told.code, number(&told.json(), "unknown")), (4, 0), "{told:?}");
+    assert_eq!((reported.code, number(&reported.json(), "unknown")), (4, 0), "{reported:?}");
     assert_eq!(keys, weak);
-    house.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
+    cluster.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
 
-    // What stand-ins took, reads are promised once it has been delivered.
-    house.start_all();
-    house.wait_for_no_hints();
-    let dump = house.run(&["dump", "-r", "2"]);
+    // What fallbacks took, reads are promised once it has been delivered.
+    cluster.start_all();
+    cluster.wait_for_no_hints();
+    let dump = cluster.run(&["dump", "-r", "2"]);
     let there = lines(dump.done());
     let beside = |line: &str| {
         let beside = format!("{line}\tsibling ");
@@ -86,8 +89,8 @@ fn two_of_five_killed_during_a_load() {
         let held = there.contains(line) || beside(line);
         assert!(!weak.contains(key) || held, "{line} was acknowledged and is lost");
     }
-    // A put of the first load that was under way at the deaths may have been sent to two nodes: the trace that a dead one
-    // kept of it stands beside what replaced it.
+    // A put of the first load that was in progress at the deaths may have been sent to two nodes:
+    // the trace that a dead one kept of it stands beside what replaced it.
     let mut repeated = 0;
     for line in second.lines().filter(|line| !refused.contains(*line)) {
         repeated += usize::from(beside(line));
@@ -99,61 +102,70 @@ fn two_of_five_killed_during_a_load() {
 
 #[test]
 fn a_clean_stop_during_a_load_loses_nothing() {
-    let mut house = House::start(3);
-    let text = file(&house, "in", "one", 20_000);
+    let mut cluster = TestCluster::start(3);
+    let text = file(&cluster, "in", "one", 20_000);
     // W = 3: every acknowledged line is on the daemon that is to stop.
     let arguments = ["load", "in", "-w", "3", "--blind", "--failed", "failed", "--json"];
-    let load = Run::start(house.command(&arguments), b"");
-    house.wait_for_puts("n1", 200);
-    signal("TERM", house.pid("n2"));
-    let ended = until("n2 stops", || house.cluster.ended().pop());
+    let load = Run::start(cluster.command(&arguments), b"");
+    cluster.wait_for_puts("n1", 200);
+    signal("TERM", cluster.pid("n2"));
+    let ended = until("n2 stops", || cluster.cluster.ended().pop());
     assert_eq!(ended, ("n2".to_string(), "ended: it stopped cleanly".to_string()));
-    let told = load.end();
-    let lost = failed(&house, &told);
+    let reported = load.end();
+    let lost = failed(&cluster, &reported);
     assert!(lost.len() < 20_000 && !lost.is_empty(), "{}", lost.len());
 
     // It serves by itself once a peer has vouched for its disk; then only it is left to be asked.
-    house.start_all();
-    ["n1", "n3"].iter().for_each(|name| house.cluster.kill(name).unwrap());
-    let dump = house.run(&["dump", "-r", "1"]);
+    cluster.start_all();
+    ["n1", "n3"].iter().for_each(|name| cluster.cluster.kill(name).unwrap());
+    let dump = cluster.run(&["dump", "-r", "1"]);
     let there = lines(dump.done());
     let acknowledged = text.lines().filter(|line| !lost.contains(*line));
     for line in acknowledged {
         assert!(there.contains(line), "{line} was acknowledged and is lost");
     }
-    assert!(!house.status("n2").recovered);
+    assert!(!cluster.status("n2").recovered);
 }
 
 #[test]
 fn a_second_sigterm_ends_a_daemon_at_once() {
-    let mut house = House::start(3);
-    let key = house.key_of(["n1", "n2", "n3"]);
-    house.run(&["put", &key, "old", "-w", "3"]).done();
+    let mut cluster = TestCluster::start(3);
+    let key = cluster.key_of(["n1", "n2", "n3"]);
+    cluster.run(&["put", &key, "old", "-w", "3"]).done();
     // A put that cannot end keeps the first stop waiting.
-    signal("STOP", house.pid("n3"));
+    signal("STOP", cluster.pid("n3"));
     let arguments = ["put", &key, "new", "-w", "3", "--timeout", "8000", "--connect"];
-    let put = Run::start(house.command(&[&arguments[..], &[house.address("n1")]].concat()), b"");
-    until("the put is under way", || {
-        let told = house.run(&["get", &key, "--all", "-r", "2"]);
-        told.out.contains("new").then_some(())
+    let put =
+        Run::start(cluster.command(&[&arguments[..], &[cluster.address("n1")]].concat()), b"");
+    until("the put is in progress", || {
+        let reported = cluster.run(&["get", &key, "--all", "-r", "2"]);
+        reported.out.contains("new").then_some(())
     });
-    signal("TERM", house.pid("n1"));
-    until("the first signal is heard", || house.log("n1").contains("stops: SIGTERM").then_some(()));
-    signal("TERM", house.pid("n1"));
-    let (_, how) = until("n1 ends", || house.cluster.ended().pop());
+    signal("TERM", cluster.pid("n1"));
+    until("the first signal is heard", || {
+        cluster
+            .log("n1")
+            .contains(
+                "stops: \
+        SIGTERM",
+            )
+            .then_some(())
+    });
+    signal("TERM", cluster.pid("n1"));
+    let (_, how) = until("n1 ends", || cluster.cluster.ended().pop());
     assert!(how.starts_with("ended with exit code 143"), "{how}");
-    let told = put.end();
-    assert_eq!(told.code, 5, "{told:?}");
-    assert!(told.err.starts_with("pixii: unknown outcome: "), "{told:?}");
+    let reported = put.end();
+    assert_eq!(reported.code, 5, "{reported:?}");
+    assert!(reported.err.starts_with("pixii: unknown outcome: "), "{reported:?}");
 
-    signal("CONT", house.pid("n3"));
-    house.start_all();
-    assert!(house.status("n1").recovered);
-    assert!(house.log("n1").contains("incarnation 2, recovered from an unclean stop"));
-    let mut told = house.run(&["get", &key, "--all", "-r", "3"]).out;
-    told.retain(|c| c != '\n');
-    assert!(["oldnew", "newold"].contains(&&*told), "{told}");
-    house.cluster.stop("n1").unwrap();
+    signal("CONT", cluster.pid("n3"));
+    cluster.start_all();
+    assert!(cluster.status("n1").recovered);
+    assert!(cluster.log("n1").contains("incarnation 2, recovered from an unclean stop"));
+    let mut reported = cluster.run(&["get", &key, "--all", "-r", "3"]).out;
+    reported.retain(|c| c != '\n');
+    assert!(["oldnew", "newold"].contains(&&*reported), "{reported}");
+    cluster.cluster.stop("n1").unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -164,53 +176,53 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
-    let mut house = House::start(3);
-    file(&house, "first", "one", 400);
-    let second = file(&house, "second", "two", 400);
-    house.run(&["load", "first", "-w", "3"]).done();
-    house.cluster.stop("n1").unwrap();
-    let backup = house.path("backup");
-    copy(&house.path("n1"), &backup);
-    house.start_all();
-    house.run(&["load", "second", "-w", "3"]).done();
-    let before = house.status("n1").store;
+    let mut cluster = TestCluster::start(3);
+    file(&cluster, "first", "one", 400);
+    let second = file(&cluster, "second", "two", 400);
+    cluster.run(&["load", "first", "-w", "3"]).done();
+    cluster.cluster.stop("n1").unwrap();
+    let backup = cluster.path("backup");
+    copy(&cluster.path("n1"), &backup);
+    cluster.start_all();
+    cluster.run(&["load", "second", "-w", "3"]).done();
+    let before = cluster.status("n1").store;
 
-    // An old copy is put back: a peer has seen a later life.
-    house.cluster.stop("n1").unwrap();
-    copy(&backup, &house.path("n1"));
-    house.start_all();
-    assert_ne!(house.status("n1").store, before, "it mints under another name");
+    // An old copy is put back: a peer has seen a later incarnation.
+    cluster.cluster.stop("n1").unwrap();
+    copy(&backup, &cluster.path("n1"));
+    cluster.start_all();
+    assert_ne!(cluster.status("n1").store, before, "it issues under another name");
     // It has lost its word for every partition, and gets it back, which may be done by now.
-    until("its authority", || {
-        (house.status("n1").count(Counter::AuthorityRegained) == 64).then_some(())
+    until("its read eligibility", || {
+        (cluster.status("n1").count(Counter::ReadEligibilityRegained) == 64).then_some(())
     });
-    assert!(house.log("n1").contains("the disk was rolled back or copied"));
-    let dump = |house: &House| {
+    assert!(cluster.log("n1").contains("the disk was rolled back or copied"));
+    let dump = |cluster: &TestCluster| {
         let mut lines: Vec<String> =
-            house.run(&["dump", "-r", "2"]).done().lines().map(String::from).collect();
+            cluster.run(&["dump", "-r", "2"]).done().lines().map(String::from).collect();
         lines.sort();
         lines
     };
     let mut expected: Vec<String> = second.lines().map(String::from).collect();
     expected.sort();
-    assert_eq!(dump(&house), expected, "what it lost, the others have");
+    assert_eq!(dump(&cluster), expected, "what it lost, the others have");
     // Writes through the node whose disk is old replace what was read, and nothing comes back.
-    let third = file(&house, "third", "three", 400);
-    house.run(&["load", "third", "-w", "2"]).done();
+    let third = file(&cluster, "third", "three", 400);
+    cluster.run(&["load", "third", "-w", "2"]).done();
     expected = third.lines().map(String::from).collect();
     expected.sort();
-    assert_eq!(dump(&house), expected);
+    assert_eq!(dump(&cluster), expected);
 
     // Another node's disk is refused, and left as it is.
-    house.cluster.stop("n2").unwrap();
-    copy(&house.path("n2"), &house.path("own"));
-    copy(&house.path("n3"), &house.path("n2"));
-    fs::remove_file(house.path("n2/LOCK")).unwrap();
-    house.cluster.start("n2").unwrap();
-    until("n2 has given up", || house.cluster.ended().pop());
-    let log = house.log("n2");
+    cluster.cluster.stop("n2").unwrap();
+    copy(&cluster.path("n2"), &cluster.path("own"));
+    copy(&cluster.path("n3"), &cluster.path("n2"));
+    fs::remove_file(cluster.path("n2/LOCK")).unwrap();
+    cluster.cluster.start("n2").unwrap();
+    until("n2 has given up", || cluster.cluster.ended().pop());
+    let log = cluster.log("n2");
     assert!(log.contains("the data belongs to node n3 of cluster test, not to node n2"), "{log}");
-    copy(&house.path("own"), &house.path("n2"));
-    house.start_all();
-    assert_eq!(dump(&house), expected);
+    copy(&cluster.path("own"), &cluster.path("n2"));
+    cluster.start_all();
+    assert_eq!(dump(&cluster), expected);
 }

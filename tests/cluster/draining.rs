@@ -1,4 +1,5 @@
-//! Nodes that are taken out before maintenance, and what a daemon tells its service manager and its operator.
+//! Nodes that are taken out before maintenance, and what a daemon reports its service manager and
+//! its operator.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,28 +12,28 @@ use std::thread::{self, JoinHandle};
 use pixii_client::{Client, Options, Put};
 use pixii_core::message::Quorum;
 use pixii_core::types::Key;
-use pixii_testkit::cluster::{House, Run, pixii, signal};
+use pixii_testkit::cluster::{Run, TestCluster, pixii, signal};
 use pixii_testkit::{DEADLINE, until};
 use tokio::runtime::Builder;
 
-/// Writers and readers that go on until they are told to stop.
+/// Writers and readers that go on until they are ordered to stop.
 struct Load {
     ends: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Told>>,
+    threads: Vec<JoinHandle<Drained>>,
 }
 
 /// What one of them acknowledged, and what failed.
 #[derive(Default)]
-struct Told {
+struct Drained {
     written: Vec<String>,
     reads: usize,
     failed: Vec<String>,
 }
 
 impl Load {
-    fn start(house: &House, clients: usize) -> Self {
+    fn start(cluster: &TestCluster, clients: usize) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        let daemons = house.cluster.daemons().iter();
+        let daemons = cluster.cluster.daemons().iter();
         let addresses: Vec<String> = daemons.map(|daemon| daemon.address.clone()).collect();
         let client = |number: usize| {
             let (ends, mut addresses) = (ends.clone(), addresses.clone());
@@ -47,114 +48,115 @@ impl Load {
         Load { ends, threads }
     }
 
-    fn end(self) -> Vec<Told> {
+    fn end(self) -> Vec<Drained> {
         self.ends.store(true, Ordering::SeqCst);
         self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
 }
 
-async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Told {
+async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Drained {
     let client = Client::connect(addresses, Options::default()).await.unwrap();
-    let mut told = Told::default();
+    let mut reported = Drained::default();
     let sloppy = Quorum { replicas: None, strict: Some(false) };
     while !ends.load(Ordering::SeqCst) {
-        let name = format!("key-{number}-{}", told.written.len() + told.failed.len());
+        let name = format!("key-{number}-{}", reported.written.len() + reported.failed.len());
         let key = Key::new(name.clone().into_bytes()).unwrap();
         let value = name.clone().into_bytes().into();
         let put =
             Put { key: key.clone(), value, context: None, write: client.write_id(), w: sloppy };
         match client.put(put, 10_000).await {
-            Ok(_) => told.written.push(name),
-            Err(why) => told.failed.push(format!("put {name}: {why}")),
+            Ok(_) => reported.written.push(name),
+            Err(why) => reported.failed.push(format!("put {name}: {why}")),
         }
         match client.get(&key, sloppy, 10_000).await {
-            Ok(_) => told.reads += 1,
-            Err(why) => told.failed.push(format!("get {key:?}: {why}")),
+            Ok(_) => reported.reads += 1,
+            Err(why) => reported.failed.push(format!("get {key:?}: {why}")),
         }
     }
-    told
+    reported
 }
 
 #[test]
 fn no_request_fails_while_each_node_is_drained_stopped_and_started() {
-    let mut house = House::start(4);
-    let load = Load::start(&house, 4);
+    let mut cluster = TestCluster::start(4);
+    let load = Load::start(&cluster, 4);
     for name in ["n1", "n2", "n3", "n4"] {
-        house.wait_for_puts(name, 20);
-        let told = house.run(&["node", "drain", name]);
+        cluster.wait_for_puts(name, 20);
+        let reported = cluster.run(&["node", "drain", name]);
         let first = format!("{name} is drained: clients and peers use other nodes\n");
-        assert!(told.done().starts_with(&first), "{told:?}");
-        assert!(!house.status(name).serving);
-        signal("TERM", house.pid(name));
-        let ended = until("a stop", || house.cluster.ended().pop());
+        assert!(reported.done().starts_with(&first), "{reported:?}");
+        assert!(!cluster.status(name).serving);
+        signal("TERM", cluster.pid(name));
+        let ended = until("a stop", || cluster.cluster.ended().pop());
         assert_eq!(ended, (name.to_string(), "ended: it stopped cleanly".to_string()));
-        house.start_all();
+        cluster.start_all();
     }
-    let told = load.end();
-    let failed: Vec<&String> = told.iter().flat_map(|told| &told.failed).collect();
+    let reported = load.end();
+    let failed: Vec<&String> = reported.iter().flat_map(|reported| &reported.failed).collect();
     assert!(failed.is_empty(), "{} requests failed: {:?}", failed.len(), &failed[..1]);
-    assert!(told.iter().all(|told| told.reads > 0));
-    house.wait_for_no_hints();
-    let dump = house.run(&["dump", "-r", "2"]);
+    assert!(reported.iter().all(|reported| reported.reads > 0));
+    cluster.wait_for_no_hints();
+    let dump = cluster.run(&["dump", "-r", "2"]);
     let there: BTreeMap<&str, &str> =
         dump.done().lines().filter_map(|line| line.split_once('\t')).collect();
-    for name in told.iter().flat_map(|told| &told.written) {
+    for name in reported.iter().flat_map(|reported| &reported.written) {
         assert_eq!(there.get(name.as_str()), Some(&name.as_str()), "{name} was acknowledged");
     }
 }
 
 #[test]
-fn a_drained_node_tells_what_is_left_and_takes_part_again() {
-    let mut house = House::start(4);
-    house.cluster.kill("n4").unwrap();
+fn a_drained_node_reports_what_is_left_and_takes_part_again() {
+    let mut cluster = TestCluster::start(4);
+    cluster.cluster.kill("n4").unwrap();
     let text: String = (0..200).map(|number| format!("key-{number}\tv\n")).collect();
-    fs::write(house.path("in"), text).unwrap();
-    // Within a second of its start a node that misses a peer does not know yet that nothing is kept for it.
-    until("all is written", || (house.run(&["load", "in"]).code == 0).then_some(()));
+    fs::write(cluster.path("in"), text).unwrap();
+    // Within a second of its start a node that misses a peer does not know yet that nothing is kept
+    // for it.
+    until("all is written", || (cluster.run(&["load", "in"]).code == 0).then_some(()));
     let kept = until("n1 keeps something for n4", || {
-        let status = house.status("n1");
+        let status = cluster.status("n1");
         let peer = status.peers.into_iter().find(|peer| peer.name == "n4").unwrap();
         (peer.hints > 0).then_some(peer.hints)
     });
-    let told = house.run(&["node", "drain", "n1", "--timeout", "20000", "--json"]);
-    let left = &told.json()["hints_left"][0];
-    assert_eq!((told.code, left["for"].as_str()), (0, Some("n4")), "{told:?}");
-    assert!(left["hints"].as_u64().unwrap() >= kept, "nothing more is kept, or less: {told:?}");
+    let reported = cluster.run(&["node", "drain", "n1", "--timeout", "20000", "--json"]);
+    let left = &reported.json()["hints_left"][0];
+    assert_eq!((reported.code, left["for"].as_str()), (0, Some("n4")), "{reported:?}");
+    assert!(left["hints"].as_u64().unwrap() >= kept, "nothing more is kept, or less: {reported:?}");
     // Twice is once, and the others do without it.
-    assert!(house.run(&["node", "drain", "n1"]).done().contains("for n4"));
-    let alone = house.address("n1").to_string();
-    let told = pixii(&["get", "key-1", "--connect", &alone]).output().unwrap();
+    assert!(cluster.run(&["node", "drain", "n1"]).done().contains("for n4"));
+    let alone = cluster.address("n1").to_string();
+    let reported = pixii(&["get", "key-1", "--connect", &alone]).output().unwrap();
     assert_eq!(
-        told.stdout, b"v",
+        reported.stdout, b"v",
         "a client that knows only this node learns of the others from it"
     );
     let status = pixii(&["status", "--connect", &alone]).output().unwrap();
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains("no: it is drained"), "{status}");
 
-    assert_eq!(house.run(&["node", "undrain", "n1"]).done(), "n1 takes part again\n");
-    house.start_all();
-    house.wait_for_no_hints();
-    assert!(house.status("n1").serving);
-    let told = house.run(&["node", "drain", "n7"]);
-    let said = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
-    assert_eq!(told.said(), (1, said));
+    assert_eq!(cluster.run(&["node", "undrain", "n1"]).done(), "n1 takes part again\n");
+    cluster.start_all();
+    cluster.wait_for_no_hints();
+    assert!(cluster.status("n1").serving);
+    let reported = cluster.run(&["node", "drain", "n7"]);
+    let stated = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
+    assert_eq!(reported.stated(), (1, stated));
 }
 
 #[test]
 fn what_a_node_has_begun_is_finished_before_it_lets_go_of_its_peers() {
-    let mut house = House::create(3);
-    house.cluster.allow_emulation().unwrap();
-    house.start_all();
-    let key = house.key_of(["n1", "n2", "n3"]);
-    house.run(&["emulate", "set", "n2 disk delay 1s; n3 disk delay 1s"]).done();
-    let mut command = house.command(&["put", &key, "v"]);
-    command.env("PIXII_CONNECT", house.address("n1"));
+    let mut cluster = TestCluster::create(3);
+    cluster.cluster.allow_emulation().unwrap();
+    cluster.start_all();
+    let key = cluster.key_of(["n1", "n2", "n3"]);
+    cluster.run(&["emulate", "set", "n2 disk delay 1s; n3 disk delay 1s"]).done();
+    let mut command = cluster.command(&["put", &key, "v"]);
+    command.env("PIXII_CONNECT", cluster.address("n1"));
     let put = Run::start(command, b"");
-    until("n1 has begun it", || (house.drain_report("n1").requests > 0).then_some(()));
-    house.run(&["node", "drain", "n1"]).done();
+    until("n1 has begun it", || (cluster.drain_report("n1").requests > 0).then_some(()));
+    cluster.run(&["node", "drain", "n1"]).done();
     assert_eq!(put.end().code, 0);
-    house.wait_for_puts("n1", 1);
+    cluster.wait_for_puts("n1", 1);
 }
 
 /// A daemon that believes to have a service manager.
@@ -165,15 +167,15 @@ struct Managed {
 }
 
 impl Managed {
-    fn start(house: &House, name: &str, watchdog_us: u32) -> Self {
-        let socket = house.path("notify");
+    fn start(cluster: &TestCluster, name: &str, watchdog_us: u32) -> Self {
+        let socket = cluster.path("notify");
         let manager = UnixDatagram::bind(&socket).unwrap();
         manager.set_read_timeout(Some(DEADLINE)).unwrap();
-        let config = house.path(&format!("{name}.toml"));
+        let config = cluster.path(&format!("{name}.toml"));
         let mut command = pixii(&["server", "--follow-stdin", "--config"]);
         command.arg(config).stdin(Stdio::piped()).env("NOTIFY_SOCKET", &socket);
         command.env("WATCHDOG_USEC", watchdog_us.to_string());
-        command.stderr(fs::File::create(house.path(&format!("{name}.log"))).unwrap());
+        command.stderr(fs::File::create(cluster.path(&format!("{name}.log"))).unwrap());
         Managed { child: command.spawn().unwrap(), manager, heard: Vec::new() }
     }
 
@@ -184,8 +186,8 @@ impl Managed {
             let count = self.manager.recv(&mut bytes).unwrap_or_else(|error| {
                 panic!("\"{what}\" is not said: {error}; {:?}", self.heard);
             });
-            let said = String::from_utf8(bytes[..count].to_vec()).unwrap();
-            self.heard.push(said.trim_end().to_string());
+            let stated = String::from_utf8(bytes[..count].to_vec()).unwrap();
+            self.heard.push(stated.trim_end().to_string());
         }
     }
 }
@@ -198,9 +200,9 @@ impl Drop for Managed {
 }
 
 #[test]
-fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
-    let house = House::create(1);
-    let mut daemon = Managed::start(&house, "n1", 200_000);
+fn a_manager_sees_what_a_daemon_does_and_an_operator_what_it_takes_over() {
+    let cluster = TestCluster::create(1);
+    let mut daemon = Managed::start(&cluster, "n1", 200_000);
     let pid = daemon.child.id();
     daemon.hear("READY=1");
     assert_eq!(daemon.heard[0], "STATUS=opening the store");
@@ -212,10 +214,10 @@ fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
     }
 
     signal("USR1", pid);
-    let logged = |what: &str| until(what, || house.log("n1").contains(what).then_some(()));
+    let logged = |what: &str| until(what, || cluster.log("n1").contains(what).then_some(()));
     logged("node n1 of cluster test, incarnation 1, up for ");
     logged("repair: 0 pending, 0 failing");
-    let path = house.path("n1.toml");
+    let path = cluster.path("n1.toml");
     let text = fs::read_to_string(&path).unwrap();
     let rest: Vec<&str> = text.lines().filter(|line| !line.starts_with("log")).collect();
     let new = format!("log = \"debug\"\nhint_limit_mib = 7\nstrict = true\n{}", rest.join("\n"));
@@ -223,7 +225,7 @@ fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
     signal("HUP", pid);
     logged("node n1 goes on with log = \"debug\", hint_limit_mib = 7\n");
     logged("node n1 has to be started again for strict\n");
-    assert_eq!(house.status("n1").hint_limit_bytes, 7 << 20);
+    assert_eq!(cluster.status("n1").hint_limit_bytes, 7 << 20);
     fs::write(&path, format!("nonsense = 1\n{text}")).unwrap();
     signal("HUP", pid);
     logged("node n1 goes on as it is configured: ");
@@ -238,12 +240,12 @@ fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
 
 #[test]
 fn a_configuration_that_cannot_be_read_to_its_end_keeps_no_daemon_from_stopping() {
-    let house = House::create(1);
-    let mut daemon = Managed::start(&house, "n1", 200_000);
+    let cluster = TestCluster::create(1);
+    let mut daemon = Managed::start(&cluster, "n1", 200_000);
     let pid = daemon.child.id();
     daemon.hear("STATUS=serving");
     // Nobody writes to it, so that whoever reads it would wait.
-    let path = house.path("n1.toml");
+    let path = cluster.path("n1.toml");
     fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     signal("HUP", pid);

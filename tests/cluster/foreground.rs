@@ -9,10 +9,11 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use pixii_testkit::cluster::{Run, Told, pixii, signal, state, wait_for_end};
+use pixii_testkit::cluster::{Finished, Run, pixii, signal, state, wait_for_end};
 use pixii_testkit::{DEADLINE, until};
 
-/// A `pixii dev` whose orders are written to a pipe. Dropped, it is killed, and its daemons with it.
+/// A `pixii dev` whose orders are written to a pipe. Dropped, it is killed, and its daemons with
+/// it.
 struct Dev {
     child: Child,
     orders: Option<ChildStdin>,
@@ -71,7 +72,7 @@ impl Dev {
         until("dev ends", || self.child.try_wait().unwrap()).code()
     }
 
-    fn run(&self, arguments: &[&str]) -> Told {
+    fn run(&self, arguments: &[&str]) -> Finished {
         let mut command = pixii(arguments);
         command.env("PIXII_CONNECT", &self.daemons[0].1);
         Run::start(command, b"").end()
@@ -97,8 +98,8 @@ fn dev_obeys_orders_and_has_its_data_back_the_next_time() {
     // Another one in the same directory changes nothing there.
     let before = fs::read(home.join("n1.toml")).unwrap();
     let arguments = ["dev", "--nodes", "3", "--port", "0", "--dir", home.to_str().unwrap()];
-    let told = Run::start(pixii(&arguments), b"quit\n").end();
-    let (code, err) = told.said();
+    let reported = Run::start(pixii(&arguments), b"quit\n").end();
+    let (code, err) = reported.stated();
     assert!(code == 1 && err.ends_with(" is in use by another `pixii dev`\n"), "{err}");
     assert_eq!(fs::read(home.join("n1.toml")).unwrap(), before);
 
@@ -149,7 +150,7 @@ fn no_daemon_outlives_dev() {
 }
 
 /// An order from another terminal to the `pixii dev` in this directory.
-fn elsewhere(dir: &Path, verb: &str, name: &str) -> Told {
+fn elsewhere(dir: &Path, verb: &str, name: &str) -> Finished {
     Run::start(pixii(&["dev", verb, name, "--dir", dir.to_str().unwrap()]), b"").end()
 }
 
@@ -163,48 +164,55 @@ fn dev_obeys_orders_from_another_terminal() {
     // The path of a socket has at most 107 bytes, that of a directory may have more.
     let home = dir.path().join("h".repeat(150));
     let order = |verb, name| elsewhere(&home, verb, name);
-    assert_eq!(order("kill", "n1").said(), (1, &*nobody(&home)));
+    assert_eq!(order("kill", "n1").stated(), (1, &*nobody(&home)));
     let mut dev = Dev::start(&home);
     dev.run(&["put", "k", "v", "-w", "3"]).done();
     assert_eq!(dev.run(&["hints"]).done(), "no hints are kept\n");
 
-    // A frozen one is owed what is written, holds nobody up, and has it when it goes on.
+    // A frozen one is pending what is written, holds nobody up, and has it when it goes on.
     let frozen = dev.daemons[2].2;
     assert_eq!(order("freeze", "n3").done(), "n3 is frozen\n");
     dev.hears("n3 is frozen; type `resume n3` to let it go on");
     until("n3 is frozen", || (state(frozen) == 'T').then_some(()));
     dev.run(&["put", "other", "v"]).done();
-    let told = until("a hint is kept", || {
-        let told = dev.run(&["hints"]);
-        told.out.contains("total for").then_some(told)
+    let reported = until("a hint is kept", || {
+        let reported = dev.run(&["hints"]);
+        reported.out.contains("total for").then_some(reported)
     });
-    let total = told.out.lines().last().unwrap();
-    assert!(told.code == 0 && total.starts_with("n3 "), "{told:?}");
+    let total = reported.out.lines().last().unwrap();
+    assert!(reported.code == 0 && total.starts_with("n3 "), "{reported:?}");
     let silent = format!("pixii: n3 ({}): no answer in ", dev.daemons[2].1);
-    assert!(told.err.starts_with(&silent) && told.err.lines().count() == 1, "{told:?}");
+    assert!(reported.err.starts_with(&silent) && reported.err.lines().count() == 1, "{reported:?}");
     assert_eq!(order("kill", "n2").done(), "n2 is killed\n");
     assert!(order("start", "n2").done().starts_with("n2 is up after "));
     assert_eq!(order("resume", "n3").done(), "n3 goes on\n");
     until("n3 has its writes back", || {
-        let told = dev.run(&["hints"]);
-        ((told.out.as_str(), told.err.as_str()) == ("no hints are kept\n", "")).then_some(())
+        let reported = dev.run(&["hints"]);
+        ((reported.out.as_str(), reported.err.as_str())
+            == (
+                "no hints are \
+            kept\n",
+                "",
+            ))
+            .then_some(())
     });
     until("all three answer", || (dev.run(&["get", "other", "-r", "3"]).out == "v").then_some(()));
 
     let sentence = "pixii: there is no \"n9\"; there are n1, n2, n3\n";
-    assert_eq!(order("freeze", "n9").said(), (1, sentence));
+    assert_eq!(order("freeze", "n9").stated(), (1, sentence));
     assert_eq!(order("kill", "n1\nkill n2").code, 2, "an order is one line");
     assert_eq!(order("stop", "n2").done(), "n2 has stopped\n");
     for verb in ["stop", "kill", "freeze", "resume"] {
-        assert_eq!(order(verb, "n2").said(), (1, "pixii: n2 is not running\n"), "{verb}");
+        assert_eq!(order(verb, "n2").stated(), (1, "pixii: n2 is not running\n"), "{verb}");
     }
     assert_eq!(order("freeze", "n3").done(), "n3 is frozen\n");
     assert_eq!(order("kill", "n3").done(), "n3 is killed\n");
     wait_for_end(frozen);
     assert!(order("start", "n3").done().starts_with("n3 is up after "));
-    assert_eq!(order("start", "n3").said(), (1, "pixii: n3 is running already\n"));
+    assert_eq!(order("start", "n3").stated(), (1, "pixii: n3 is running already\n"));
 
-    // One that dies frozen is told of as any other, and one that is frozen at the end stops cleanly.
+    // One that dies frozen is notified of as any other, and one that is frozen at the end stops
+    // cleanly.
     assert_eq!(order("freeze", "n1").done(), "n1 is frozen\n");
     signal("KILL", dev.daemons[0].2);
     dev.hears("pixii: n1 ended: killed by signal 9; type `start n1` to start it again");
@@ -212,7 +220,7 @@ fn dev_obeys_orders_from_another_terminal() {
     dev.order(b"quit\n");
     dev.hears("all daemons have stopped; the data stays in ");
     assert_eq!(dev.ends(), Some(0));
-    assert_eq!(order("start", "n1").said(), (1, &*nobody(&home)));
+    assert_eq!(order("start", "n1").stated(), (1, &*nobody(&home)));
 }
 
 #[test]
@@ -248,7 +256,7 @@ fn nothing_is_in_the_way_of_orders() {
     signal("KILL", dev.child.id());
     dev.ends();
     assert!(dir.path().join("dev.sock").exists());
-    assert_eq!(order("kill", "n1").said(), (1, &*nobody(dir.path())));
+    assert_eq!(order("kill", "n1").stated(), (1, &*nobody(dir.path())));
     let ended = |name: &&str| {
         let log = fs::read_to_string(dir.path().join(format!("{name}.log"))).unwrap();
         log.trim_end().ends_with(&format!("node {name} has stopped"))
@@ -263,24 +271,27 @@ fn nothing_is_in_the_way_of_orders() {
 }
 
 /// The processes that a demo has named.
-fn processes(story: &str) -> Vec<u32> {
+fn processes(script: &str) -> Vec<u32> {
     let number = |line: &str| line.rsplit_once(", process ").and_then(|(_, pid)| pid.parse().ok());
-    story.lines().filter_map(number).collect()
+    script.lines().filter_map(number).collect()
 }
 
 #[test]
-fn demo_tells_its_story_and_leaves_nothing_behind() {
+fn demo_reports_its_script_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let demo = |input: Option<&str>| {
         let mut command = pixii(&["demo"]);
         command.args(input).env("TMPDIR", dir.path());
         command
     };
-    let told = Run::start(demo(None), b"").end();
-    let story = told.done();
-    assert!(story.contains(" checks held, 0 did not.\n") && !story.contains("FAILED"), "{story}");
-    assert_eq!(processes(story).len(), 5);
-    processes(story).into_iter().for_each(wait_for_end);
+    let reported = Run::start(demo(None), b"").end();
+    let script = reported.done();
+    assert!(
+        script.contains(" checks held, 0 did not.\n") && !script.contains("FAILED"),
+        "{script}"
+    );
+    assert_eq!(processes(script).len(), 5);
+    processes(script).into_iter().for_each(wait_for_end);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
     // Nor when it is interrupted in the middle.
@@ -290,9 +301,9 @@ fn demo_tells_its_story_and_leaves_nothing_behind() {
         demo.join("n5").join("MARK").exists().then_some(())
     });
     signal("INT", run.pid());
-    let told = run.end();
+    let reported = run.end();
     let sentence = "pixii: interrupted; the daemons are stopped and their directory is removed\n";
-    assert_eq!((told.code, &*told.err), (1, sentence), "{told:?}");
-    processes(&told.out).into_iter().for_each(wait_for_end);
+    assert_eq!((reported.code, &*reported.err), (1, sentence), "{reported:?}");
+    processes(&reported.out).into_iter().for_each(wait_for_end);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

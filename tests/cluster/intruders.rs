@@ -8,12 +8,12 @@ use bytes::BytesMut;
 use pixii_core::members::Incarnation;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
-use pixii_testkit::cluster::{House, Run, Told, pixii};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii};
 use pixii_testkit::{DEADLINE, until};
 
 /// What a daemon answers to these first bytes; `None` when it closes without an answer.
-fn welcome(house: &House, bytes: &[u8]) -> Option<Welcome> {
-    let mut stream = TcpStream::connect(house.address("n1")).unwrap();
+fn welcome(cluster: &TestCluster, bytes: &[u8]) -> Option<Welcome> {
+    let mut stream = TcpStream::connect(cluster.address("n1")).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
@@ -25,8 +25,8 @@ fn welcome(house: &House, bytes: &[u8]) -> Option<Welcome> {
     Some(wire::decode(&frame).unwrap())
 }
 
-fn refusal(house: &House, bytes: &[u8]) -> String {
-    match welcome(house, bytes) {
+fn rejection(cluster: &TestCluster, bytes: &[u8]) -> String {
+    match welcome(cluster, bytes) {
         Some(Welcome::Refused(why)) => why,
         other => panic!("{other:?}"),
     }
@@ -38,17 +38,17 @@ fn opening(hello: &Hello) -> Vec<u8> {
 
 #[test]
 fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
-    let house = House::start(1);
-    house.run(&["put", "k", "v"]).done();
-    let pid = house.pid("n1");
+    let cluster = TestCluster::start(1);
+    cluster.run(&["put", "k", "v"]).done();
+    let pid = cluster.pid("n1");
 
-    let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let http = rejection(&cluster, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
     let future = [&wire::MAGIC[..], &[0, 8, 0, 9], &wire::frame(&Hello::Client)].concat();
     let sentence = "protocol versions 8 to 9 are offered; this node speaks 6 to 7";
-    assert_eq!(refusal(&house, &future), sentence);
+    assert_eq!(rejection(&cluster, &future), sentence);
     let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
-    assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
+    assert_eq!(rejection(&cluster, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
     let peer = |cluster: &str| Hello::Member {
         cluster: cluster.into(),
         ring: (1, 1),
@@ -60,8 +60,8 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
         address: "127.0.0.1:9".into(),
     };
     let sentence = "node n1 is of cluster \"test\", not \"other\"";
-    assert_eq!(refusal(&house, &opening(&peer("other"))), sentence);
-    assert!(refusal(&house, &opening(&peer("test"))).contains("is not among the members"));
+    assert_eq!(rejection(&cluster, &opening(&peer("other"))), sentence);
+    assert!(rejection(&cluster, &opening(&peer("test"))).contains("is not among the members"));
 
     // Behind a good handshake there is nobody to tell but the log.
     let frame = wire::frame(&Hello::Client);
@@ -75,23 +75,23 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
         (&frame, "is not a message: "),
     ];
     for (noise, sentence) in noises {
-        let answer = welcome(&house, &[&opening(&Hello::Client)[..], noise].concat());
+        let answer = welcome(&cluster, &[&opening(&Hello::Client)[..], noise].concat());
         assert!(matches!(answer, Some(Welcome::Accepted { .. })), "{answer:?}");
-        until(sentence, || house.log("n1").contains(sentence).then_some(()));
+        until(sentence, || cluster.log("n1").contains(sentence).then_some(()));
     }
     let mut random = pixii_core::rng::Rng::new(4_711);
     for _ in 0..50 {
         let noise: Vec<u8> = (0..40).flat_map(|_| random.next_u64().to_be_bytes()).collect();
-        assert!(matches!(welcome(&house, &noise), Some(Welcome::Refused(_))), "seed 4711");
+        assert!(matches!(welcome(&cluster, &noise), Some(Welcome::Refused(_))), "seed 4711");
     }
-    assert_eq!((house.run(&["get", "k"]).done(), house.pid("n1")), ("v", pid));
+    assert_eq!((cluster.run(&["get", "k"]).done(), cluster.pid("n1")), ("v", pid));
 }
 
 #[test]
 fn bad_requests_are_refused_with_the_limit() {
-    let house = House::start(3);
-    house.run(&["put", "k", "v"]).done();
-    let context = house.run(&["get", "k", "--print-context"]).done().trim().to_string();
+    let cluster = TestCluster::start(3);
+    cluster.run(&["put", "k", "v"]).done();
+    let context = cluster.run(&["get", "k", "--print-context"]).done().trim().to_string();
     let last = if context.ends_with('0') { "1" } else { "0" };
     let tampered = &*format!("{}{last}", &context[..context.len() - 1]);
     let altered =
@@ -113,108 +113,109 @@ fn bad_requests_are_refused_with_the_limit() {
         (&["delete", "k", "-w", "9"], "w = 9: n is 3 in this cluster, so w is 1 to 3"),
     ];
     for (arguments, sentence) in refused {
-        let told = house.run(arguments);
-        assert_eq!(told.said(), (1, &*format!("pixii: {sentence}\n")), "{arguments:?}");
+        let reported = cluster.run(arguments);
+        assert_eq!(reported.stated(), (1, &*format!("pixii: {sentence}\n")), "{arguments:?}");
     }
-    let told = house.fed(&["put", "k", "-"], &vec![0; (1 << 20) + 1]);
+    let reported = cluster.fed(&["put", "k", "-"], &vec![0; (1 << 20) + 1]);
     let sentence =
         "pixii: standard input has more than 1048576 bytes; a value has at most 1048576\n";
-    assert_eq!(told.said(), (1, sentence));
+    assert_eq!(reported.stated(), (1, sentence));
     let line = [b"k\t", &vec![b'x'; (1 << 20) + 1][..]].concat();
-    let told = house.fed(&["load", "-"], &line);
+    let reported = cluster.fed(&["load", "-"], &line);
     let sentence = "refused 1: the value has 1048577 bytes; a value has at most 1048576\n";
-    assert!(told.code == 1 && told.out.contains(sentence), "{told:?}");
-    assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing has changed");
+    assert!(reported.code == 1 && reported.out.contains(sentence), "{reported:?}");
+    assert_eq!(cluster.run(&["get", "k"]).done(), "v", "nothing has changed");
 }
 
-/// Tries to start a daemon with this configuration, and gives its last words. Exit code 2 says that only an
-/// operator can help, 1 that a later start may go well.
-fn refuses_to_start(house: &House, text: &str, exit: i32) -> String {
-    let path = house.path("try.toml");
+/// Tries to start a daemon with this configuration, and gives its last words. Exit code 2 says that
+/// only an operator can help, 1 that a later start may go well.
+fn refuses_to_start(cluster: &TestCluster, text: &str, exit: i32) -> String {
+    let path = cluster.path("try.toml");
     fs::write(&path, text).unwrap();
     let command = pixii(&["server", "--config", path.to_str().unwrap()]);
-    let Told { code, out, err, .. } = Run::start(command, b"").end();
+    let Finished { code, out, err, .. } = Run::start(command, b"").end();
     assert_eq!((code, &*out), (exit, ""), "{err}");
     let last = err.lines().last().unwrap();
-    let said = err.lines().filter(|line| line.starts_with("pixii: ")).count();
-    assert_eq!(said, 1, "one sentence: {err}");
+    let stated = err.lines().filter(|line| line.starts_with("pixii: ")).count();
+    assert_eq!(stated, 1, "one sentence: {err}");
     assert!(!err.contains("panicked"), "{err}");
     last.strip_prefix("pixii: ").unwrap_or_else(|| panic!("{err}")).to_string()
 }
 
 #[test]
 fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
-    let mut house = House::start(1);
-    house.run(&["put", "k", "v"]).done();
-    let good = fs::read_to_string(house.path("n1.toml")).unwrap();
-    let data = fs::canonicalize(house.path("n1")).unwrap().display().to_string();
+    let mut cluster = TestCluster::start(1);
+    cluster.run(&["put", "k", "v"]).done();
+    let good = fs::read_to_string(cluster.path("n1.toml")).unwrap();
+    let data = fs::canonicalize(cluster.path("n1")).unwrap().display().to_string();
     let with = |from: &str, to: &str| {
         assert!(good.contains(from), "{from} in {good}");
         good.replace(from, to)
     };
-    let config = house.path("try.toml").display().to_string();
+    let config = cluster.path("try.toml").display().to_string();
 
-    let typo = refuses_to_start(&house, &with("partitions = ", "partitons = "), 2);
+    let typo = refuses_to_start(&cluster, &with("partitions = ", "partitons = "), 2);
     let begin = format!("{config}, line 8: unknown field `partitons`, expected one of `name`, ");
     assert!(typo.starts_with(&begin), "{typo}");
-    let in_use = refuses_to_start(&house, &good, 1);
-    let sentence = format!("the data directory {data} is in use by process {}", house.pid("n1"));
+    let in_use = refuses_to_start(&cluster, &good, 1);
+    let sentence = format!("the data directory {data} is in use by process {}", cluster.pid("n1"));
     assert_eq!(in_use, sentence);
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let held = port.local_addr().unwrap().to_string();
-    let busy = with(house.address("n1"), &held).replace(&data, &format!("{data}-new"));
-    let said = refuses_to_start(&house, &busy, 1);
-    assert!(said.starts_with(&format!("cannot listen on {held}: ")), "{said}");
+    let busy = with(cluster.address("n1"), &held).replace(&data, &format!("{data}-new"));
+    let stated = refuses_to_start(&cluster, &busy, 1);
+    assert!(stated.starts_with(&format!("cannot listen on {held}: ")), "{stated}");
     drop(port);
-    assert_eq!(house.run(&["get", "k"]).done(), "v", "the daemon that runs has noticed nothing");
+    assert_eq!(cluster.run(&["get", "k"]).done(), "v", "the daemon that runs has noticed nothing");
 
-    house.cluster.stop("n1").unwrap();
-    let foreign = house.path("letters");
+    cluster.cluster.stop("n1").unwrap();
+    let foreign = cluster.path("letters");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("letter.txt"), "dear").unwrap();
-    let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()), 2);
+    let stated = refuses_to_start(&cluster, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
-        said.ends_with(
-            "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is made only where there is nothing"
+        stated.ends_with(
+            "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is \
+             made only where there is nothing"
         ),
-        "{said}"
+        "{stated}"
     );
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
-    let other = refuses_to_start(&house, &with("cluster = \"test\"", "cluster = \"best\""), 2);
+    let other = refuses_to_start(&cluster, &with("cluster = \"test\"", "cluster = \"best\""), 2);
     let sentence = "the data belongs to node n1 of cluster test, not to node n1 of cluster best";
     assert!(other.ends_with(sentence), "{other}");
-    let partitions = refuses_to_start(&house, &with("partitions = 64", "partitions = 32"), 2);
+    let partitions = refuses_to_start(&cluster, &with("partitions = 64", "partitions = 32"), 2);
     assert!(partitions.contains("are fixed when a cluster is created"), "{partitions}");
-    let format = house.path("n1").join("FORMAT");
+    let format = cluster.path("n1").join("FORMAT");
     let ours = fs::read(&format).unwrap();
     fs::write(&format, "rocks 9\n").unwrap();
-    let said = refuses_to_start(&house, &good, 2);
+    let stated = refuses_to_start(&cluster, &good, 2);
     let begin =
         format!("the data directory {data} has the format \"rocks 9\"; this program reads ");
-    assert!(said.starts_with(&begin), "{said}");
+    assert!(stated.starts_with(&begin), "{stated}");
     fs::write(&format, ours).unwrap();
 
-    house.start_all();
-    assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing is lost");
-    assert!(!house.status("n1").recovered, "a start that failed is not a life");
+    cluster.start_all();
+    assert_eq!(cluster.run(&["get", "k"]).done(), "v", "nothing is lost");
+    assert!(!cluster.status("n1").recovered, "a start that failed is not an incarnation");
 }
 
 #[test]
-fn two_daemons_of_one_name_are_told_apart_and_the_one_that_runs_is_heard() {
-    let house = House::start(2);
-    let (text, dir) = (fs::read_to_string(house.path("n1.toml")).unwrap(), house.dir.path());
-    let listen = format!("listen = \"{}\"", house.address("n1"));
+fn two_daemons_of_one_name_are_distinguished_and_the_one_that_runs_is_heard() {
+    let cluster = TestCluster::start(2);
+    let (text, dir) = (fs::read_to_string(cluster.path("n1.toml")).unwrap(), cluster.dir.path());
+    let listen = format!("listen = \"{}\"", cluster.address("n1"));
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let copy = text.replacen(&listen, &format!("listen = \"{port}\""), 1);
     let copy = copy.replacen("/n1\"", "/copy\"", 1);
     assert!(copy.contains(&port.to_string()) && copy.contains("/copy\""), "{copy}");
     fs::write(dir.join("copy.toml"), copy).unwrap();
-    let path = house.path("copy.toml");
+    let path = cluster.path("copy.toml");
     let other = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
-    let said = format!("node n1 runs at {} and answers there", house.address("n1"));
-    assert!(other.code == 2 && other.err.contains(&said), "{other:?}");
-    until("n2 tells of it", || house.log("n2").contains(&said).then_some(()));
-    assert!(house.status("n1").peers[0].up && house.status("n2").peers[0].up);
-    house.run(&["put", "k", "v", "-w", "2"]).done();
-    assert!(!house.log("n1").contains("peer n2 is down"), "{}", house.log("n1"));
+    let stated = format!("node n1 runs at {} and answers there", cluster.address("n1"));
+    assert!(other.code == 2 && other.err.contains(&stated), "{other:?}");
+    until("n2 reports of it", || cluster.log("n2").contains(&stated).then_some(()));
+    assert!(cluster.status("n1").peers[0].up && cluster.status("n2").peers[0].up);
+    cluster.run(&["put", "k", "v", "-w", "2"]).done();
+    assert!(!cluster.log("n1").contains("peer n2 is down"), "{}", cluster.log("n1"));
 }

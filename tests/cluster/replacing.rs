@@ -1,216 +1,237 @@
-//! A dead member is replaced for good: its places go to a new one, its hints to the other homes, and what it held is refused.
+//! A dead member is replaced for good: its places go to a new one, its hints to the other owners,
+//! and what it held is refused.
 
 use std::fs;
 
 use pixii_core::message::DrainState;
 use pixii_core::ring::Ring;
 use pixii_core::types::NodeId;
-use pixii_testkit::cluster::{House, Run};
+use pixii_testkit::cluster::{Run, TestCluster};
 use pixii_testkit::until;
 
 const COUNT: usize = 400;
 
-fn put_all(house: &House, value: &str) {
+fn put_all(cluster: &TestCluster, value: &str) {
     let text: String = (0..COUNT).map(|number| format!("key-{number}\t{value}\n")).collect();
-    house.fed(&["load", "-", "-w", "2"], text.as_bytes()).done();
+    cluster.fed(&["load", "-", "-w", "2"], text.as_bytes()).done();
 }
 
-/// Every key with its one value, read from all three homes.
-fn expect_all(house: &House, value: &str) {
+/// Every key with its one value, read from all three owners.
+fn expect_all(cluster: &TestCluster, value: &str) {
     let whole = || {
-        let told = house.run(&["dump", "-r", "3"]);
-        let lines = told.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
-        (told.code == 0 && lines == COUNT && told.out.lines().count() == COUNT).then_some(())
+        let reported = cluster.run(&["dump", "-r", "3"]);
+        let lines =
+            reported.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
+        (reported.code == 0 && lines == COUNT && reported.out.lines().count() == COUNT)
+            .then_some(())
     };
-    until("every key is at all its homes", whole);
+    until("every key is at all its owners", whole);
 }
 
 /// What the daemon says when it ends by itself.
-fn end_of(house: &mut House, name: &str) -> String {
-    until("the daemon ends", || house.cluster.end_of(name))
+fn end_of(cluster: &mut TestCluster, name: &str) -> String {
+    until("the daemon ends", || cluster.cluster.end_of(name))
 }
 
 #[test]
 fn a_dead_member_is_replaced_and_does_not_come_back() {
-    let mut house = House::start(4);
-    put_all(&house, "one");
-    let (n1, address) = (house.address("n1").to_string(), house.cluster.add("n5", "n3").unwrap());
+    let mut cluster = TestCluster::start(4);
+    put_all(&cluster, "one");
+    let (n1, address) =
+        (cluster.address("n1").to_string(), cluster.cluster.add("n5", "n3").unwrap());
     let place = format!("n5@{address}");
-    let refused = |house: &House, old: &str, new: &str| {
-        let told = house.run(&["--connect", &n1, "node", "replace", old, new, "--yes"]);
-        assert_ne!(told.code, 0, "{told:?}");
-        told.said().1.to_string()
+    let refused = |cluster: &TestCluster, old: &str, new: &str| {
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", old, new, "--yes"]);
+        assert_ne!(reported.code, 0, "{reported:?}");
+        reported.stated().1.to_string()
     };
 
     // Nothing of this changes anything.
-    let said = refused(&house, "n3", &place);
-    assert!(said.contains("n3 answers: stop it first with `pixii node stop n3`"), "{said}");
-    let said = refused(&house, "n9", &place);
-    assert!(said.contains("no member is called \"n9\"; the members are n1, n2, n3, n4"), "{said}");
-    assert!(refused(&house, "n1", &place).contains("n1 is the node that was asked"));
-    assert!(refused(&house, "n3", &format!("n2@{address}")).contains("n2 is a member already"));
-    assert!(refused(&house, "n3", "n5").contains("the new member is given as NAME@HOST:PORT"));
-    assert!(refused(&house, "n3", "n5@nowhere").contains("the new member's address"));
-    assert!(refused(&house, "n3", &format!("n5@{n1}")).contains("n1 is at"));
+    let stated = refused(&cluster, "n3", &place);
+    assert!(stated.contains("n3 answers: stop it first with `pixii node stop n3`"), "{stated}");
+    let stated = refused(&cluster, "n9", &place);
+    assert!(
+        stated.contains(
+            "no member is called \"n9\"; the members are n1, n2, n3, \
+        n4"
+        ),
+        "{stated}"
+    );
+    assert!(refused(&cluster, "n1", &place).contains("n1 is the node that was asked"));
+    assert!(refused(&cluster, "n3", &format!("n2@{address}")).contains("n2 is a member already"));
+    assert!(refused(&cluster, "n3", "n5").contains("the new member is given as NAME@HOST:PORT"));
+    assert!(refused(&cluster, "n3", "n5@nowhere").contains("the new member's address"));
+    assert!(refused(&cluster, "n3", &format!("n5@{n1}")).contains("n1 is at"));
 
-    house.cluster.kill("n3").unwrap();
-    put_all(&house, "two");
-    let plan = until("n3 is believed to be down", || {
-        let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place]);
-        (told.code == 0).then_some(told.out)
+    cluster.cluster.kill("n3").unwrap();
+    put_all(&cluster, "two");
+    let plan = until("n3 is marked down", || {
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place]);
+        (reported.code == 0).then_some(reported.out)
     });
     assert!(plan.contains("nothing was changed: add --yes to do it"), "{plan}");
-    assert!(!house.run(&["ring"]).done().contains("n5"));
-    let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
-    assert!(told.done().contains("ring version 2"), "{told:?}");
+    assert!(!cluster.run(&["ring"]).done().contains("n5"));
+    let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+    assert!(reported.done().contains("ring version 2"), "{reported:?}");
 
-    house.start_all_but("n3");
-    let ring = house.run(&["ring"]);
+    cluster.start_all_but("n3");
+    let ring = cluster.run(&["ring"]);
     let row = |name: &str| ring.out.lines().find(|line| line.starts_with(name)).unwrap();
     assert!(ring.done().contains("ring version 2"), "{ring:?}");
     assert!(row("n3").ends_with("removed") && !row("n5").ends_with("removed"), "{ring:?}");
-    expect_all(&house, "two");
-    house.wait_for_no_hints();
-    assert!(refused(&house, "n3", "n6@127.0.0.1:1").contains("n3 was removed"));
-    assert!(refused(&house, "n2", &format!("n3@{address}")).contains("n3 was removed"));
+    expect_all(&cluster, "two");
+    cluster.wait_for_no_hints();
+    assert!(refused(&cluster, "n3", "n6@127.0.0.1:1").contains("n3 was removed"));
+    assert!(refused(&cluster, "n2", &format!("n3@{address}")).contains("n3 was removed"));
 
-    // The old one is told, ends, and keeps what it has; under another name it begins anew beside that.
-    house.cluster.start("n3").unwrap();
-    let how = end_of(&mut house, "n3");
+    // The old one is reported, ends, and keeps what it has; under another name it begins anew
+    // beside that.
+    cluster.cluster.start("n3").unwrap();
+    let how = end_of(&mut cluster, "n3");
     assert!(how.contains("exit code 2") && how.contains("removed from cluster test"), "{how}");
-    let check = house.run(&["check", "n3"]);
+    let check = cluster.run(&["check", "n3"]);
     assert!(check.done().contains(" keys"), "{check:?}");
-    let config = fs::read_to_string(house.path("n3.toml")).unwrap();
-    fs::write(house.path("n9.toml"), config.replace("\"n3\"", "\"n9\"")).unwrap();
+    let config = fs::read_to_string(cluster.path("n3.toml")).unwrap();
+    fs::write(cluster.path("n9.toml"), config.replace("\"n3\"", "\"n9\"")).unwrap();
     let arguments = ["server", "--config", "n9.toml"];
-    let told = house.run(&arguments);
-    assert!(told.code == 2 && told.err.contains("n3"), "{told:?}");
-    let anew = Run::start(house.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
+    let reported = cluster.run(&arguments);
+    assert!(reported.code == 2 && reported.err.contains("n3"), "{reported:?}");
+    let anew = Run::start(cluster.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
     until("the old data is set aside", || {
-        let aside = house.path("n3").join("removed-1").join("FORMAT");
-        (aside.exists() && house.path("n3").join("sled").exists()).then_some(())
+        let aside = cluster.path("n3").join("removed-1").join("FORMAT");
+        (aside.exists() && cluster.path("n3").join("sled").exists()).then_some(())
     });
     drop(anew);
     // A kill may leave it half set aside.
-    let format = house.path("n3").join("removed-1").join("FORMAT");
-    fs::copy(format, house.path("n3").join("FORMAT")).unwrap();
-    fs::remove_dir_all(house.path("n3").join("sled")).unwrap();
-    let again = Run::start(house.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
+    let format = cluster.path("n3").join("removed-1").join("FORMAT");
+    fs::copy(format, cluster.path("n3").join("FORMAT")).unwrap();
+    fs::remove_dir_all(cluster.path("n3").join("sled")).unwrap();
+    let again = Run::start(cluster.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
     until("it begins anew all the same", || {
-        house.path("n3").join("damaged-1").join("FORMAT").exists().then_some(())
+        cluster.path("n3").join("damaged-1").join("FORMAT").exists().then_some(())
     });
     drop(again);
 
     // All that remember the later ring begin with it.
-    house.cluster.retire("n3").unwrap();
-    house.restart(false);
-    expect_all(&house, "two");
+    cluster.cluster.retire("n3").unwrap();
+    cluster.restart(false);
+    expect_all(&cluster, "two");
 }
 
 #[test]
 fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
-    let mut house = House::create(4);
-    house.cluster.allow_emulation().unwrap();
-    house.start_all();
+    let mut cluster = TestCluster::create(4);
+    cluster.cluster.allow_emulation().unwrap();
+    cluster.start_all();
     let keys: Vec<String> = (0..COUNT).map(|number| format!("key-{number}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let homes = house.homes(&keys);
-    let fits = |homes: &&Vec<String>| !homes.contains(&"n4".to_owned());
-    let key = keys[homes.iter().position(|homes| fits(&homes)).unwrap()];
-    let (n1, n2) = (house.address("n1").to_owned(), house.address("n2").to_owned());
-    house.run(&["emulate", "set", "n3 disk delay 10s"]).done();
+    let owners = cluster.owners(&keys);
+    let fits = |owners: &&Vec<String>| !owners.contains(&"n4".to_owned());
+    let key = keys[owners.iter().position(|owners| fits(&owners)).unwrap()];
+    let (n1, n2) = (cluster.address("n1").to_owned(), cluster.address("n2").to_owned());
+    cluster.run(&["emulate", "set", "n3 disk delay 10s"]).done();
     let put = ["--connect", &n1, "put", key, "v", "-w", "3", "--strict", "--timeout", "60000"];
-    let put = Run::start(house.command(&put), b"");
-    until("n1 has begun it", || (house.drain_report("n1").requests > 0).then_some(()));
-    let drain = Run::start(house.command(&["node", "drain", "n1", "--timeout", "60000"]), b"");
-    let state = |house: &House| house.drain_report("n1").state;
-    until("n1 is drained", || (state(&house) == DrainState::Draining).then_some(()));
+    let put = Run::start(cluster.command(&put), b"");
+    until("n1 has begun it", || (cluster.drain_report("n1").requests > 0).then_some(()));
+    let drain = Run::start(cluster.command(&["node", "drain", "n1", "--timeout", "60000"]), b"");
+    let state = |cluster: &TestCluster| cluster.drain_report("n1").state;
+    until("n1 is drained", || (state(&cluster) == DrainState::Draining).then_some(()));
 
-    let place = format!("n5@{}", house.cluster.add("n5", "n4").unwrap());
-    house.cluster.kill("n4").unwrap();
+    let place = format!("n5@{}", cluster.cluster.add("n5", "n4").unwrap());
+    cluster.cluster.kill("n4").unwrap();
     until("n4 is replaced", || {
-        let told = house.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
+        (reported.code == 0).then_some(())
     });
-    until("n1 lives anew", || house.log("n1").contains("begins another life").then_some(()));
-    until("n1 serves in its next life", || {
-        let told = house.run(&["--connect", &n1, "status", "--json"]);
-        (told.code == 0 && told.json()["serving"] == false).then_some(())
+    until("n1 lives anew", || {
+        cluster
+            .log("n1")
+            .contains(
+                "begins another \
+        incarnation",
+            )
+            .then_some(())
     });
-    assert_ne!(state(&house), DrainState::Serving);
+    until("n1 serves in its next incarnation", || {
+        let reported = cluster.run(&["--connect", &n1, "status", "--json"]);
+        (reported.code == 0 && reported.json()["serving"] == false).then_some(())
+    });
+    assert_ne!(state(&cluster), DrainState::Serving);
     drop((put, drain));
 }
 
 #[test]
-fn members_that_lose_their_disks_are_told_of_the_ring_by_a_newcomer_they_do_not_know() {
-    let mut house = House::start(3);
+fn members_that_lose_their_disks_are_notified_of_the_ring_by_a_newcomer_they_do_not_know() {
+    let mut cluster = TestCluster::start(3);
     let (n1, place) = (
-        house.address("n1").to_owned(),
-        house.cluster.add("n4", "n3").map(|at| format!("n4@{at}")),
+        cluster.address("n1").to_owned(),
+        cluster.cluster.add("n4", "n3").map(|at| format!("n4@{at}")),
     );
     let place = place.unwrap();
-    put_all(&house, "one");
-    house.cluster.kill("n3").unwrap();
+    put_all(&cluster, "one");
+    cluster.cluster.kill("n3").unwrap();
     until("n3 is replaced", || {
-        let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+        (reported.code == 0).then_some(())
     });
-    house.start_all_but("n3");
-    expect_all(&house, "one");
-    house.wait_for_no_hints();
+    cluster.start_all_but("n3");
+    expect_all(&cluster, "one");
+    cluster.wait_for_no_hints();
     // Their configurations name n1, n2 and n3, which is dead: only n4 knows better, and they do not
     // know n4.
     for name in ["n1", "n2"] {
-        house.cluster.kill(name).unwrap();
-        fs::remove_dir_all(house.path(name)).unwrap();
+        cluster.cluster.kill(name).unwrap();
+        fs::remove_dir_all(cluster.path(name)).unwrap();
     }
-    house.start_all_but("n3");
+    cluster.start_all_but("n3");
     for name in ["n1", "n2"] {
-        assert!(house.ring(name).has(NodeId::of("n4")) && !house.ring(name).has(NodeId::of("n3")));
+        assert!(
+            cluster.ring(name).has(NodeId::of("n4")) && !cluster.ring(name).has(NodeId::of("n3"))
+        );
     }
-    expect_all(&house, "one");
-    assert_eq!(house.run(&["ring", "--json"]).json()["unfinished"], serde_json::json!([]));
+    expect_all(&cluster, "one");
+    assert_eq!(cluster.run(&["ring", "--json"]).json()["unfinished"], serde_json::json!([]));
 }
 
 /// Two dead members, two newcomers, two operators: gives how both commands ended.
 fn replace_at_once(round: usize) -> [i32; 2] {
-    let mut house = House::start(5);
+    let mut cluster = TestCluster::start(5);
     let places = [("n6", "n3"), ("n7", "n4")]
-        .map(|(new, old)| format!("{new}@{}", house.cluster.add(new, old).unwrap()));
-    let at = ["n1", "n2"].map(|name| house.address(name).to_owned());
-    house.cluster.kill("n3").unwrap();
-    house.cluster.kill("n4").unwrap();
+        .map(|(new, old)| format!("{new}@{}", cluster.cluster.add(new, old).unwrap()));
+    let at = ["n1", "n2"].map(|name| cluster.address(name).to_owned());
+    cluster.cluster.kill("n3").unwrap();
+    cluster.cluster.kill("n4").unwrap();
     // The same member twice in every third round.
     let olds = if round % 3 == 2 { ["n3", "n3"] } else { ["n3", "n4"] };
     for (at, (old, place)) in at.iter().zip(olds.iter().zip(&places)) {
-        until("the old one is believed to be down", || {
-            let told = house.run(&["--connect", at, "node", "replace", old, place]);
-            (told.code == 0).then_some(())
+        until("the old one is marked down", || {
+            let reported = cluster.run(&["--connect", at, "node", "replace", old, place]);
+            (reported.code == 0).then_some(())
         });
     }
     let order = |which: usize| {
         let order =
             ["--connect", &at[which], "node", "replace", olds[which], &places[which], "--yes"];
-        Run::start(house.command(&order), b"")
+        Run::start(cluster.command(&order), b"")
     };
     let runs = [order(0), order(1)];
-    let told = runs.map(Run::end);
-    let rings: Vec<Ring> = ["n1", "n2", "n5"].map(|name| house.ring(name)).into();
-    assert!(rings.iter().all(|ring| ring.id() == rings[0].id()), "{told:?} {rings:?}");
-    for (told, (old, new)) in told.iter().zip(olds.iter().zip(["n6", "n7"])) {
+    let reported = runs.map(Run::end);
+    let rings: Vec<Ring> = ["n1", "n2", "n5"].map(|name| cluster.ring(name)).into();
+    assert!(rings.iter().all(|ring| ring.id() == rings[0].id()), "{reported:?} {rings:?}");
+    for (reported, (old, new)) in reported.iter().zip(olds.iter().zip(["n6", "n7"])) {
         let done = rings[0].has(NodeId::of(new)) && !rings[0].has(NodeId::of(old));
-        assert_eq!(told.code == 0, done, "{told:?} {:?}", rings[0]);
-        assert!(told.code == 0 || told.err.lines().count() == 1, "{told:?}");
+        assert_eq!(reported.code == 0, done, "{reported:?} {:?}", rings[0]);
+        assert!(reported.code == 0 || reported.err.lines().count() == 1, "{reported:?}");
     }
-    told.map(|told| told.code)
+    reported.map(|reported| reported.code)
 }
 
 #[test]
 fn of_two_replacements_at_once_none_that_says_done_is_undone() {
     for round in 0..3 {
         let codes = replace_at_once(round);
-        // Of two members both are replaced as a rule, one after the other, or one command says that it
-        // was not; of one member only one newcomer has the places.
+        // Of two members both are replaced as a rule, one after the other, or one command says that
+        // it was not; of one member only one newcomer has the places.
         let done = codes.iter().filter(|code| **code == 0).count();
         assert!(if round % 3 == 2 { done == 1 } else { done >= 1 }, "{codes:?}");
     }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use pixii_core::message::{Call, CallBody, Reply, Request};
 use pixii_core::types::Key;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, PROTOCOL, Welcome};
-use pixii_testkit::cluster::{House, Run, Told, pixii, signal};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii, signal};
 use pixii_testkit::{DEADLINE, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
@@ -19,38 +19,38 @@ const PEERS: &str = "correct horse battery staple, nodes";
 const CLIENTS: &str = "correct horse battery staple, clients";
 
 /// Writes a secret as its owner would.
-fn secret(house: &House, name: &str, text: &str, mode: u32) -> String {
-    let path = house.path(name);
+fn secret(cluster: &TestCluster, name: &str, text: &str, mode: u32) -> String {
+    let path = cluster.path(name);
     fs::write(&path, format!("{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
 /// Three daemons with secrets, and the file that their clients have.
-fn guarded() -> (House, String) {
-    let mut house = House::create(3);
-    let peers = secret(&house, "peers", PEERS, 0o600);
-    let clients = secret(&house, "clients", CLIENTS, 0o600);
+fn guarded() -> (TestCluster, String) {
+    let mut cluster = TestCluster::create(3);
+    let peers = secret(&cluster, "peers", PEERS, 0o600);
+    let clients = secret(&cluster, "clients", CLIENTS, 0o600);
     let lines = format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"");
-    house.cluster.configure(&format!("log = \"trace\"\n{lines}")).unwrap();
+    cluster.cluster.configure(&format!("log = \"trace\"\n{lines}")).unwrap();
     for name in ["n1", "n2", "n3"] {
-        let path = house.path(&format!("{name}.toml"));
+        let path = cluster.path(&format!("{name}.toml"));
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("log = \"info\"\n", "")).unwrap();
     }
-    house.cluster.start_all().unwrap();
+    cluster.cluster.start_all().unwrap();
     let read = ["get", "absent", "-r", "3", "--secret-file", &clients];
-    until("the word of all three counts", || (house.run(&read).code == 3).then_some(()));
-    (house, clients)
+    until("the word of all three counts", || (cluster.run(&read).code == 3).then_some(()));
+    (cluster, clients)
 }
 
 #[test]
 fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() {
-    let (house, clients) = guarded();
+    let (cluster, clients) = guarded();
     let with = ["--secret-file", &clients];
-    house.run(&[&["put", "k", "v", "-w", "3"], &with[..]].concat()).done();
-    assert_eq!(house.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
-    let mut command = house.command(&["status", "--json"]);
+    cluster.run(&[&["put", "k", "v", "-w", "3"], &with[..]].concat()).done();
+    assert_eq!(cluster.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
+    let mut command = cluster.command(&["status", "--json"]);
     command.env("PIXII_SECRET_FILE", &clients);
     let status = Run::start(command, b"").end();
     let links = &status.json()["links"];
@@ -59,37 +59,38 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
         (links["secret"].as_bool(), links["protocol"].as_u64()),
         (Some(true), Some(protocol))
     );
-    let status = house.run(&[&["status"], &with[..]].concat());
-    let said = format!("{PROTOCOL}, with those who know the secret");
-    assert!(status.out.contains(&said), "{}", status.out);
-    fs::write(house.path("data"), "one\t1\ntwo\t2\n").unwrap();
-    house.run(&[&["load", "data"], &with[..]].concat()).done();
+    let status = cluster.run(&[&["status"], &with[..]].concat());
+    let stated = format!("{PROTOCOL}, with those who know the secret");
+    assert!(status.out.contains(&stated), "{}", status.out);
+    fs::write(cluster.path("data"), "one\t1\ntwo\t2\n").unwrap();
+    cluster.run(&[&["load", "data"], &with[..]].concat()).done();
 
-    let without = house.run(&["get", "k"]);
-    let sentence = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
+    let without = cluster.run(&["get", "k"]);
+    let sentence = "this node has a secret, and takes nobody who does not prove to know it: nodes \
+        have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     assert!(without.code == 1 && without.err.contains(sentence), "{without:?}");
-    let peers = house.path("peers").to_str().unwrap().to_owned();
-    let wrong = house.run(&["get", "k", "--secret-file", &peers]);
+    let peers = cluster.path("peers").to_str().unwrap().to_owned();
+    let wrong = cluster.run(&["get", "k", "--secret-file", &peers]);
     let sentence = "the secret is not the one of this cluster's clients (client_secret_file)";
     assert!(wrong.code == 1 && wrong.err.contains(sentence), "{wrong:?}");
-    let open = secret(&house, "open", CLIENTS, 0o644);
-    let open = house.run(&["get", "k", "--secret-file", &open]);
+    let open = secret(&cluster, "open", CLIENTS, 0o644);
+    let open = cluster.run(&["get", "k", "--secret-file", &open]);
     assert!(
         open.code == 2 && open.err.contains("its mode is 0644, so that others may read"),
         "{open:?}"
     );
-    let none = house.run(&["get", "k", "--secret-file", "none"]);
+    let none = cluster.run(&["get", "k", "--secret-file", "none"]);
     assert_eq!(
-        none.said(),
+        none.stated(),
         (2, "pixii: the secret: none: No such file or directory (os error 2)\n")
     );
 
     // Neither in the logs, at the level that says most, nor in anything that was said.
-    let told =
-        [&status, &without, &wrong, &open].map(|told: &Told| format!("{}{}", told.out, told.err));
-    let logs = ["n1", "n2", "n3"].map(|name| house.log(name));
-    for text in told.iter().chain(&logs) {
+    let reported = [&status, &without, &wrong, &open]
+        .map(|reported: &Finished| format!("{}{}", reported.out, reported.err));
+    let logs = ["n1", "n2", "n3"].map(|name| cluster.log(name));
+    for text in reported.iter().chain(&logs) {
         assert!(!text.contains("correct horse") && !text.contains("staple"), "{text}");
     }
     assert!(
@@ -101,52 +102,52 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
 
 #[test]
 fn a_running_cluster_is_given_secrets_and_others_later() {
-    let mut house = House::create(3);
-    house.start_all();
-    house.run(&["put", "k", "v", "-w", "3"]).done();
-    let peers = secret(&house, "peers", PEERS, 0o600);
-    let clients = secret(&house, "clients", CLIENTS, 0o600);
+    let mut cluster = TestCluster::create(3);
+    cluster.start_all();
+    cluster.run(&["put", "k", "v", "-w", "3"]).done();
+    let peers = secret(&cluster, "peers", PEERS, 0o600);
+    let clients = secret(&cluster, "clients", CLIENTS, 0o600);
     let lines = format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"");
     let reload = |times: usize| {
         for name in ["n1", "n2", "n3"] {
-            signal("HUP", house.pid(name));
-            let said = "goes on with other secrets, those that its files hold now";
-            until(said, || (house.log(name).matches(said).count() == times).then_some(()));
+            signal("HUP", cluster.pid(name));
+            let stated = "goes on with other secrets, those that its files hold now";
+            until(stated, || (cluster.log(name).matches(stated).count() == times).then_some(()));
         }
     };
-    house.cluster.configure(&lines).unwrap();
+    cluster.cluster.configure(&lines).unwrap();
     reload(1);
-    assert_eq!(house.run(&["get", "k"]).code, 1, "without a secret");
+    assert_eq!(cluster.run(&["get", "k"]).code, 1, "without a secret");
     let with = ["--secret-file", &clients];
-    assert_eq!(house.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
+    assert_eq!(cluster.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
     // The new one is taken beside the old one, and then alone.
     let new = "another horse, another battery";
-    let newer = secret(&house, "newer", new, 0o600);
-    secret(&house, "clients", &format!("{new}\n{CLIENTS}"), 0o600);
+    let newer = secret(&cluster, "newer", new, 0o600);
+    secret(&cluster, "clients", &format!("{new}\n{CLIENTS}"), 0o600);
     reload(2);
     for file in [&clients, &newer] {
-        let told = house.run(&["get", "k", "-r", "3", "--secret-file", file]);
-        assert_eq!(told.done(), "v");
+        let reported = cluster.run(&["get", "k", "-r", "3", "--secret-file", file]);
+        assert_eq!(reported.done(), "v");
     }
-    let older = secret(&house, "older", CLIENTS, 0o600);
-    secret(&house, "clients", new, 0o600);
+    let older = secret(&cluster, "older", CLIENTS, 0o600);
+    secret(&cluster, "clients", new, 0o600);
     reload(3);
-    assert_eq!(house.run(&["get", "k", "--secret-file", &newer]).done(), "v");
-    assert_eq!(house.run(&["get", "k", "--secret-file", &older]).code, 1);
+    assert_eq!(cluster.run(&["get", "k", "--secret-file", &newer]).done(), "v");
+    assert_eq!(cluster.run(&["get", "k", "--secret-file", &older]).code, 1);
 }
 
 #[test]
 fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
-    let house = House::create(1);
-    let text = fs::read_to_string(house.path("n1.toml")).unwrap();
-    let good = secret(&house, "good", PEERS, 0o600);
-    let other = secret(&house, "other", CLIENTS, 0o600);
-    let open = secret(&house, "open", PEERS, 0o640 | 0o004);
-    let short = secret(&house, "short", "swordfish", 0o600);
+    let cluster = TestCluster::create(1);
+    let text = fs::read_to_string(cluster.path("n1.toml")).unwrap();
+    let good = secret(&cluster, "good", PEERS, 0o600);
+    let other = secret(&cluster, "other", CLIENTS, 0o600);
+    let open = secret(&cluster, "open", PEERS, 0o640 | 0o004);
+    let short = secret(&cluster, "short", "swordfish", 0o600);
     let refused = |lines: &str, sentence: &str| {
-        fs::write(house.path("try.toml"), format!("{lines}\n{text}")).unwrap();
-        let command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
-        let Told { code, err, .. } = Run::start(command, b"").end();
+        fs::write(cluster.path("try.toml"), format!("{lines}\n{text}")).unwrap();
+        let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
+        let Finished { code, err, .. } = Run::start(command, b"").end();
         assert_eq!((code, err.lines().count()), (2, 1), "{err}");
         assert!(
             err.contains(sentence) && !err.contains("horse") && !err.contains("sword"),
@@ -162,26 +163,27 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     refused(&both(&short, &good), "a secret of 9 bytes: a secret has 16 to 1024");
     refused(&both(&good, &good), "hold the same secret, so that a client could be a node");
     refused(
-        &both(house.dir.path().to_str().unwrap(), &good),
+        &both(cluster.dir.path().to_str().unwrap(), &good),
         "a secret is in a file, and this is none",
     );
     refused("max_connections_per_address = 0", "max_connections_per_address is 1 to 65536");
-    let beyond = text.replace(house.address("n1"), "0.0.0.0:7432");
-    fs::write(house.path("try.toml"), beyond).unwrap();
-    let command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
-    let Told { code, err, .. } = Run::start(command, b"").end();
-    let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file \
-                    and client_secret_file, unless trusted_network = true says";
+    let beyond = text.replace(cluster.address("n1"), "0.0.0.0:7432");
+    fs::write(cluster.path("try.toml"), beyond).unwrap();
+    let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
+    let Finished { code, err, .. } = Run::start(command, b"").end();
+    let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a \
+        node has secret_file \
+                    and client_secret_file, unless allow_insecure_network = true says";
     assert!(code == 2 && err.contains(sentence), "{err}");
 
     // Credentials are named without a path.
-    fs::write(house.path("try.toml"), format!("{}\n{text}", both("good", "other"))).unwrap();
-    let mut command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
-    command.env("CREDENTIALS_DIRECTORY", house.dir.path());
+    fs::write(cluster.path("try.toml"), format!("{}\n{text}", both("good", "other"))).unwrap();
+    let mut command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
+    command.env("CREDENTIALS_DIRECTORY", cluster.dir.path());
     let daemon = Run::start(command, b"");
     until("the daemon serves", || {
-        let told = house.run(&["status", "--secret-file", &other]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["status", "--secret-file", &other]);
+        (reported.code == 0).then_some(())
     });
     drop(daemon);
 }
@@ -189,11 +191,11 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
 // --- floods ---
 
 /// A connection to n1 from this address.
-pub fn connect(house: &House, from: &str) -> TcpStream {
+pub fn connect(cluster: &TestCluster, from: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: IpAddr = from.parse().unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    let to: SocketAddr = house.address("n1").parse().unwrap();
+    let to: SocketAddr = cluster.address("n1").parse().unwrap();
     socket.connect(&to.into()).unwrap();
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -241,15 +243,15 @@ pub fn raise_descriptors() {
 }
 
 #[test]
-fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_told_why_not() {
+fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_given_the_reason() {
     raise_descriptors();
-    let house = House::start(1);
-    house.run(&["put", "k", "v"]).done();
+    let cluster = TestCluster::start(1);
+    cluster.run(&["put", "k", "v"]).done();
     let (mut served, mut refused, mut cut) = (Vec::new(), 0, 0);
     let mut kept = Vec::new();
     let mut neighbour = None;
     for number in 0..10_000 {
-        let mut stream = connect(&house, "127.0.0.1");
+        let mut stream = connect(&cluster, "127.0.0.1");
         match greeted(&mut stream) {
             Some(Welcome::Accepted { .. }) => served.push(stream),
             Some(Welcome::Refused(why)) => {
@@ -265,7 +267,7 @@ fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_tol
         // Whoever comes from elsewhere is served as if nothing happened.
         if number % 1_000 == 500 {
             let stream = neighbour.get_or_insert_with(|| {
-                let mut stream = connect(&house, "127.0.0.2");
+                let mut stream = connect(&cluster, "127.0.0.2");
                 assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
                 stream
             });
@@ -279,34 +281,38 @@ fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_tol
     assert!((250..=260).contains(&served.len()), "{} are served", served.len());
     assert!(cut <= 10, "{cut} of {refused} were cut before they knew why");
     drop(served);
-    until("room again", || (house.run(&["get", "k"]).code == 0).then_some(()));
-    let warned = house.log("n1").matches("refused a connection from").count();
+    until("room again", || (cluster.run(&["get", "k"]).code == 0).then_some(()));
+    let warned = cluster.log("n1").matches("refused a connection from").count();
     assert!((1..=3).contains(&warned), "{warned} lines in the log");
 }
 
 #[test]
 fn connections_that_say_nothing_do_not_keep_others_out() {
-    let house = House::create(1);
-    house.cluster.configure("max_connections_per_address = 1000").unwrap();
-    let mut house = house;
-    house.start_all();
-    house.run(&["put", "k", "v"]).done();
+    let cluster = TestCluster::create(1);
+    cluster.cluster.configure("max_connections_per_address = 1000").unwrap();
+    let mut cluster = cluster;
+    cluster.start_all();
+    cluster.run(&["put", "k", "v"]).done();
     let begun = std::time::Instant::now();
-    let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&house, "127.0.0.3")).collect();
-    // As many handshakes are under way as may be: the oldest give way, and whoever speaks is let in at once.
+    let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&cluster, "127.0.0.3")).collect();
+    // As many handshakes are in progress as may be: the oldest give way, and whoever speaks is let
+    // in at once.
     for from in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
-        let mut stream = connect(&house, from);
+        let mut stream = connect(&cluster, from);
         assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })), "{from}");
         assert!(is_served(&mut stream));
     }
     let in_time = begun.elapsed() < Duration::from_secs(5);
-    let told: Vec<Option<Welcome>> =
+    let reported: Vec<Option<Welcome>> =
         idle.iter_mut().map(|stream| next(stream, PREAMBLE_BYTES)).collect();
     let count = |what: &str| {
-        let fits = |told: &&Option<Welcome>| matches!(told, Some(Welcome::Refused(why)) if why.starts_with(what));
-        told.iter().filter(fits).count()
+        let fits = |reported: &&Option<Welcome>| {
+            matches!(reported,
+            Some(Welcome::Refused(why)) if why.starts_with(what))
+        };
+        reported.iter().filter(fits).count()
     };
-    let gave_way = count("too many handshakes are under way, 256 at most");
+    let gave_way = count("too many handshakes are in progress, 256 at most");
     let late = count("no handshake within 5 s");
     assert_eq!(gave_way + late, 400, "{gave_way} gave way");
     // A machine that stood still for as long as a handshake may take shows nothing.
@@ -315,34 +321,34 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
 
 #[test]
 fn no_number_of_clients_keeps_a_peer_of_their_address_out() {
-    let mut house = House::create(2);
-    house.cluster.configure("max_connections_per_address = 8").unwrap();
-    house.start_all();
-    let enter = |house: &House| {
-        let mut stream = connect(house, "127.0.0.1");
-        let told = greeted(&mut stream);
-        matches!(told, Some(Welcome::Accepted { .. })).then_some(stream)
+    let mut cluster = TestCluster::create(2);
+    cluster.cluster.configure("max_connections_per_address = 8").unwrap();
+    cluster.start_all();
+    let enter = |cluster: &TestCluster| {
+        let mut stream = connect(cluster, "127.0.0.1");
+        let reported = greeted(&mut stream);
+        matches!(reported, Some(Welcome::Accepted { .. })).then_some(stream)
     };
-    let mut clients: Vec<TcpStream> = std::iter::from_fn(|| enter(&house)).collect();
+    let mut clients: Vec<TcpStream> = std::iter::from_fn(|| enter(&cluster)).collect();
     // Eight, and four in places for the operator.
     assert!((1..=12).contains(&clients.len()), "{} are in", clients.len());
-    house.cluster.kill("n2").unwrap();
-    house.cluster.start("n2").unwrap();
+    cluster.cluster.kill("n2").unwrap();
+    cluster.cluster.start("n2").unwrap();
     until("n2 is heard by n1", || {
-        let mut command = house.command(&["status", "--json"]);
-        command.env("PIXII_CONNECT", house.address("n2"));
-        let told = Run::start(command, b"").end();
-        (told.code == 0 && told.json()["peers"][0]["up"] == true).then_some(())
+        let mut command = cluster.command(&["status", "--json"]);
+        command.env("PIXII_CONNECT", cluster.address("n2"));
+        let reported = Run::start(command, b"").end();
+        (reported.code == 0 && reported.json()["peers"][0]["up"] == true).then_some(())
     });
     assert!(is_served(&mut clients[0]), "the clients are still there");
 }
 
 #[test]
 fn a_client_that_reads_nothing_does_not_stop_the_others() {
-    let house = House::start(1);
+    let cluster = TestCluster::start(1);
     let value = vec![b'x'; 1 << 20];
-    house.fed(&["put", "large", "-"], &value).done();
-    let mut deaf = connect(&house, "127.0.0.1");
+    cluster.fed(&["put", "large", "-"], &value).done();
+    let mut deaf = connect(&cluster, "127.0.0.1");
     assert!(matches!(greeted(&mut deaf), Some(Welcome::Accepted { .. })));
     let request = || Request::Get { key: Key::new(&b"large"[..]).unwrap(), r: None.into() };
     // Far more than what a socket takes, and than what the node keeps for one client.
@@ -355,10 +361,10 @@ fn a_client_that_reads_nothing_does_not_stop_the_others() {
     }
     for number in 0..20 {
         let key = format!("k{number}");
-        house.run(&["put", &key, "v"]).done();
-        assert_eq!(house.run(&["get", &key]).done(), "v");
+        cluster.run(&["put", &key, "v"]).done();
+        assert_eq!(cluster.run(&["get", &key]).done(), "v");
     }
-    assert_eq!(house.run(&["get", "large"]).done().len(), 1 << 20);
+    assert_eq!(cluster.run(&["get", "large"]).done().len(), 1 << 20);
     assert!(
         matches!(next::<Reply>(&mut deaf, 0), Some(Reply { .. })),
         "it is served when it reads"

@@ -8,16 +8,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::engine::{Conflict, ServeError};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
-    Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Refusal, Reply, ReplyBody,
+    Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Rejection, Reply, ReplyBody,
     Request, Resource, Response,
 };
 use pixii_core::secret::{Keyring, Role, Secrets};
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Owner, Store};
+use pixii_core::store::{Change, Meta, Store, StoreIdentity};
 use pixii_core::types::{Key, NodeId, Partition};
 use pixii_core::wire::{self, Hello, Welcome};
 use pixii_testkit::daemon::{Daemon, Raw, config, get, put, values};
@@ -188,9 +188,9 @@ fn a_probe_that_nobody_answers_holds_up_nobody_else() {
     let begun = Instant::now();
     let newcomer = thread::spawn(move || accepted(port, &hello));
     let other = Hello::Client;
-    let asked = Instant::now();
+    let queried = Instant::now();
     accepted(port, &other);
-    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
+    assert!(queried.elapsed() < Duration::from_millis(900), "{:?}", queried.elapsed());
     newcomer.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(daemon.status().name, "n0");
@@ -248,25 +248,28 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let mut own = Raw::connect(ports[0]);
     own.send(&[&preamble_of_6()[..], &wire::frame(&peer_hello(&ports, "n1", "n0"))].concat());
     assert!(matches!(own.welcome(), Welcome::Accepted { .. }));
-    let said = |body| wire::frame(&Before(PeerMessage { op: 77, body }));
+    let stated = |body| wire::frame(&Before(PeerMessage { request_id: 77, body }));
     let propose = Body::Propose {
         partition: Partition(999),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
         members: 0,
-        condemned: Vec::new(),
+        purgeable: Vec::new(),
     };
     // What only protocol 6 says is no fault: the connection goes on, and the next is answered.
-    own.send(&said(Body::NotYet(NotYet::Words("no".into()))));
-    own.send(&said(Body::Failed(Refusal::Busy { what: Resource::Words("it".into()), limit: 1 })));
-    own.send(&said(propose));
+    own.send(&stated(Body::NotYet(NotYet::Text("no".into()))));
+    own.send(&stated(Body::Failed(Rejection::Busy {
+        what: Resource::Text("it".into()),
+        limit: 1,
+    })));
+    own.send(&stated(propose));
     let answer = loop {
         let Before(message): Before<PeerMessage> = link.receive().expect("the link stays");
-        if message.op == 77 {
+        if message.request_id == 77 {
             break message.body;
         }
     };
     let why = "it is not up to that node to propose for partition 999";
-    assert_eq!(answer, Body::NotYet(NotYet::Words(why.into())));
+    assert_eq!(answer, Body::NotYet(NotYet::Text(why.into())));
 }
 
 #[test]
@@ -278,8 +281,8 @@ fn a_client_of_protocol_6_is_answered_in_words() {
     let request = Request::Get { key: Key::new(&b"k"[..]).unwrap(), r: Some(9).into() };
     client.send(&wire::frame(&Call { id: 1, body: CallBody::Data { request, timeout_ms: 1_000 } }));
     let Some(Before(Reply { id: 1, body })) = client.receive() else { panic!("no reply") };
-    let refusal = Refusal::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
-    assert_eq!(body, ReplyBody::Data(Response::Refused(refusal)));
+    let rejection = Rejection::Quorum { name: QuorumName::Text("r".into()), given: 9, n: 1 };
+    assert_eq!(body, ReplyBody::Data(Response::Refused(rejection)));
     client.send(&wire::frame(&Call { id: 2, body: CallBody::Status }));
     let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.receive() else {
         panic!("no status")
@@ -288,7 +291,7 @@ fn a_client_of_protocol_6_is_answered_in_words() {
 }
 
 #[test]
-fn a_probe_tells_nothing_to_who_cannot_prove_himself() {
+fn a_probe_reports_nothing_to_who_cannot_prove_himself() {
     let config = config(&[free_port()], 0);
     let keys = |role| Keyring::new(role, b"a secret of sixteen", None);
     config.secrets.set(Some(Secrets { peers: keys(Role::Peer), clients: keys(Role::Client) }));
@@ -303,7 +306,7 @@ fn a_probe_tells_nothing_to_who_cannot_prove_himself() {
 fn remembering(ports: &[u16], own: &str, other: &str) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::default());
     let ring = config(ports, 0).ring.digest();
-    let owner = Owner { cluster: "test".into(), name: "n0".into(), ring };
+    let owner = StoreIdentity { cluster: "test".into(), name: "n0".into(), ring };
     let remembered = |name: &str, address: &str| Member {
         incarnation: Incarnation(5),
         ..Member::configured(name, address)
@@ -335,9 +338,9 @@ fn a_copy_of_a_daemon_that_runs_does_not_start_and_writes_nothing() {
     let others = format!("127.0.0.1:{}", ports[1]);
     let store = remembering(&ports, &original.address(), &others);
     let before = store.meta().unwrap();
-    let said = conflict(Daemon::start(&ports, 0, store.clone()));
+    let stated = conflict(Daemon::start(&ports, 0, store.clone()));
     let expected = Conflict::Copy { name: "n0".into(), address: original.address() };
-    assert_eq!((said, store.meta().unwrap()), (expected, before));
+    assert_eq!((stated, store.meta().unwrap()), (expected, before));
     assert!(!original.is_dialed());
     // The same address, and another port to listen on.
     let ports = [original.port, ports[1]];
@@ -345,8 +348,8 @@ fn a_copy_of_a_daemon_that_runs_does_not_start_and_writes_nothing() {
     let mut listening = config(&ports, 0);
     let port = free_port();
     listening.listen = format!("127.0.0.1:{port}");
-    let said = conflict(Daemon::with(listening, port, store));
-    assert_eq!(said, Conflict::Copy { name: "n0".into(), address: original.address() });
+    let stated = conflict(Daemon::with(listening, port, store));
+    assert_eq!(stated, Conflict::Copy { name: "n0".into(), address: original.address() });
 }
 
 #[test]
@@ -354,8 +357,10 @@ fn a_node_that_moved_believes_its_configuration_unless_a_member_is_where_it_was(
     let other = Played::at(0, "n1", 1);
     let ports = [free_port(), free_port()];
     let store = remembering(&ports, "127.0.0.1:9", &other.address());
-    let said = conflict(Daemon::start(&ports, 0, store.clone()));
-    let Conflict::Contradiction { member, configured, found, .. } = &said else { panic!("{said}") };
+    let stated = conflict(Daemon::start(&ports, 0, store.clone()));
+    let Conflict::Contradiction { member, configured, found, .. } = &stated else {
+        panic!("{stated}")
+    };
     let now = format!("127.0.0.1:{}", ports[1]);
     assert_eq!((&**member, configured, found), ("n1", &now, &other.address()));
     // It answers nothing now, so it is not there; it is not dialed where it was.
@@ -368,10 +373,10 @@ fn a_node_that_moved_believes_its_configuration_unless_a_member_is_where_it_was(
 }
 
 #[test]
-fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
+fn a_daemon_that_is_notified_of_another_one_ends_before_it_serves_and_not_after() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ports = [free_port(), listener.local_addr().unwrap().port()];
-    let tell = |listener: &TcpListener| {
+    let report = |listener: &TcpListener| {
         let mut raw = Raw::on(listener.accept().unwrap().0);
         raw.preamble();
         raw.receive::<Hello>().unwrap();
@@ -379,7 +384,7 @@ fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
         raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     };
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
-    tell(&listener);
+    report(&listener);
     assert_eq!(conflict(daemon), Conflict::Duplicate("n0 runs elsewhere".into()));
     drop(listener);
 
@@ -388,17 +393,17 @@ fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
     let start = |at: usize| Daemon::start(&ports, at, stores[at].clone());
     let (daemon, other) = (start(0), start(1));
     until("it serves", || daemon.status().serving.then_some(()));
-    other.ask_to_stop();
+    other.query_to_stop();
     other.ended().unwrap();
     let listener = until("the port", || TcpListener::bind(("127.0.0.1", ports[1])).ok());
-    tell(&listener);
-    tell(&listener);
-    let told = until("it says so", || {
+    report(&listener);
+    report(&listener);
+    let reported = until("it says so", || {
         let status = daemon.status();
-        let trouble = status.troubles.first().map(ToString::to_string);
-        trouble.filter(|_| status.serving)
+        let complaint = status.complaints.first().map(ToString::to_string);
+        complaint.filter(|_| status.serving)
     });
-    assert_eq!(told, "peer n1 refuses this node: n0 runs elsewhere");
+    assert_eq!(reported, "peer n1 refuses this node: n0 runs elsewhere");
 }
 
 /// The addresses of a cluster whose every node is somewhere else, with the data of another one.
@@ -416,9 +421,9 @@ fn a_clone_with_new_identities_is_a_cluster_of_its_own() {
     };
     let all: Vec<Daemon> = (0..3).map(|at| Daemon::start(&ports, at, stores[at].clone())).collect();
     serve(&all);
-    all[0].client().ask(put("k", b"original"));
+    all[0].client().query(put("k", b"original"));
     for daemon in all {
-        daemon.ask_to_stop();
+        daemon.query_to_stop();
         daemon.ended().unwrap();
     }
     let copies: Vec<_> = stores.iter().map(|store| Arc::new(store.backup())).collect();
@@ -437,23 +442,23 @@ fn a_clone_with_new_identities_is_a_cluster_of_its_own() {
         assert_eq!(conflict(Daemon::start(&others, at, copy.clone())), copied);
     }
     let mixed = [others[0], ports[1], others[2]];
-    let said = conflict(renewed(&mixed, 0, &copies[0]));
+    let stated = conflict(renewed(&mixed, 0, &copies[0]));
     let address = format!("127.0.0.1:{}", ports[1]);
-    assert_eq!(said, Conflict::Original { member: "n1".into(), address });
+    assert_eq!(stated, Conflict::Original { member: "n1".into(), address });
 
     let clone: Vec<Daemon> = (0..3).map(|at| renewed(&others, at, &copies[at])).collect();
     serve(&clone);
-    assert_eq!(values(clone[1].client().ask(get("k")))[0].0, &b"original"[..]);
-    assert!(clone.iter().all(|daemon| daemon.status().without_authority == 0));
-    clone[0].client().ask(put("only", b"in the clone"));
-    assert_eq!(values(original[0].client().ask(get("only"))).len(), 0);
+    assert_eq!(values(clone[1].client().query(get("k")))[0].0, &b"original"[..]);
+    assert!(clone.iter().all(|daemon| daemon.status().read_ineligible == 0));
+    clone[0].client().query(put("only", b"in the clone"));
+    assert_eq!(values(original[0].client().query(get("only"))).len(), 0);
     let id = |store: &MemoryStore| store.meta().unwrap().unwrap().cluster.unwrap().id;
     assert_ne!(id(&stores[0]), id(&copies[0]));
     assert_eq!(id(&copies[1]), id(&copies[0]));
     assert!(original.iter().all(|daemon| daemon.status().peers.iter().all(|peer| peer.up)));
     // From then on it is started as any other cluster.
     for daemon in clone {
-        daemon.ask_to_stop();
+        daemon.query_to_stop();
         daemon.ended().unwrap();
     }
     let again: Vec<Daemon> =

@@ -1,10 +1,11 @@
-//! Handshakes with a secret: who is let in, who is not, and what an eavesdropper can do with what was said.
+//! Handshakes with a secret: who is let in, who is not, and what an eavesdropper can do with what
+//! was said.
 
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pixii_client::{Client, Failure, Options};
+use pixii_client::{Client, ClientError, Options};
 use pixii_core::message::{Call, CallBody, PeerMessage, Reply};
 use pixii_core::secret::{Exchange, Keyring, Nonce, Role, Seal, SecretKey, Secrets, Vault};
 use pixii_core::store::memory::MemoryStore;
@@ -35,21 +36,21 @@ fn start(ports: &[u16], own: usize) -> (Daemon, Vault) {
     (Daemon::with(config, ports[own], Arc::new(MemoryStore::default())), vault)
 }
 
-/// What a client is told that proves itself with this key.
-fn ask(port: u16, secret: Option<SecretKey>) -> Result<String, String> {
+/// What a client is notified that proves itself with this key.
+fn query(port: u16, secret: Option<SecretKey>) -> Result<String, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let addresses = [format!("127.0.0.1:{port}")];
     runtime.block_on(async {
         let client = Client::connect(&addresses, Options { secret, ..Options::default() }).await;
         let status = async { client?.status(None).await };
-        status.await.map(|status| status.name).map_err(|failure: Failure| failure.to_string())
+        status.await.map(|status| status.name).map_err(|failure: ClientError| failure.to_string())
     })
 }
 
 /// The same, as soon as the daemon listens.
 fn served(port: u16, secret: &[u8]) {
     let key = || Some(SecretKey::new(secret, Role::Client));
-    until("a client is served", || ask(port, key()).ok());
+    until("a client is served", || query(port, key()).ok());
 }
 
 /// The one word that a node says when it refuses somebody who has proved nothing.
@@ -60,8 +61,8 @@ fn refused(raw: &mut Raw) -> String {
     }
 }
 
-/// A connection to a daemon on which both sides have told their nonces, and what they have said so far: as if `claimed` had
-/// been the first word.
+/// A connection to a daemon on which both sides have reported their nonces, and what they have said
+/// so far: as if `claimed` had been the first word.
 fn challenged_as(port: u16, offered: [u8; 12], claimed: [u8; 12]) -> (Raw, Exchange) {
     let mut raw = Raw::connect(port);
     raw.send(&[&offered[..], &wire::frame(&Hello::Challenge(MINE))].concat());
@@ -80,16 +81,17 @@ fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) 
     (hello.clone(), Hello::Proven { hello, proof })
 }
 
-/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or a refusal.
+/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or
+/// a rejection.
 fn introduce(port: u16, hello: &Hello, key: &SecretKey) -> Result<(Raw, [Seal; 2]), String> {
     let (mut raw, exchange) = challenged(port);
-    let (said, hello) = proven(hello, &exchange, key);
+    let (stated, hello) = proven(hello, &exchange, key);
     raw.send(&wire::frame(&hello));
     match raw.receive::<Welcome>().unwrap() {
         Welcome::Proven { welcome, proof } => {
-            assert_eq!(proof, exchange.listener_proof(key, &said.0, &welcome.0));
+            assert_eq!(proof, exchange.listener_proof(key, &stated.0, &welcome.0));
             match wire::decode(&welcome.0).unwrap() {
-                Welcome::Accepted { .. } => Ok((raw, exchange.seals(key, &said.0))),
+                Welcome::Accepted { .. } => Ok((raw, exchange.seals(key, &stated.0))),
                 Welcome::Refused(why) => Err(why),
                 other => panic!("{other:?}"),
             }
@@ -111,7 +113,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
         let options = Options { secret, ..Options::default() };
         let client = Client::connect(&addresses, options).await.unwrap();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        // Three homes that answer: the links between the nodes work.
+        // Three owners that answer: the links between the nodes work.
         for number in 0..50 {
             let key = Key::new(format!("k{number}").into_bytes()).unwrap();
             let value = bytes::Bytes::from(vec![7; 100_000]);
@@ -128,7 +130,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
                     Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
                 }
             }
-            // A home that was late to be linked counts once it has heard that nothing is kept for it.
+            // An owner that was late to be linked counts once it has heard that nothing is kept for
+            // it.
             loop {
                 match client.get(&key, Some(3), 5_000).await {
                     Ok(found) => break assert_eq!(found.values[0], value),
@@ -141,20 +144,20 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
         assert_eq!((links.secret, links.protocol), (true, 7));
         assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(7)), "{links:?}");
     });
-    let told = |secret: Option<SecretKey>| ask(ports[0], secret).unwrap_err();
-    let none = told(None);
+    let reported = |secret: Option<SecretKey>| query(ports[0], secret).unwrap_err();
+    let none = reported(None);
     assert!(none.contains("this node has a secret, and takes nobody who does not prove"), "{none}");
     let sentence = "the secret is not the one of this cluster's clients (client_secret_file)";
     for secret in [PEERS, NEW] {
-        let wrong = told(Some(SecretKey::new(secret, Role::Client)));
+        let wrong = reported(Some(SecretKey::new(secret, Role::Client)));
         assert!(wrong.contains(sentence), "{wrong}");
     }
-    let role = told(Some(SecretKey::new(CLIENTS, Role::Peer)));
+    let role = reported(Some(SecretKey::new(CLIENTS, Role::Peer)));
     assert!(role.contains(sentence), "{role}");
     drop((a, b, c));
-    // Where there is no secret, nobody is told that the own one is good.
+    // Where there is no secret, nobody is notified that the own one is good.
     let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
-    let why = ask(daemon.port, Some(SecretKey::new(CLIENTS, Role::Client))).unwrap_err();
+    let why = query(daemon.port, Some(SecretKey::new(CLIENTS, Role::Client))).unwrap_err();
     assert!(why.contains("this node has no secret, and cannot prove anything"), "{why}");
 }
 
@@ -170,7 +173,7 @@ fn a_client_s_secret_does_not_make_a_node() {
         assert_eq!(introduce(ports[0], &hello, &key).unwrap_err(), sentence);
     }
     introduce(ports[0], &hello, &SecretKey::new(PEERS, Role::Peer)).unwrap();
-    // What is wrong beside that is told to those alone who have proved themselves.
+    // What is wrong beside that is ordered to those alone who have proved themselves.
     let stranger = peer_hello(&ports, "n9", "n0");
     let why = introduce(ports[0], &stranger, &SecretKey::new(PEERS, Role::Peer)).unwrap_err();
     assert!(why.contains("is not among the members"), "{why}");
@@ -213,7 +216,8 @@ fn a_downgrade_is_refused_by_name() {
         refused(&mut raw)
     };
     let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 7";
-    let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
+    let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes \
+        have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     for hello in [&hello, &Hello::Client] {
         assert_eq!(plain([0, 5, 0, 5], hello), older);
@@ -228,7 +232,8 @@ fn a_downgrade_is_refused_by_name() {
     assert!(refused(&mut raw).starts_with("the secret is not the one of"));
 }
 
-/// The daemon that dials this listener, when it has said its nonce: as the one that it takes us for.
+/// The daemon that dials this listener, when it has said its nonce: as the one that it takes us
+/// for.
 fn dialed(listener: &TcpListener) -> (Raw, [u8; 12], Nonce) {
     listener.set_nonblocking(true).unwrap();
     let (stream, _) = until("the daemon dials", || listener.accept().ok());
@@ -244,7 +249,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ports = [free_port(), listener.local_addr().unwrap().port()];
     let (daemon, _) = start(&ports, 0);
-    // What a removed node is told would end the daemon, if it were proved.
+    // What a removed node is notified would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
     assert_eq!(offered[8..], [0, 6, 0, 7], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
@@ -317,7 +322,8 @@ fn frames_that_do_not_come_from_who_proved_itself_end_the_connection() {
         assert_eq!(reply.id, 1);
         (raw, frame, ours)
     };
-    // The same frame again, one without a seal, one that was altered, and one that comes before its time.
+    // The same frame again, one without a seal, one that was altered, and one that comes before its
+    // time.
     let (mut raw, frame, _) = opened();
     raw.send(&frame);
     assert!(raw.receive::<Reply>().is_none());
@@ -379,7 +385,7 @@ fn a_secret_is_changed_while_the_nodes_run() {
             until("the link again", || linked(if at == 0 { CLIENTS } else { NEW }));
         }
     }
-    let why = ask(ports[0], Some(SecretKey::new(CLIENTS, Role::Client))).unwrap_err();
+    let why = query(ports[0], Some(SecretKey::new(CLIENTS, Role::Client))).unwrap_err();
     assert!(why.contains("the secret is not the one of this cluster's clients"), "{why}");
     served(ports[0], NEW);
 }

@@ -8,8 +8,8 @@ pub fn words() -> Vec<(&'static str, Vec<u8>)> {
         let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
         pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
     };
-    let now = include_str!("../../crates/core/tests/golden/words.tsv").lines();
-    let before = include_str!("../../crates/core/tests/golden/words-6.tsv").lines();
+    let now = include_str!("../../crates/core/tests/golden/wire.tsv").lines();
+    let before = include_str!("../../crates/core/tests/golden/wire-6.tsv").lines();
     now.chain(before)
         .map(|line| line.split_once('\t').unwrap())
         .map(|(name, hex)| (name, digits(hex)))
@@ -34,7 +34,8 @@ pub const TEXTS: [&str; 4] = [
      members = [{ name = \"n1\", address = \"h:1\" }]\n",
 ];
 
-/// Bytes that decoders stumble over: small and large numbers, the tags of longer ones, signs of texts.
+/// Bytes that decoders stumble over: small and large numbers, the tags of longer ones, signs of
+/// texts.
 const ODD: [u8; 16] =
     [0, 1, 2, 0x7f, 0x80, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff, b'\r', b'\n', b' ', b'"', b'/'];
 

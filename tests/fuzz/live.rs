@@ -1,4 +1,5 @@
-//! A daemon, a process of its own, that hostile bytes come to on both of its ports: it goes on, and does not grow.
+//! A daemon, a process of its own, that hostile bytes come to on both of its ports: it goes on, and
+//! does not grow.
 
 use std::cell::Cell;
 use std::fs;
@@ -23,8 +24,8 @@ use tempfile::TempDir;
 use crate::corpus::{self, mutate, noise};
 use crate::{Effort, changed};
 
-/// What a daemon may grow by, in KiB, once it has seen some of everything. Its cache of 8 MiB takes up to 2.4 times as
-/// much, and what it was given to keep has its trees.
+/// What a daemon may grow by, in KiB, once it has seen some of everything. Its cache of 8 MiB takes
+/// up to 2.4 times as much, and what it was given to keep has its trees.
 const MAX_GROWTH_KIB: u64 = 64 << 10;
 /// Rounds before its memory counts.
 const WARM: u64 = 200;
@@ -92,14 +93,15 @@ impl Target {
         target
     }
 
-    /// It takes a put, and shows it unless others might know better; its HTTP port answers a scrape.
+    /// It takes a put, and shows it unless others might know better; its HTTP port answers a
+    /// scrape.
     fn serves(&self, round: u64) {
         let log = || fs::read_to_string(self.dir.path().join("log")).unwrap();
         let name = format!("own-{round}");
         let mut client = Client::connect(self.node);
-        let written = client.ask(put(&name, b"value"));
+        let written = client.query(put(&name, b"value"));
         assert!(matches!(written, Response::Written { .. }), "{written:?} in\n{}", log());
-        let shown = client.ask(get(&name));
+        let shown = client.query(get(&name));
         if self.alone {
             assert_eq!(values(shown).len(), 1);
         }
@@ -118,7 +120,8 @@ impl Target {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// A connection from one of many addresses: one has too few ports for all that are made within a minute.
+    /// A connection from one of many addresses: one has too few ports for all that are made within
+    /// a minute.
     fn connect(&self, port: u16) -> io::Result<TcpStream> {
         let count = self.connections.get();
         self.connections.set(count + 1);
@@ -129,7 +132,8 @@ impl Target {
         Ok(socket.into())
     }
 
-    /// Says all of it, and hears what comes back until the daemon has had enough, or all that was said.
+    /// Says all of it, and hears what comes back until the daemon has had enough, or all that was
+    /// said.
     fn say(&self, port: u16, bytes: &[u8]) {
         let mut stream = until("a connection", || self.connect(port).ok());
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -157,7 +161,8 @@ fn is_harmless_call(payload: &[u8]) -> bool {
     )
 }
 
-/// False for words of a peer that make a node renounce what it has, or its life: it trusts its peers.
+/// False for words of a peer that make a node discard what it has, or its incarnation: it trusts
+/// its peers.
 fn is_harmless_message(payload: &[u8]) -> bool {
     let message = wire::decode::<PeerMessage>(&Bytes::copy_from_slice(payload));
     !matches!(
@@ -166,14 +171,15 @@ fn is_harmless_message(payload: &[u8]) -> bool {
             | Body::Known { .. }
             | Body::Placement { .. }
             | Body::Propose { .. }
-            | Body::Generation { .. }
-            | Body::GenerationNumbers(_)
+            | Body::GcState { .. }
+            | Body::GcEpochNumbers(_)
             | Body::Hints(_)
             | Body::Gossip(Gossip::News { .. }))
     )
 }
 
-/// Messages behind a good handshake, each of them changed and in a good frame; the last frame may be none.
+/// Messages behind a good handshake, each of them changed and in a good frame; the last frame may
+/// be none.
 fn conversation(
     rng: &mut Rng,
     hello: &Hello,
@@ -217,13 +223,13 @@ fn round(target: &Target, rng: &mut Rng, calls: &[Vec<u8>], peers: &[Vec<u8>]) {
             target.say(target.node, &bytes);
         }
         4 => {
-            let said = conversation(rng, &Hello::Client, calls, is_harmless_call);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &Hello::Client, calls, is_harmless_call);
+            target.say(target.node, &stated);
         }
         // Alone, it refuses a peer, whatever that says.
         _ => {
-            let said = conversation(rng, &target.hello, peers, is_harmless_message);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &target.hello, peers, is_harmless_message);
+            target.say(target.node, &stated);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A node on a store in memory that is told whatever some bytes say: by its peers, which it trusts, and by clients.
+//! A node on a store in memory that is reported whatever some bytes say: by its peers, which it
+//! trusts, and by clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use pixii_core::message::{Body, Call, CallBody, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Meta, Owner, Store};
+use pixii_core::store::{Meta, Store, StoreIdentity};
 use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -28,9 +29,10 @@ struct Machine {
     over: bool,
 }
 
-/// Runs a node through the steps that the bytes tell. A step is `what: u8`, and for a message also its length (two bytes, big-endian) and
-/// its bytes. The lowest two bits of `what` say whether it is a peer's message, a peer's answer to an operation of the
-/// node, a client's call, or time that passes; the others, which.
+/// Runs a node through the steps that the bytes tell. A step is `what: u8`, and for a message also
+/// its length (two bytes, big-endian) and its bytes. The lowest two bits of `what` say whether it
+/// is a peer's message, a peer's answer to an operation of the node, a client's call, or time that
+/// passes; the others, which.
 pub fn machine(bytes: &[u8]) {
     let mut machine = Machine::new();
     let mut rest = Bytes::copy_from_slice(bytes);
@@ -59,7 +61,7 @@ impl Machine {
     fn new() -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
-        let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
+        let owner = StoreIdentity { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
         let config = Config {
             hint_limit_bytes: 1 << 20,
@@ -81,10 +83,12 @@ impl Machine {
         };
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
-            let message =
-                PeerMessage { op: NONCE, body: Body::Known { seen: None, birth, cluster: None } };
+            let message = PeerMessage {
+                request_id: NONCE,
+                body: Body::Known { seen: None, birth, cluster: None },
+            };
             machine.give(Input::Peer { from: peer, message });
-            let message = PeerMessage { op: NONCE, body: Body::Hints(0) };
+            let message = PeerMessage { request_id: NONCE, body: Body::Hints(0) };
             machine.give(Input::Peer { from: peer, message });
         }
         assert!(machine.node.is_settled());
@@ -98,7 +102,7 @@ impl Machine {
             (0, Ok(message), _) => self.give(Input::Peer { from, message }),
             (1, Ok(mut message), _) => {
                 if !self.open.is_empty() {
-                    message.op = self.open[way % self.open.len()];
+                    message.request_id = self.open[way % self.open.len()];
                 }
                 self.give(Input::Peer { from, message });
             }
@@ -128,13 +132,13 @@ impl Machine {
                 match output {
                     Output::Store(work) => inputs.push_back(Input::Store(self.work(work))),
                     Output::Send { message, .. } => {
-                        self.open.push_back(message.op);
+                        self.open.push_back(message.request_id);
                         if self.open.len() > MAX_OPEN {
                             self.open.pop_front();
                         }
                     }
-                    // Another life would follow.
-                    Output::Relive => self.over = true,
+                    // Another incarnation would follow.
+                    Output::BeginIncarnation => self.over = true,
                     _ => {}
                 }
             }
@@ -159,10 +163,10 @@ impl Machine {
                 let listing = self.store.list(partition, after.as_ref(), limit_bytes).unwrap();
                 Done::List { token, listing }
             }
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.store.apply(&changes).unwrap();
                 self.store.sync().unwrap();
-                Done::Synced { mark }
+                Done::Synced { seq }
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Hostile bytes: mutations of good ones, and noise, for a bounded number of rounds, or for PIXII_FUZZ_SECONDS seconds a test.
-//! PIXII_FUZZ_SEED=N repeats a run. The folder `fuzz` gives the same targets to libFuzzer, which looks where it gets to.
+//! Hostile bytes: mutations of good ones, and noise, for a bounded number of rounds, or for
+//! PIXII_FUZZ_SECONDS seconds a test. PIXII_FUZZ_SEED=N repeats a run. The folder `fuzz` gives the
+//! same targets to libFuzzer, which looks where it gets to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -122,7 +123,7 @@ fn a_connection_of_hostile_bytes_is_read_to_its_end() {
 }
 
 #[test]
-fn a_node_survives_whatever_it_is_told() {
+fn a_node_survives_whatever_it_is_reported() {
     let named = |prefix: &str| -> Vec<Vec<u8>> {
         let words = corpus::words().into_iter().filter(|(name, _)| name.starts_with(prefix));
         words.map(|(_, bytes)| bytes).collect()

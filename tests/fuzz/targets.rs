@@ -1,4 +1,5 @@
-//! What hostile bytes are given to. Each takes any bytes, and panics where the code under test does, or is inconsistent.
+//! What hostile bytes are given to. Each takes any bytes, and panics where the code under test
+//! does, or is inconsistent.
 
 use std::fmt::Debug;
 
@@ -8,16 +9,17 @@ use pixii::config::Config;
 use pixii::http;
 use pixii_core::causal::Context;
 use pixii_core::emulation;
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::{Member, Members};
 use pixii_core::message::before::Before;
-use pixii_core::message::{Call, PeerMessage, Refusal, Reply, Response};
+use pixii_core::message::{Call, PeerMessage, Rejection, Reply, Response};
 use pixii_core::ring::Ring;
 use pixii_core::store::{self, Meta, Record};
 use pixii_core::types::{Blob, Key, NodeId, Partition};
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
-/// The decoders of every type that is sent or stored: what they take has bytes of its own that mean the same.
+/// The decoders of every type that is sent or stored: what they take has bytes of its own that mean
+/// the same.
 pub fn decoders(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     again::<Hello>(&bytes);
@@ -25,7 +27,7 @@ pub fn decoders(bytes: &[u8]) {
     again::<Call>(&bytes);
     again::<Reply>(&bytes);
     again::<Response>(&bytes);
-    again::<Refusal>(&bytes);
+    again::<Rejection>(&bytes);
     again::<PeerMessage>(&bytes);
     again::<Before<Reply>>(&bytes);
     again::<Before<PeerMessage>>(&bytes);
@@ -33,7 +35,7 @@ pub fn decoders(bytes: &[u8]) {
     again::<Meta>(&bytes);
     again::<Ring>(&bytes);
     again::<Record>(&bytes);
-    again::<Generation>(&bytes);
+    again::<GcState>(&bytes);
     again::<Context>(&bytes);
     let key = Key::new(&b"key\x00\xff"[..]).unwrap();
     let _ = wire::unseal(&key, &Blob(bytes.clone()));
@@ -55,11 +57,11 @@ where
 pub fn texts(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let members = Members::new(vec![Member::configured("n1", "host:1")]);
-    let said = [
+    let stated = [
         emulation::parse(&text, &members).err(),
         Config::parse(&text, "p.toml".as_ref()).err().map(|error| error.to_string()),
     ];
-    for sentence in said.into_iter().flatten() {
+    for sentence in stated.into_iter().flatten() {
         assert!(!sentence.is_empty());
     }
 }
@@ -70,7 +72,7 @@ pub fn requests(bytes: &[u8]) {
         Ok(None) => {
             assert!(bytes.len() < http::MAX_HEAD_BYTES, "it waits for no more than the limit");
         }
-        Ok(Some(asked)) => assert!(asked.path.starts_with('/') && !asked.path.contains(' ')),
+        Ok(Some(queried)) => assert!(queried.path.starts_with('/') && !queried.path.contains(' ')),
         Err(answer) => {
             assert!((400..600).contains(&answer.status));
             assert!(answer.bytes(false).starts_with(b"HTTP/1.1 "));

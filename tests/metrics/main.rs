@@ -98,7 +98,7 @@ fn requests(kind: &str, outcome: &str) -> String {
 }
 
 #[test]
-fn who_does_not_ask_for_openmetrics_gets_the_text_of_prometheus() {
+fn who_does_not_query_for_openmetrics_gets_the_text_of_prometheus() {
     let watched = Watched::alone(Arc::new(Faulty::default()));
     for accept in ["", "Accept: */*\r\n", "Accept: text/plain;version=0.0.4\r\n"] {
         let answer = watched.answer(format!("GET /metrics HTTP/1.1\r\n{accept}\r\n").as_bytes());
@@ -129,12 +129,12 @@ fn the_metrics_are_well_formed_and_move_with_requests() {
 
     let mut client = watched.daemon.client();
     for name in ["a", "b", "c"] {
-        client.ask(put(name, b"1"));
+        client.query(put(name, b"1"));
     }
-    client.ask(get("a"));
-    client.ask(get("nowhere"));
-    client.ask(Request::Delete { key: key("a"), context: None, w: None.into() });
-    client.ask(Request::Get { key: key("a"), r: Some(9).into() });
+    client.query(get("a"));
+    client.query(get("nowhere"));
+    client.query(Request::Delete { key: key("a"), context: None, w: None.into() });
+    client.query(Request::Get { key: key("a"), r: Some(9).into() });
     let after = watched.wait("the requests", |now| now.of(&requests("get", "refused")) > 0.0);
     for (kind, outcome, count) in [
         ("put", "done", 3.0),
@@ -160,17 +160,17 @@ fn the_metrics_are_well_formed_and_move_with_requests() {
 }
 
 #[test]
-fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up() {
+fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_marked_up() {
     let store = Arc::new(MemoryStore::default());
     let lines = "w = 1\nr = 1\ngossip_interval_ms = 10";
     let watched = Watched::start(2, lines, true, store);
     until("a node that serves", || watched.daemon.status().serving.then_some(()));
     let mut client = watched.daemon.client();
     for number in 0..10 {
-        client.ask(put(&format!("k{number}"), b"some bytes"));
+        client.query(put(&format!("k{number}"), b"some bytes"));
     }
     let of_n1 = |name: &str| format!("{name}{{peer=\"n1\"}}");
-    let down = "pixii_peer_opinion{peer=\"n1\",pixii_peer_opinion=\"down\"}";
+    let down = "pixii_peer_liveness{peer=\"n1\",pixii_peer_liveness=\"down\"}";
     let now = watched.wait("hints for n1, which is down", |now| {
         now.of(&of_n1("pixii_hints")) == 10.0 && now.of(down) == 1.0
     });
@@ -178,12 +178,15 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up(
     assert_eq!(now.of(&of_n1("pixii_peer_link_up")), 0.0);
     assert_eq!(now.of(&of_n1("pixii_shared_partitions")), 16.0);
     assert_eq!(now.of(&of_n1("pixii_equal_partitions")), 0.0);
-    assert!(!now.0.contains_key(&of_n1("pixii_equal_age_seconds")), "they were never equal");
+    assert!(
+        !now.0.contains_key(&of_n1("pixii_repair_last_success_timestamp_seconds")),
+        "they were never equal"
+    );
     let older = of_n1("pixii_hint_age_seconds");
     let first = now.of(&older);
     watched.wait("hints get older", |now| now.of(&older) > first);
     let (_, text) = watched.look("/");
-    assert!(text.contains("peer n1: link down, believed down, 10 hints of "), "{text}");
+    assert!(text.contains("peer n1: link down, marked down, 10 hints of "), "{text}");
 }
 
 #[test]
@@ -198,7 +201,8 @@ fn readiness_says_why_not() {
     assert_eq!(watched.look("/livez"), (200, "alive\n".into()));
     assert_eq!(watched.samples().of("pixii_ready"), 0.0);
 
-    // Founded without the other one, it takes writes, and nobody can say whether its disk is the newest.
+    // Founded without the other one, it takes writes, and nobody can say whether its disk is the
+    // newest.
     let watched = Watched::start(2, "", true, Arc::new(MemoryStore::default()));
     let why =
         with_cluster("no other member has answered since the start: it counts in no read before");
@@ -213,18 +217,18 @@ fn readiness_says_why_not() {
     let why =
         "not ready: serving reads only: its disk has 3 bytes left and keeps 268435456 in reserve\n";
     until("a short disk", || {
-        client.ask(put("k", b"v"));
+        client.query(put("k", b"v"));
         (watched.look("/readyz") == (503, why.into())).then_some(())
     });
     assert_eq!(watched.look("/livez").0, 200);
     store.has_free(1 << 40);
     until("room", || (watched.look("/readyz").0 == 200).then_some(()));
 
-    // A request under way holds up a stop, and the port says so as long as it lasts.
+    // A request in progress holds up a stop, and the port says so as long as it lasts.
     store.hold(true);
     client.data(get("elsewhere"));
-    watched.wait("the request", |now| now.of("pixii_requests_under_way") == 1.0);
-    watched.daemon.ask_to_stop();
+    watched.wait("the request", |now| now.of("pixii_requests_in_flight") == 1.0);
+    watched.daemon.query_to_stop();
     let why = "not ready: stopping\n";
     until("the stop", || (watched.look("/readyz") == (503, why.into())).then_some(()));
     store.hold(false);
@@ -238,7 +242,7 @@ fn looking_waits_for_no_thread_of_the_store() {
     store.hold(true);
     let mut client = watched.daemon.client();
     let waiting = client.data(get("k"));
-    let now = watched.wait("the read", |now| now.of("pixii_requests_under_way") == 1.0);
+    let now = watched.wait("the read", |now| now.of("pixii_requests_in_flight") == 1.0);
     assert_eq!(now.of("pixii_queue_length{queue=\"store_reads\"}"), 1.0);
     // The read waits for its thread, and a status does not wait for the read.
     assert_eq!(watched.daemon.status().disk_bytes, 4_711);
@@ -251,7 +255,7 @@ fn looking_waits_for_no_thread_of_the_store() {
 fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     let watched = Watched::alone(Arc::new(MemoryStore::default()));
     let line = "x".repeat(9_000);
-    for (request, status, said) in [
+    for (request, status, stated) in [
         ("GET /nowhere HTTP/1.1\r\n\r\n", 404, "there are /, /metrics, /livez and /readyz"),
         ("POST /metrics HTTP/1.1\r\n\r\n", 405, "GET and HEAD only"),
         ("GET /metrics HTTP/2.0\r\n\r\n", 505, "HTTP/1.1 is spoken here"),
@@ -264,7 +268,7 @@ fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     ] {
         let answer = watched.answer(request.as_bytes());
         let begin = format!("HTTP/1.1 {status} ");
-        assert!(answer.starts_with(&begin) && answer.contains(said), "{request}: {answer}");
+        assert!(answer.starts_with(&begin) && answer.contains(stated), "{request}: {answer}");
     }
     let head = watched.answer(b"HEAD /readyz HTTP/1.0\r\n\r\n");
     let expected = "Content-Length: 6\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
@@ -273,10 +277,10 @@ fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     // More than the port has places for, and all of one address.
     let slow: Vec<TcpStream> = (0..200).map(|_| watched.say(b"GET /metr")).collect();
     assert_eq!(watched.look("/readyz").0, 200);
-    // The oldest was cut to make room; one that is only late is told so.
-    let mut told = Vec::new();
-    let _ = (&slow[0]).read_to_end(&mut told);
-    assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+    // The oldest was cut to make room; one that is only late is notified.
+    let mut reported = Vec::new();
+    let _ = (&slow[0]).read_to_end(&mut reported);
+    assert!(reported.is_empty(), "{}", String::from_utf8_lossy(&reported));
 }
 
 #[test]
@@ -291,8 +295,8 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     assert!(parse("log = \"warn,pixii::net=debug\"").is_ok());
     assert!(parse("http_listen = \"[::1]:7480\"\nlog_format = \"json\"").unwrap().log_json);
     assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_beyond_loopback = true").is_ok());
-    for (lines, said) in [
-        ("http_listen = \"0.0.0.0:7480\"", "unless http_beyond_loopback = true says"),
+    for (lines, stated) in [
+        ("http_listen = \"0.0.0.0:7480\"", "unless http_allow_remote = true says"),
         ("http_listen = \"7480\"", "http_listen = \"7480\": an address is host:port"),
         ("http_listen = \"127.0.0.1:1\"", "that is the port of listen already"),
         (
@@ -304,7 +308,7 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
         ("log_format = \"xml\"", "log_format = \"xml\": log_format is \"text\" or \"json\""),
     ] {
         let error = parse(lines).unwrap_err();
-        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+        assert!(error.contains(stated) && error.lines().count() == 1, "{error}");
     }
 
     let watched = Watched::alone(Arc::new(MemoryStore::default()));
@@ -314,8 +318,8 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     let config = Config::parse(&text, Path::new("test.toml")).unwrap();
     let second = Daemon::with(config, port, Arc::new(MemoryStore::default()));
     let error = second.ended().unwrap_err().to_string();
-    let said = format!("cannot listen on 127.0.0.1:{}: Address already in use", watched.http);
-    assert!(error.starts_with(&said), "{error}");
+    let stated = format!("cannot listen on 127.0.0.1:{}: Address already in use", watched.http);
+    assert!(error.starts_with(&stated), "{error}");
 }
 
 /// A process that ends with its test.

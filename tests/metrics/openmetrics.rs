@@ -182,8 +182,10 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 
 #[test]
 fn faults_are_found() {
-    let good = "# TYPE a histogram\n# HELP a A.\na_bucket{le=\"1.0\"} 1\na_bucket{le=\"+Inf\"} 2\na_count 2\n\
-                a_sum 3.5\n# TYPE b_bytes gauge\n# UNIT b_bytes bytes\n# HELP b_bytes B.\nb_bytes{x=\"\\\"\\n\"} 7\n\
+    let good = "# TYPE a histogram\n# HELP a A.\na_bucket{le=\"1.0\"} 1\na_bucket{le=\"+Inf\"} \
+        2\na_count 2\n\
+                a_sum 3.5\n# TYPE b_bytes gauge\n# UNIT b_bytes bytes\n# HELP b_bytes \
+        B.\nb_bytes{x=\"\\\"\\n\"} 7\n\
                 # EOF\n";
     assert_eq!(read(good).unwrap().of("b_bytes{x=\"\\\"\\n\"}"), 7.0);
     for (from, to) in [

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_core::message::{Refusal, Request, Response};
+use pixii_core::message::{Rejection, Request, Response};
 use pixii_core::types::{Blob, WriteId};
 use pixii_testkit::daemon::{Daemon, Faulty, get, key, put};
 use pixii_testkit::{free_port, until};
@@ -21,7 +21,7 @@ fn a_node_whose_disk_hangs_says_so_and_refuses_at_once_until_it_is_over() {
     let watched = Watched::alone(store.clone());
     assert_eq!(watched.samples().of("pixii_store_stalled_seconds"), 0.0);
     let mut client = watched.daemon.client();
-    client.ask(put("before", b"v"));
+    client.query(put("before", b"v"));
     store.hang(true);
     client.data(put("k", b"v"));
     until("readiness", || {
@@ -32,18 +32,18 @@ fn a_node_whose_disk_hangs_says_so_and_refuses_at_once_until_it_is_over() {
     let seconds = watched.samples().of("pixii_store_stalled_seconds");
     assert!(seconds >= 2.0, "{seconds}");
     let status = watched.daemon.status();
-    assert!(!status.serving && status.levels.store_stalled_seconds >= 2);
+    assert!(!status.serving && status.gauges.store_stalled_seconds >= 2);
 
     // What needs the disk is refused at once; what does not is answered.
     let begun = Instant::now();
     let mut other = watched.daemon.client();
     for request in [put("l", b"v"), get("k")] {
-        let refused = other.ask(request);
+        let refused = other.query(request);
         let Response::Refused(why) = refused else { panic!("{refused:?}") };
-        let busy = matches!(why, Refusal::Busy { .. } | Refusal::Unreachable { .. });
+        let busy = matches!(why, Rejection::Busy { .. } | Rejection::Unreachable { .. });
         assert!(busy, "{why:?}");
     }
-    assert!(matches!(other.ask(get("before")), Response::Found { .. }));
+    assert!(matches!(other.query(get("before")), Response::Found { .. }));
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 
     store.hang(false);
@@ -75,17 +75,17 @@ fn nobody_waits_for_an_owner_whose_disk_hangs() {
         write: WriteId(u128::from(w) + 1),
         w: Some(w).into(),
     };
-    daemons[1].client().ask(put("first".into(), 2));
+    daemons[1].client().query(put("first".into(), 2));
     until("the stall", || (!daemons[0].status().serving).then_some(()));
     // W of 3 cannot be had without it: that is known at once, not when the deadline has passed.
     let begun = Instant::now();
     let mut client = daemons[1].client();
     for at in 0..8 {
-        let unsure = client.ask(put(format!("w3-{at}"), 3));
+        let unsure = client.query(put(format!("w3-{at}"), 3));
         assert!(!matches!(unsure, Response::Written { .. }), "{unsure:?}");
-        let done = client.ask(put(format!("w2-{at}"), 2));
+        let done = client.query(put(format!("w2-{at}"), 2));
         assert!(matches!(done, Response::Written { .. }), "{done:?}");
-        let refused = daemons[0].client().ask(put(format!("own-{at}"), 2));
+        let refused = daemons[0].client().query(put(format!("own-{at}"), 2));
         assert!(matches!(refused, Response::Refused(_)), "{refused:?}");
     }
     assert!(begun.elapsed() < 2 * SOON, "{:?}", begun.elapsed());
@@ -129,6 +129,6 @@ fn readiness_of_a_node_and_health_of_the_cluster_are_two_answers() {
     let unservable = watched.samples().of("pixii_cluster_unservable_partitions");
     assert_eq!((unservable, watched.samples().of("pixii_ready")), (16.0, 1.0));
     assert!(watched.look("/").1.contains(line));
-    let refused = watched.daemon.client().ask(put("k", b"v"));
-    assert!(matches!(refused, Response::Refused(Refusal::Unreachable { .. })), "{refused:?}");
+    let refused = watched.daemon.client().query(put("k", b"v"));
+    assert!(matches!(refused, Response::Refused(Rejection::Unreachable { .. })), "{refused:?}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use pixii::disk::{DiskStore, Limits, OpenError, check};
-use pixii_core::store::{Change, Found, Process, Record, Store, begin_life};
+use pixii_core::store::{Change, Found, Process, Record, Store, begin_incarnation};
 use pixii_core::types::{Key, NodeId, Partition};
 use tempfile::TempDir;
 
@@ -65,14 +65,15 @@ fn write(tracer: &[&str], first: u64, dir: &Path) -> Output {
     command.env(WRITER, format!("{first} {}", dir.display())).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn stated(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// How many writes were announced.
 fn announced(output: &Output) -> u64 {
-    let said = said(output);
-    let numbers = said.lines().filter_map(|line| line.strip_prefix("synced ")?.parse::<u64>().ok());
+    let stated = stated(output);
+    let numbers =
+        stated.lines().filter_map(|line| line.strip_prefix("synced ")?.parse::<u64>().ok());
     numbers.max().map_or(0, |n| n + 1)
 }
 
@@ -141,14 +142,14 @@ fn a_kill_at_any_call_of_the_log_or_of_a_checkpoint_loses_nothing() {
                 let store = small(dir.path());
                 assert_written(&store, count, &when);
                 drop(store);
-                if said(&output).contains("\nclosed") {
+                if stated(&output).contains("\nclosed") {
                     assert_eq!(count, WRITES, "{when}");
                     break;
                 }
                 // It goes on, and is whole to its end.
                 kills += 1;
                 let output = write(&[], count, dir.path());
-                assert!(said(&output).contains("\nclosed"), "{when}: {output:?}");
+                assert!(stated(&output).contains("\nclosed"), "{when}: {output:?}");
                 assert_written(&open(dir.path()), WRITES, &when);
             }
         }
@@ -161,7 +162,7 @@ fn a_kill_at_any_call_of_the_log_or_of_a_checkpoint_loses_nothing() {
 fn with_a_log(writes: u64) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     let store = open(dir.path());
     for n in 0..writes {
@@ -192,7 +193,7 @@ fn a_kill_at_any_call_of_a_replay_and_of_the_close_behind_it_loses_nothing() {
             let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
             let output = write(&tracer, WRITES, &copy);
             assert_written(&open(&copy), WRITES, &format!("{call} {nth}"));
-            if said(&output).contains("\nclosed") {
+            if stated(&output).contains("\nclosed") {
                 break;
             }
             kills += 1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pixii::disk::{CheckReport, DiskStore, OpenError, check};
 use pixii_core::rng::Rng;
-use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_life};
+use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_incarnation};
 use pixii_core::types::{Key, Partition, hash64};
 use tempfile::TempDir;
 
@@ -40,13 +40,13 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }
 
 /// The one sentence with which opening fails.
-fn refusal(dir: &Path) -> (OpenError, String) {
+fn rejection(dir: &Path) -> (OpenError, String) {
     let error = DiskStore::open(dir, CACHE).unwrap_err();
     let text = error.to_string();
     println!("{text}");
@@ -55,10 +55,10 @@ fn refusal(dir: &Path) -> (OpenError, String) {
 }
 
 #[test]
-fn a_second_opener_is_told_who_has_it() {
+fn a_second_opener_sees_who_has_it() {
     let (dir, model) = filled();
     let store = open(dir.path());
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     let me = std::process::id();
     assert!(matches!(error, OpenError::InUse { holder: Some(holder), .. } if holder == me));
     assert!(text.ends_with(&format!("is in use by process {me}")), "{text}");
@@ -76,7 +76,7 @@ fn another_format_and_a_foreign_directory_are_left_alone() {
     let next: &[u8] = b"pixii data 2, sled 0.34\n";
     for other in [b"pixii data 2, sled 1\n", next, b"rocks 9\n", &[0xff; 5_000]] {
         fs::write(&format, other).unwrap();
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Format { .. }), "{text}");
         assert_eq!(fs::read(&format).unwrap(), other, "nothing was touched");
     }
@@ -86,21 +86,21 @@ fn another_format_and_a_foreign_directory_are_left_alone() {
     fs::remove_file(dir.path().join("MARK")).unwrap();
     for other in [&b"pixih data 1, sled 0.34\n"[..], b""] {
         fs::write(&format, other).unwrap();
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Format { .. }), "{text}");
     }
     fs::remove_file(&format).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Foreign { .. }) && text.contains("\"sled\""), "{text}");
     fs::write(&format, ours).unwrap();
     assert_holds(&open(dir.path()), &model);
 
     let foreign = tempfile::tempdir().unwrap();
     fs::write(foreign.path().join("thesis.tex"), "x").unwrap();
-    let (_, text) = refusal(foreign.path());
+    let (_, text) = rejection(foreign.path());
     assert!(text.contains("\"thesis.tex\""), "{text}");
     assert_eq!(fs::read_dir(foreign.path()).unwrap().count(), 1, "nothing was written");
-    let (error, text) = refusal(&foreign.path().join("thesis.tex"));
+    let (error, text) = rejection(&foreign.path().join("thesis.tex"));
     assert!(matches!(error, OpenError::Directory { .. }), "{text}");
 }
 
@@ -120,7 +120,7 @@ fn a_creation_that_was_killed_anywhere_is_taken_up_again() {
     assert_holds(&open(dir.path()), &model);
     // Lost.
     fs::remove_dir_all(dir.path().join("sled")).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
 }
 
@@ -145,13 +145,13 @@ fn a_newer_schema_is_refused_and_a_lost_one_is_damage() {
     };
     let ours = set(Some(seal("schema", &5u32.to_be_bytes())));
     assert_eq!(ours, seal("schema", &4u32.to_be_bytes()));
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::NewerSchema { found: 5, .. }), "{text}");
     set(Some(ours.clone()));
     assert_holds(&open(dir.path()), &model);
     for bad in [vec![], vec![1], seal("schema", b""), seal("schema", &[0; 4]), vec![7; 13]] {
         set(Some(bad));
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
     }
     set(None);
@@ -198,7 +198,7 @@ fn damage_is_noticed_where_it_is() {
     store.close().unwrap();
 
     raw(dir.path()).insert(b"\x01life", vec![9; 40]).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
 }
 
@@ -253,7 +253,7 @@ fn a_cut_file_is_one_sentence_or_a_store() {
     for length in [0, 8, 9, 20, 30, 45] {
         cut("conf", length);
     }
-    // sled opens most of these, as if after a crash; the mark tells.
+    // sled opens most of these, as if after a crash; the mark reports.
     for length in [0, 10, 30, 1_000, 30_000, 100_000, 400_000] {
         cut("db", length);
     }
@@ -441,15 +441,12 @@ fn a_killed_writer_loses_nothing_that_it_announced() {
         let Found::Record(hot) = store.read(Partition(2), &key("hot")).unwrap() else {
             panic!("the hot record is not whole")
         };
-        assert!(hot.own_serial >= Some(announced));
-        assert_eq!(hot, record(hot.own_serial.unwrap(), &[150 * KILO]));
-        // The one that was under way is there whole or not at all, together with its neighbour.
-        let (_, partition, key, under_way) = written(announced + 1);
-        let expected = if hot.own_serial > Some(announced) {
-            Found::Record(under_way)
-        } else {
-            Found::Nothing
-        };
+        assert!(hot.own_epoch >= Some(announced));
+        assert_eq!(hot, record(hot.own_epoch.unwrap(), &[150 * KILO]));
+        // The one that was in progress is there whole or not at all, together with its neighbour.
+        let (_, partition, key, in_flight) = written(announced + 1);
+        let expected =
+            if hot.own_epoch > Some(announced) { Found::Record(in_flight) } else { Found::Nothing };
         assert_eq!(store.read(partition, &key).unwrap(), expected);
         next = announced + 1;
         store.close().unwrap();
@@ -490,18 +487,18 @@ fn a_store_creates_the_directories_above_it() {
 
 /// What a check says of each damaged place, and its report.
 fn checked(dir: &Path) -> (CheckReport, Vec<String>) {
-    let mut said = Vec::new();
+    let mut stated = Vec::new();
     let report =
-        check(dir, &scratch(), CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
-    assert_eq!(report.damages as usize, said.len());
-    (report, said)
+        check(dir, &scratch(), CACHE, &mut |damage| stated.push(damage.to_string())).unwrap();
+    assert_eq!(report.damages as usize, stated.len());
+    (report, stated)
 }
 
 #[test]
 fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     let (dir, mut model) = filled();
     let store = open(dir.path());
-    let deleted = Record { own_serial: Some(1), ..record(1, &[]) };
+    let deleted = Record { own_epoch: Some(1), ..record(1, &[]) };
     let siblings = record(7, &[10, 20, 40 * KILO]);
     store.apply(&[put(1, &key("gone"), &deleted), put(1, &key("both"), &siblings)]).unwrap();
     let before = store.meta().unwrap();
@@ -509,14 +506,14 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     model.insert((Partition(1), key("gone")), deleted);
     model.insert((Partition(1), key("both")), siblings);
 
-    let (report, said) = checked(dir.path());
-    assert!(said.is_empty() && report.complete, "{said:?}");
+    let (report, stated) = checked(dir.path());
+    assert!(stated.is_empty() && report.complete, "{stated:?}");
     let CheckReport { live_keys, siblings, values, tombstones, .. } = report;
     assert_eq!((live_keys, siblings, values, tombstones), (61, 1, 63, 1));
     assert_eq!((report.clock_entries, report.chunked, report.chunks), (63, 7, 6 * 4 + 2));
     assert!(report.disk_bytes > 600 * KILO as u64);
     let (again, _) = checked(dir.path());
-    assert_eq!((again.digest, &again.meta), (report.digest, &before), "no life has begun");
+    assert_eq!((again.digest, &again.meta), (report.digest, &before), "no incarnation has begun");
     assert_holds(&open(dir.path()), &model);
 
     let db = raw(dir.path());
@@ -530,8 +527,8 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     db.insert(b"\x01extra", b"unsealed").unwrap();
     db.insert([9], b"").unwrap();
     drop(db);
-    let (report, said) = checked(dir.path());
-    let whole = said.join("\n");
+    let (report, stated) = checked(dir.path());
+    let whole = stated.join("\n");
     for what in [
         "key \"1\" (partition 0): the checksum of its record fails",
         "key \"2\" (partition 0): it has neither a record nor a head",
@@ -542,23 +539,24 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     ] {
         assert!(whole.contains(what), "{what}: {whole}");
     }
-    assert_eq!((said.len(), report.complete, report.live_keys), (6, true, 58));
+    assert_eq!((stated.len(), report.complete, report.live_keys), (6, true, 58));
     assert_ne!(report.digest, again.digest);
 }
 
 #[test]
 fn a_check_takes_only_a_store_that_nobody_has() {
-    let refusal = |dir: &Path| check(dir, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
+    let rejection =
+        |dir: &Path| check(dir, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
     let (dir, _) = filled();
     let store = open(dir.path());
-    let text = refusal(dir.path());
+    let text = rejection(dir.path());
     assert!(text.ends_with(&format!("is in use by process {}", std::process::id())), "{text}");
     drop(store);
     let empty = tempfile::tempdir().unwrap();
-    let text = refusal(empty.path());
+    let text = rejection(empty.path());
     assert!(text.ends_with("cannot be used: there is no store in it"), "{text}");
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
-    let text = refusal(&empty.path().join("none"));
+    let text = rejection(&empty.path().join("none"));
     assert!(text.contains("No such file or directory"), "{text}");
     assert!(!empty.path().join("none").exists());
 }
@@ -586,7 +584,7 @@ fn a_salvage_reads_what_lies_behind_a_damaged_message() {
             store.sync().unwrap();
         }
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     // Without a snapshot sled reads the whole log, and would stop at the first damaged message.
     snapshots(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());

@@ -1,8 +1,9 @@
 //! Data that older programs wrote, brought to today's schema.
 //!
-//! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds one node's data: some keys,
-//! two of them with siblings, one long, tombstones; from schema 2 on with hints for a member that was away, from schema 3 on
-//! with generations. `v3-killed` is of a daemon that was killed. The numbers are what that program's own `pixii check` said.
+//! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds
+//! one node's data: some keys, two of them with siblings, one long, tombstones; from schema 2 on
+//! with hints for a member that was away, from schema 3 on with GC epochs. `v3-killed` is of a
+//! daemon that was killed. The numbers are what that program's own `pixii check` said.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,26 +87,31 @@ impl Fixture {
 }
 
 #[test]
-fn data_of_every_schema_is_told_migrated_and_all_there() {
+fn data_of_every_schema_is_reported_migrated_and_all_there() {
     for fixture in &FIXTURES {
         let (_dir, data) = fixture.unpack();
         let schema = fixture.schema;
-        let told = schema_of(&data, &scratch(), CACHE).unwrap();
-        assert_eq!((told.found, told.newest), (schema, NEWEST));
-        let leads: Vec<u32> = told.steps.iter().map(|(to, _)| *to).collect();
+        let reported = schema_of(&data, &scratch(), CACHE).unwrap();
+        assert_eq!((reported.found, reported.newest), (schema, NEWEST));
+        let leads: Vec<u32> = reported.steps.iter().map(|(to, _)| *to).collect();
         assert_eq!(leads, (schema + 1..=NEWEST).collect::<Vec<_>>());
         if schema < NEWEST {
             let refused = check(&data, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
-            let said = format!("has schema {schema} and this reads schema {NEWEST}");
-            assert!(refused.contains(&said), "{refused}");
+            let stated = format!("has schema {schema} and this reads schema {NEWEST}");
+            assert!(refused.contains(&stated), "{refused}");
         }
-        assert_eq!(migrate(&data, CACHE).unwrap(), told, "being told of it has changed nothing");
+        assert_eq!(
+            migrate(&data, CACHE).unwrap(),
+            reported,
+            "being notified of it has changed \
+            nothing"
+        );
         let report = fixture.assert_whole(&data, "migrated");
-        assert!(report.meta.is_some_and(|meta| meta.clean), "no life has begun");
+        assert!(report.meta.is_some_and(|meta| meta.clean), "no incarnation has begun");
         assert_eq!(report.members.is_some(), schema >= 2);
         assert_eq!(migrate(&data, CACHE).unwrap().steps, []);
         let store = open(&data);
-        assert_eq!(!store.generations().unwrap().is_empty(), schema >= 3);
+        assert_eq!(!store.gc_epochs().unwrap().is_empty(), schema >= 3);
         assert!(store.meta().unwrap().unwrap().fresh.len() <= 1);
         store.close().unwrap();
     }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_core::store::{Process, Store, begin_life};
+use pixii_core::store::{Process, Store, begin_incarnation};
 use tempfile::TempDir;
 
 use crate::{key, open, owner, put, record};
@@ -22,7 +22,7 @@ fn killed() -> TempDir {
     for n in 0..20 {
         store.apply(&[put(0, &key(format!("{n}")), &record(n, &[500]))]).unwrap();
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     let data = dir.path().join("sled");
     fs::write(data.join("snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();
@@ -120,16 +120,16 @@ fn a_place_without_room_for_the_copy_is_refused_and_named() {
         env!("CARGO_BIN_EXE_pixii")
     );
     if let Some(output) = with_mounts(&script) {
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("bytes are needed there, and "), "{said}");
-        assert!(said.contains("name another place with --scratch DIR"), "{said}");
+        let stated = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stated}");
+        assert!(stated.contains("bytes are needed there, and "), "{stated}");
+        assert!(stated.contains("name another place with --scratch DIR"), "{stated}");
     }
     let none = scratch.path().join("none");
     let none = none.to_str().unwrap();
     let output = pixii(&["check", "--scratch", none], dir.path(), scratch.path());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains(none), "{said}");
+    let stated = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stated.contains(none), "{stated}");
 }
 
 #[test]

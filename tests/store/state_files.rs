@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use pixii::disk::{DiskStore, OpenError, check};
-use pixii_core::store::{Process, Store, begin_life};
+use pixii_core::store::{Process, Store, begin_incarnation};
 use pixii_core::types::Partition;
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }
@@ -34,9 +34,9 @@ fn flip(path: &Path, byte: usize, bit: u8) {
 
 /// What a check says is damaged.
 fn damages(dir: &Path) -> Vec<String> {
-    let mut said = Vec::new();
-    check(dir, &scratch(), CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
-    said
+    let mut stated = Vec::new();
+    check(dir, &scratch(), CACHE, &mut |damage| stated.push(damage.to_string())).unwrap();
+    stated
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_directory_of_the_version_before_gets_its_second_copies_at_the_next_opening(
 }
 
 #[test]
-fn a_damaged_mark_still_tells_that_synced_writes_are_missing() {
+fn a_damaged_mark_still_reports_that_synced_writes_are_missing() {
     let (dir, model) = filled();
     let logs = ["sled/db", "sled/COMMITS"].map(|log| dir.path().join(log));
     let both = || logs.clone().map(|log| fs::read(log).unwrap());
@@ -128,8 +128,14 @@ fn a_check_names_the_small_file_that_is_damaged() {
     assert_eq!(damages(dir.path()), Vec::<String>::new());
     flip(&dir.path().join("FORMAT"), 4, 0);
     flip(&dir.path().join("MARK"), 64, 0);
-    let said = damages(dir.path()).join("\n");
-    assert!(said.contains("the file FORMAT was damaged, \"pixih data 1, sled 0.34\""), "{said}");
-    assert!(said.contains("the file MARK: 1 of its 2 marks is damaged"), "{said}");
+    let stated = damages(dir.path()).join("\n");
+    assert!(
+        stated.contains(
+            "the file FORMAT was damaged, \"pixih data 1, sled \
+        0.34\""
+        ),
+        "{stated}"
+    );
+    assert!(stated.contains("the file MARK: 1 of its 2 marks is damaged"), "{stated}");
     assert_eq!(fs::read(dir.path().join("FORMAT")).unwrap(), b"pixih data 1, sled 0.34\n");
 }

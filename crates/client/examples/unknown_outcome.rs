@@ -3,17 +3,17 @@
 //! `cargo run -p pixii-client --example unknown_outcome -- 127.0.0.1:7432`
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Key, Options, Put, Written};
+use pixii_client::{Client, ClientError, Key, Options, Put, Written};
 
 const TIMEOUT_MS: u32 = 2_000;
 const TRIES: u32 = 5;
 
-/// Writes until the outcome is known. A refusal is one: nothing was done.
-async fn put(client: &Client, put: Put) -> Result<Written, Failure> {
+/// Writes until the outcome is known. A rejection is one: nothing was done.
+async fn put(client: &Client, put: Put) -> Result<Written, ClientError> {
     let mut outcome = client.put(put.clone(), TIMEOUT_MS).await;
     for _ in 1..TRIES {
         match outcome {
-            Err(Failure::Unknown(_)) => {
+            Err(ClientError::Unknown(_)) => {
                 outcome = client.put_again(put.clone(), TIMEOUT_MS).await;
             }
             known => return known,

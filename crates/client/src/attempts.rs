@@ -4,30 +4,31 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pixii_core::message::{CallBody, Refusal, ReplyBody, Request, Response};
+use pixii_core::message::{CallBody, Rejection, ReplyBody, Request, Response};
 use pixii_core::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Lost;
-use super::{Client, Failure, Node, ODD_ANSWER};
+use super::{Client, ClientError, Node, ODD_ANSWER};
 
-/// How much later than a request's own deadline the client gives up waiting for the answer: the node
-/// answers at the deadline, and the answer needs time to arrive.
+/// How much later than a request's own deadline the client gives up waiting for the answer: the
+/// node answers at the deadline, and the answer needs time to arrive.
 const GRACE: Duration = Duration::from_millis(1_000);
-/// A node that is not connected in this part of the time left is passed over, so that one that hangs does
-/// not cost the whole request.
+/// A node that is not connected in this part of the time left is passed over, so that one that
+/// hangs does not cost the whole request.
 const CONNECT_SHARE: u32 = 4;
-/// A read that is not answered after this time is put to another node as well, and so is a write: a node's own
-/// hedges and its disk come first.
-const READ_PATIENCE: Duration = Duration::from_millis(100);
-const WRITE_PATIENCE: Duration = Duration::from_millis(500);
-/// Once a home has refused, so many others are asked at most: each would find the same homes, or stand in.
+/// A read that is not answered after this time is put to another node as well, and so is a write: a
+/// node's own hedges and its disk come first.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Once an owner has refused, so many others are asked at most: each would find the same owners, or
+/// stand in.
 const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
 const QUIET_MS: u64 = 1_000;
 /// Rest before a write whose outcome is unknown goes round once more.
-const REST: Duration = Duration::from_millis(50);
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
 /// A request that was carried out.
 pub(super) struct Done {
@@ -39,7 +40,7 @@ pub(super) struct Done {
 /// What one node made of a request.
 struct Answered {
     id: NodeId,
-    /// True if it was told that it is not the only one that has the put.
+    /// True if it was notified that it is not the only one that has the put.
     again: bool,
     /// The node, for people.
     place: String,
@@ -52,20 +53,20 @@ struct Answered {
 struct Attempts {
     writes: bool,
     /// Why the last node refused it.
-    refused: Option<Refusal>,
+    refused: Option<Rejection>,
     /// Why it may have happened without an answer that says so.
     unknown: Option<String>,
     /// What a node said that refused a further attempt at a write that may have happened.
-    reason: Option<Refusal>,
+    reason: Option<Rejection>,
     since: Instant,
     /// True if a node asks to be asked again.
     again: bool,
     faults: Vec<String>,
     /// Nodes that were not tried, because they could not be reached a moment ago.
     left_alone: u32,
-    /// Nodes that are no homes and may still be asked once a home has refused.
+    /// Nodes that are no owners and may still be asked once an owner has refused.
     others_left: u32,
-    under_way: JoinSet<Answered>,
+    in_flight: JoinSet<Answered>,
     /// Attempts that may have carried it out, or may yet.
     open: u32,
     /// True once a put was sent to a second node while the first one might have it.
@@ -75,32 +76,33 @@ struct Attempts {
 }
 
 impl Client {
-    /// Puts a request to the partition's homes in their order, then to others, which forward it or stand in.
+    /// Puts a request to the partition's owners in their order, then to others, which forward it or
+    /// stand in.
     pub(super) async fn data(
         &self,
         request: Request,
         partition: Partition,
         timeout_ms: u32,
-    ) -> Result<Done, Failure> {
+    ) -> Result<Done, ClientError> {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
-            return Err(Refusal::Timeout(timeout_ms).into());
+            return Err(Rejection::Timeout(timeout_ms).into());
         }
         let writes = request.is_write();
-        let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
+        let timeout = if writes { WRITE_TIMEOUT } else { READ_TIMEOUT };
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let mut attempts = Attempts::new(&request);
         let mut candidates = self.candidates(partition);
         let mut insists = false;
         loop {
             let in_time = Instant::now() < deadline;
-            let asked = attempts.next(&mut candidates).filter(|_| in_time);
-            if let Some(id) = asked {
+            let queried = attempts.next(&mut candidates).filter(|_| in_time);
+            if let Some(id) = queried {
                 let request = attempts.send(&request);
                 let client = self.clone();
                 attempts
-                    .under_way
+                    .in_flight
                     .spawn(async move { client.attempt(id, request, deadline, insists).await });
-            } else if attempts.under_way.is_empty() {
+            } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
                     // One of them may be back: better to look than to say that nobody is there.
                     (insists, attempts.others_left) = (true, OTHERS);
@@ -115,17 +117,17 @@ impl Client {
                 if !in_time || !(unknown || attempts.again) {
                     return Err(attempts.failure(timeout_ms));
                 }
-                sleep_until(Instant::now() + REST).await;
+                sleep_until(Instant::now() + RETRY_BACKOFF).await;
                 candidates = self.candidates(partition);
                 (attempts.refused, attempts.again) = (None, false);
                 attempts.others_left = OTHERS;
                 continue;
             }
-            let hedge = Instant::now() + patience;
+            let hedge = Instant::now() + timeout;
             let next = tokio::select! {
-                Some(answered) = attempts.under_way.join_next() => answered,
-                () = sleep_until(hedge), if asked.is_some() => {
-                    if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
+                Some(answered) = attempts.in_flight.join_next() => answered,
+                () = sleep_until(hedge), if queried.is_some() => {
+                    if let Some(node) = queried.and_then(|id| self.0.nodes.get(&id)) {
                         self.avoid(node);
                     }
                     continue;
@@ -136,12 +138,12 @@ impl Client {
             if let Some(response) = attempts.take(answered)? {
                 if attempts.repeats && !again && matches!(response, Response::Written { .. }) {
                     // Another node may yet carry it out under a dot of its own, and this one does
-                    // not know: it is told.
+                    // not know: it is reported.
                     attempts.alone = Some(response);
                     candidates.push_front((id, true));
                     continue;
                 }
-                let repeated = attempts.unknown.is_some() || !attempts.under_way.is_empty();
+                let repeated = attempts.unknown.is_some() || !attempts.in_flight.is_empty();
                 return Ok(Done { response, repeated });
             }
             if attempts.unknown.is_some() && !self.0.options.retry_unknown {
@@ -182,7 +184,7 @@ impl Client {
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
         let outcome = link.call(body, left + GRACE).await;
-        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Rejection::Stopping)))) {
             self.avoid(node);
         }
         Answered { id, again, place, outcome, is_left_alone: false }
@@ -194,39 +196,40 @@ impl Client {
         node.quiet_until_ms.store(until, Ordering::Relaxed);
     }
 
-    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
-    pub async fn ask(
+    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it
+    /// answers.
+    pub async fn query(
         &self,
         name: &str,
         request: Request,
         timeout_ms: u32,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response, ClientError> {
         let (id, writes) = (self.id_of(name)?, request.is_write());
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let Answered { place, outcome, .. } = self.attempt(id, request, deadline, true).await;
         match outcome {
             Ok(ReplyBody::Data(response)) => Ok(response),
-            Ok(_) => Err(Failure::Error(ODD_ANSWER.into())),
-            Err(Lost::Sent(why)) if writes => Err(Failure::Unknown(format!("{place}: {why}"))),
+            Ok(_) => Err(ClientError::Error(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if writes => Err(ClientError::Unknown(format!("{place}: {why}"))),
             Err(Lost::Sent(why) | Lost::Unsent(why)) => {
-                Err(Failure::Error(format!("{place}: {why}")))
+                Err(ClientError::Error(format!("{place}: {why}")))
             }
         }
     }
 
-    /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
-    /// connected to, all others; those that were silent a moment ago last.
+    /// The nodes to ask about a partition in their order, and whether each is an owner: the owners,
+    /// the node first connected to, all others; those that were silent a moment ago last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
         let list = self.ring().preference_list(partition);
-        let homes = self.ring().homes(partition);
+        let owners = self.ring().owners(partition);
         let now = self.0.made.elapsed().as_millis() as u64;
         let quiet = |id: &NodeId| {
             let node = self.0.nodes.get(id);
             node.is_some_and(|node| node.quiet_until_ms.load(Ordering::Relaxed) > now)
         };
         let mut nodes: Vec<(NodeId, bool)> =
-            list.into_iter().map(|id| (id, homes.contains(&id))).collect();
-        nodes.sort_by_key(|(id, home)| (quiet(id), !home, *id != self.0.entry && !home));
+            list.into_iter().map(|id| (id, owners.contains(&id))).collect();
+        nodes.sort_by_key(|(id, owner)| (quiet(id), !owner, *id != self.0.entry && !owner));
         nodes.into()
     }
 }
@@ -244,7 +247,7 @@ impl Attempts {
             faults: Vec::new(),
             left_alone: 0,
             others_left: OTHERS,
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             open: 0,
             repeats: matches!(request, Request::PutAgain { .. }),
             alone: None,
@@ -260,19 +263,20 @@ impl Attempts {
         if self.repeats { request.again() } else { request }
     }
 
-    /// The next node to ask. Once a home has refused, only so many others are: they ask the homes again, or stand in.
+    /// The next node to ask. Once an owner has refused, only so many others are: they ask the
+    /// owners again, or stand in.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
         let others = self.refused.is_none() || self.others_left > 0;
-        let at = candidates.iter().position(|(_, home)| *home || others)?;
-        let (id, home) = candidates.remove(at)?;
-        if !home && self.refused.is_some() {
+        let at = candidates.iter().position(|(_, owner)| *owner || others)?;
+        let (id, owner) = candidates.remove(at)?;
+        if !owner && self.refused.is_some() {
             self.others_left -= 1;
         }
         Some(id)
     }
 
     /// Takes an answer: the end if it says what has become of the request.
-    fn take(&mut self, answered: Answered) -> Result<Option<Response>, Failure> {
+    fn take(&mut self, answered: Answered) -> Result<Option<Response>, ClientError> {
         let Answered { place, outcome, is_left_alone, .. } = answered;
         // What was refused, or never sent, was carried out by nobody.
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(_))) | Err(Lost::Unsent(_))) {
@@ -282,16 +286,16 @@ impl Attempts {
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
-                self.again |= matches!(why, Refusal::Paused(_));
+                self.again |= matches!(why, Rejection::Paused(_));
                 if self.writes && self.unknown.is_some() {
                     self.reason = Some(why.clone());
                 }
-                let no_quorum = |refused: &Refusal| refused.is_no_quorum();
+                let no_quorum = |refused: &Rejection| refused.is_no_quorum();
                 if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
                     // Owners are asked first, and know best why their own answer does not count.
                 } else if another_may_accept(&why) {
                     self.refused = Some(why);
-                } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
+                } else if !self.writes || (self.unknown.is_none() && self.in_flight.is_empty()) {
                     return Err(why.into());
                 } else {
                     // Another attempt may have carried it out, or may yet.
@@ -301,8 +305,11 @@ impl Attempts {
             Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
                 // The time of all attempts together, which the node does not know.
                 let ms = self.since.elapsed().as_millis();
-                let told = format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
-                self.unknown = Some(told);
+                let reported = format!(
+                    "{acknowledged} of {needed} replicas confirmed it in {ms} \
+                    ms"
+                );
+                self.unknown = Some(reported);
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
             Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),
@@ -314,24 +321,25 @@ impl Attempts {
     }
 
     /// What to tell when no node has carried it out: the worst that may have happened.
-    fn failure(self, timeout_ms: u32) -> Failure {
+    fn failure(self, timeout_ms: u32) -> ClientError {
         match (self.unknown, self.refused) {
-            (Some(why), _) => Failure::Unknown(match self.reason {
+            (Some(why), _) => ClientError::Unknown(match self.reason {
                 Some(reason) => format!("{why}; a further attempt was refused: {reason}"),
                 None => why,
             }),
-            (None, Some(refusal)) => refusal.into(),
+            (None, Some(rejection)) => rejection.into(),
             (None, None) if self.faults.is_empty() => {
-                Failure::Error(format!("no node could be reached in {timeout_ms} ms"))
+                ClientError::Error(format!("no node could be reached in {timeout_ms} ms"))
             }
             (None, None) => {
-                Failure::Error(format!("no node could answer: {}", self.faults.join("; ")))
+                ClientError::Error(format!("no node could answer: {}", self.faults.join("; ")))
             }
         }
     }
 }
 
-/// True for refusals that say something about the node rather than the request.
-fn another_may_accept(refusal: &Refusal) -> bool {
-    refusal.is_about_node() || matches!(refusal, Refusal::Unreachable { .. } | Refusal::NotHome)
+/// True for rejections that say something about the node rather than the request.
+fn another_may_accept(rejection: &Rejection) -> bool {
+    rejection.is_about_node()
+        || matches!(rejection, Rejection::Unreachable { .. } | Rejection::NotOwner)
 }

@@ -15,10 +15,11 @@
 //! # The outcome of a write
 //!
 //! A write is *acknowledged* ([`Written`]: W replicas have it on their disks), *refused*
-//! ([`Failure::Refused`]: nothing happened), or *unknown* ([`Failure::Unknown`], which Jepsen calls
-//! indeterminate: it may happen, or have happened). An unknown write is made again with the same
-//! write id and is then still one write. The client does that by itself for as long as the deadline
-//! allows, unless [`Options::retry_unknown`] is false (`examples/unknown_outcome.rs`).
+//! ([`ClientError::Refused`]: nothing happened), or *unknown* ([`ClientError::Unknown`], which
+//! Jepsen calls indeterminate: it may happen, or have happened). An unknown write is made again
+//! with the same write id and is then still one write. The client does that by itself for as long
+//! as the deadline allows, unless [`Options::retry_unknown`] is false
+//! (`examples/unknown_outcome.rs`).
 //!
 //! # Example
 //!
@@ -53,7 +54,7 @@ use bytes::Bytes;
 use pixii_core::causal::Dot;
 use pixii_core::members::Member;
 use pixii_core::message::{
-    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Quorum, Refusal, RepairReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Quorum, Rejection, RepairReport,
     Replacement, ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
 };
 use pixii_core::ring::Ring;
@@ -68,7 +69,8 @@ use tokio::time::Instant;
 use attempts::Done;
 use link::{Link, Lost, Unopened};
 
-/// A node that could not be reached is left alone this long, and four times as long as the attempt took.
+/// A node that could not be reached is left alone this long, and four times as long as the attempt
+/// took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Deadline of calls that carry none: ring, status, emulate and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);
@@ -79,12 +81,13 @@ const ODD_ANSWER: &str = "the node answered another question";
 pub struct Options {
     /// Time for connecting to one node and shaking hands, in milliseconds.
     pub connect_timeout_ms: u32,
-    /// Most calls under way to one node; more wait for their turn.
+    /// Most calls in progress to one node; more wait for their turn.
     pub in_flight: usize,
-    /// True if a write whose outcome is unknown is sent to another node, with the same write id, as long as
-    /// there is time. False: it is sent once, and [`Failure::Unknown`] at once.
+    /// True if a write whose outcome is unknown is sent to another node, with the same write id, as
+    /// long as there is time. False: it is sent once, and [`ClientError::Unknown`] at once.
     pub retry_unknown: bool,
-    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`: nobody proves anything.
+    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`:
+    /// nobody proves anything.
     pub secret: Option<SecretKey>,
 }
 
@@ -96,10 +99,10 @@ impl Default for Options {
 
 /// Why a call brought no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum ClientError {
     /// A node said no; nothing was done.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] Rejection),
     /// A write may have happened, or may yet.
     #[error("unknown outcome: {0}; the write may or may not have happened")]
     Unknown(String),
@@ -198,8 +201,9 @@ enum State {
 }
 
 impl Client {
-    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from it.
-    pub async fn connect(addresses: &[String], options: Options) -> Result<Self, Failure> {
+    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from
+    /// it.
+    pub async fn connect(addresses: &[String], options: Options) -> Result<Self, ClientError> {
         let (mut faults, mut listening) = (Vec::new(), false);
         for address in addresses {
             match Self::connect_to(address, &options).await {
@@ -211,7 +215,7 @@ impl Client {
             }
         }
         let why = format!("cannot connect to {}", faults.join(", nor to "));
-        Err(if listening { Failure::Error(why) } else { Failure::NobodyListens(why) })
+        Err(if listening { ClientError::Error(why) } else { ClientError::NobodyListens(why) })
     }
 
     async fn connect_to(address: &str, options: &Options) -> Result<Self, Unopened> {
@@ -274,7 +278,7 @@ impl Client {
         key: &Key,
         r: impl Into<Quorum>,
         timeout_ms: u32,
-    ) -> Result<Found, Failure> {
+    ) -> Result<Found, ClientError> {
         let request = Request::Get { key: key.clone(), r: r.into() };
         match self.data(request, self.ring().partition(key), timeout_ms).await?.response {
             Response::Found { values, context, answered } => {
@@ -287,21 +291,26 @@ impl Client {
 
     /// Carries out a write within `timeout_ms`. One whose outcome was unknown is repeated by
     /// [`Client::put_again`].
-    pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
+    pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, ClientError> {
         self.send_put(put, false, timeout_ms).await
     }
 
     /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is
     /// still one write, and once this has succeeded and its value was replaced, no copy of an
     /// earlier attempt brings that back.
-    pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
+    pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, ClientError> {
         self.send_put(put, true, timeout_ms).await
     }
 
-    async fn send_put(&self, put: Put, again: bool, timeout_ms: u32) -> Result<Written, Failure> {
+    async fn send_put(
+        &self,
+        put: Put,
+        again: bool,
+        timeout_ms: u32,
+    ) -> Result<Written, ClientError> {
         let Put { key, value, context, write, w } = put;
         if value.len() > MAX_VALUE_BYTES {
-            return Err(Refusal::Size(SizeError::Value(value.len() as u64)).into());
+            return Err(Rejection::Size(SizeError::Value(value.len() as u64)).into());
         }
         let partition = self.ring().partition(&key);
         let context = context.map(Blob);
@@ -317,13 +326,13 @@ impl Client {
         context: Option<Bytes>,
         w: impl Into<Quorum>,
         timeout_ms: u32,
-    ) -> Result<Written, Failure> {
+    ) -> Result<Written, ClientError> {
         let request = Request::Delete { key: key.clone(), context: context.map(Blob), w: w.into() };
         written(self.data(request, self.ring().partition(key), timeout_ms).await?)
     }
 
-    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from `r`
-    /// replicas, within `timeout_ms`.
+    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from
+    /// `r` replicas, within `timeout_ms`.
     pub async fn keys(
         &self,
         partition: Partition,
@@ -331,7 +340,7 @@ impl Client {
         limit_bytes: u32,
         r: Option<u8>,
         timeout_ms: u32,
-    ) -> Result<KeyPage, Failure> {
+    ) -> Result<KeyPage, ClientError> {
         let request = Request::Keys { partition, after, limit_bytes, r };
         match self.data(request, partition, timeout_ms).await?.response {
             Response::Keys { keys, more } => Ok(KeyPage { keys, more }),
@@ -340,7 +349,7 @@ impl Client {
     }
 
     /// The account that a member gives of itself; without a name, the node first connected to.
-    pub async fn status(&self, name: Option<&str>) -> Result<StatusReport, Failure> {
+    pub async fn status(&self, name: Option<&str>) -> Result<StatusReport, ClientError> {
         match self.control(name, CallBody::Status).await? {
             ReplyBody::Status(report) => Ok(*report),
             _ => Err(unfitting()),
@@ -348,71 +357,86 @@ impl Client {
     }
 
     /// How a member, or the node first connected to, is linked with the others.
-    pub async fn links(&self, name: Option<&str>) -> Result<LinksReport, Failure> {
+    pub async fn links(&self, name: Option<&str>) -> Result<LinksReport, ClientError> {
         match self.control(name, CallBody::Links).await? {
             ReplyBody::Links(report) => Ok(report),
             _ => Err(unfitting()),
         }
     }
 
-    /// Tells a member to stop; it answers before it does.
-    pub async fn stop(&self, name: &str) -> Result<(), Failure> {
+    /// Notifies a member to stop; it answers before it does.
+    pub async fn stop(&self, name: &str) -> Result<(), ClientError> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
             _ => Err(unfitting()),
         }
     }
 
-    /// Gives a member, or the node first connected to, an order about its drain; gives how far it is.
+    /// Gives a member, or the node first connected to, an order about its drain; gives how far it
+    /// is.
     pub async fn drain(
         &self,
         name: Option<&str>,
         order: DrainOrder,
-    ) -> Result<DrainReport, Failure> {
+    ) -> Result<DrainReport, ClientError> {
         match self.control(name, CallBody::Drain(order)).await? {
-            ReplyBody::Drain(told) => told.map_err(|why| Failure::Error(why.to_string())),
+            ReplyBody::Drain(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
 
-    /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old` for good; without `apply`
-    /// only says what would happen. Asks the node first connected to.
+    /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old`
+    /// for good; without `apply` only says what would happen. Asks the node first connected to.
     pub async fn replace(
         &self,
         old: &str,
         new: &str,
         address: &str,
         apply: bool,
-    ) -> Result<Replacement, Failure> {
+    ) -> Result<Replacement, ClientError> {
         let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
         match self.control(None, CallBody::Replace { old, new, address, apply }).await? {
-            ReplyBody::Replace(told) => told.map_err(|why| Failure::Error(why.to_string())),
-            _ => Err(unfitting()),
-        }
-    }
-
-    /// Gives a member an order about its emulated network; gives the rules that hold there then. A member
-    /// whose configuration does not allow it, or with a mistake in the rules, did nothing.
-    pub async fn emulate(&self, name: &str, order: EmulateOrder) -> Result<Vec<String>, Failure> {
-        match self.control(Some(name), CallBody::Emulate(order)).await? {
-            ReplyBody::Emulated(told) => {
-                told.map_err(|why| Failure::Error(format!("{name} emulates nothing new: {why}")))
+            ReplyBody::Replace(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
             }
             _ => Err(unfitting()),
         }
     }
 
-    /// What a member, or the node first connected to, knows of this partition of its own, or of all, and of this other
-    /// home, or of all; with `begin`, it is to compare them at once. The report is made before that begins.
+    /// Gives a member an order about its emulated network; gives the rules that hold there then. A
+    /// member whose configuration does not allow it, or with a mistake in the rules, did nothing.
+    pub async fn emulate(
+        &self,
+        name: &str,
+        order: EmulateOrder,
+    ) -> Result<Vec<String>, ClientError> {
+        match self.control(Some(name), CallBody::Emulate(order)).await? {
+            ReplyBody::Emulated(reported) => reported.map_err(|why| {
+                ClientError::Error(format!(
+                    "{name} emulates nothing new: \
+                    {why}"
+                ))
+            }),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// What a member, or the node first connected to, knows of this partition of its own, or of
+    /// all, and of this other owner, or of all; with `begin`, it is to compare them at once. The
+    /// report is made before that begins.
     pub async fn repair(
         &self,
         name: Option<&str>,
         begin: bool,
         partition: Option<Partition>,
         peer: Option<NodeId>,
-    ) -> Result<RepairReport, Failure> {
+    ) -> Result<RepairReport, ClientError> {
         match self.control(name, CallBody::Repair { begin, partition, peer }).await? {
-            ReplyBody::Repair(told) => told.map_err(|why| Failure::Error(why.to_string())),
+            ReplyBody::Repair(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
@@ -420,15 +444,17 @@ impl Client {
     /// Has a member that has lost its disk answer reads with what it has, where it is the only
     /// owner: acknowledged writes may be missing then. Says for how many partitions, once that is
     /// durable.
-    pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, Failure> {
+    pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, ClientError> {
         match self.control(name, CallBody::AcceptLoss).await? {
-            ReplyBody::LossAccepted(told) => told.map_err(|why| Failure::Error(why.to_string())),
+            ReplyBody::LossAccepted(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
 
     /// What the latest reads and writes of a member took at each replica.
-    pub async fn samples(&self, name: &str) -> Result<SampleReport, Failure> {
+    pub async fn samples(&self, name: &str) -> Result<SampleReport, ClientError> {
         match self.control(Some(name), CallBody::Samples).await? {
             ReplyBody::Samples(report) => Ok(report),
             _ => Err(unfitting()),
@@ -436,24 +462,24 @@ impl Client {
     }
 
     /// The id of the member of this name.
-    pub fn id_of(&self, name: &str) -> Result<NodeId, Failure> {
+    pub fn id_of(&self, name: &str) -> Result<NodeId, ClientError> {
         self.member(Some(name)).map(|node| NodeId::of(&node.name))
     }
 
-    async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {
+    async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, ClientError> {
         let node = self.member(name)?;
         let link = self.link(node, CONTROL_WAIT, false).await;
-        let link = link.map_err(|unlinked| Failure::Error(unlinked.why))?;
+        let link = link.map_err(|unlinked| ClientError::Error(unlinked.why))?;
         link.call(body, CONTROL_WAIT).await.map_err(|(Lost::Sent(why) | Lost::Unsent(why))| {
-            Failure::Error(format!("{} ({}): {why}", node.name, node.address))
+            ClientError::Error(format!("{} ({}): {why}", node.name, node.address))
         })
     }
 
-    fn member(&self, name: Option<&str>) -> Result<&Node, Failure> {
+    fn member(&self, name: Option<&str>) -> Result<&Node, ClientError> {
         let id = name.map_or(self.0.entry, NodeId::of);
         self.0.nodes.get(&id).ok_or_else(|| {
             let names: Vec<&str> = self.members().map(|member| member.name.as_str()).collect();
-            Failure::Error(format!(
+            ClientError::Error(format!(
                 "no member is called \"{}\"; the members are {}",
                 name.unwrap_or_default().escape_debug(),
                 names.join(", ")
@@ -461,12 +487,12 @@ impl Client {
         })
     }
 
-    /// The connection to a node, opened within `patience` if there is none. The error names the node.
-    /// One that could not be reached a moment ago is tried only if `insists`.
+    /// The connection to a node, opened within `timeout` if there is none. The error names the
+    /// node. One that could not be reached a moment ago is tried only if `insists`.
     async fn link(
         &self,
         node: &Node,
-        patience: Duration,
+        timeout: Duration,
         insists: bool,
     ) -> Result<Arc<Link>, Unlinked> {
         let mut state = node.state.lock().await;
@@ -477,7 +503,7 @@ impl Client {
             }
             _ => {}
         }
-        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(patience);
+        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(timeout);
         let begun = Instant::now();
         let Options { in_flight, secret, .. } = &self.0.options;
         let secret = secret.clone().map(|key| (key, self.0.nonces.fresh()));
@@ -512,18 +538,18 @@ fn node(member: &Member) -> (NodeId, Node) {
     )
 }
 
-fn written(Done { response, repeated }: Done) -> Result<Written, Failure> {
+fn written(Done { response, repeated }: Done) -> Result<Written, ClientError> {
     match response {
         Response::Written { dot, context, siblings } => {
             Ok(Written { dot, context: context.0, siblings, repeated })
         }
-        Response::Unknown { acknowledged, needed, timeout_ms } => Err(Failure::Unknown(format!(
-            "{acknowledged} of {needed} replicas confirmed it in {timeout_ms} ms"
-        ))),
-        _ => Err(Failure::Unknown(ODD_ANSWER.into())),
+        Response::Unknown { acknowledged, needed, timeout_ms } => Err(ClientError::Unknown(
+            format!("{acknowledged} of {needed} replicas confirmed it in {timeout_ms} ms"),
+        )),
+        _ => Err(ClientError::Unknown(ODD_ANSWER.into())),
     }
 }
 
-fn unfitting() -> Failure {
-    Failure::Error(ODD_ANSWER.into())
+fn unfitting() -> ClientError {
+    ClientError::Error(ODD_ANSWER.into())
 }

@@ -84,8 +84,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
-    /// `in_flight` calls are under way at a time. The error is the reason alone, without the address.
+    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if
+    /// there is one. At most `in_flight` calls are in progress at a time. The error is the reason
+    /// alone, without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
@@ -119,7 +120,7 @@ impl Link {
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
-            return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
+            return Err(Lost::Unsent(format!("{} calls are in progress already", self.in_flight)));
         };
         let (answer, reply) = oneshot::channel();
         match timeout_at(deadline, self.calls.send(Outgoing { body, answer })).await {
@@ -148,7 +149,8 @@ pub(super) fn plain(error: &io::Error) -> String {
         .map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + chars.as_str())
 }
 
-/// A connection after its handshake: what was read already, and the seals of both directions, with a secret.
+/// A connection after its handshake: what was read already, and the seals of both directions, with
+/// a secret.
 struct Opened {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -168,12 +170,12 @@ async fn handshake(
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
     let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
     let (welcome, agreed) = introduced?;
-    let (read, input, expected) = reader.into_rest();
+    let (read, input, expected) = reader.into_pause();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
     Ok((opened, agreed.protocol, welcome))
 }
 
-/// Carries calls and replies until either side is done, then tells everyone who still waits.
+/// Carries calls and replies until either side is done, then reports everyone who still waits.
 async fn drive(
     opened: Opened,
     protocol: u16,
@@ -202,7 +204,8 @@ struct Waiting {
 
 impl Waiting {
     fn add(&mut self, call: Outgoing, out: &mut BytesMut, seal: Option<&mut Seal>) {
-        // Callers that gave up hold no permit any more, so their entries are only swept now and then.
+        // Callers that gave up hold no permit any more, so their entries are only swept now and
+        // then.
         if self.answers.len() > 2 * self.in_flight {
             self.answers.retain(|_, answer| !answer.is_closed());
         }

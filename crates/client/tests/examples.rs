@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pixii_core::store::memory::MemoryStore;
 use pixii_testkit::daemon::Daemon;
-use pixii_testkit::told;
+use pixii_testkit::reported;
 
 fn run(name: &str) -> String {
     let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
@@ -15,7 +15,7 @@ fn run(name: &str) -> String {
     let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
     let mut command = Command::new(program);
     let output = command.arg(format!("127.0.0.1:{}", daemon.port)).output().unwrap();
-    let (code, out, err) = told(&output);
+    let (code, out, err) = reported(&output);
     assert_eq!((code, err.as_str()), (0, ""));
     out
 }

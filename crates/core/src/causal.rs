@@ -4,8 +4,8 @@
 //! Replication" (2010), in the compact set form. Pixii never creates the anonymous values of that
 //! form, so they are left out.
 //!
-//! The actor rules that keep dots unique are the replica's (`node/replica.rs`); here a clock is only
-//! a value.
+//! The actor rules that keep dots unique are the replica's (`node/replica.rs`); here a clock is
+//! only a value.
 //!
 //! A put that was sent to several nodes may be issued by each of them. Its repetitions share one
 //! dot, that of [`Actor::of_write`]: wherever a clock knows that event, the same write has no value
@@ -19,30 +19,30 @@ use bytes::Bytes;
 
 use crate::types::{Blob, WriteId};
 
-/// Who makes events: a store (64 random bits, drawn when it was created) and a serial that the store
-/// never uses twice. Within an actor, counters are per key and contiguous from 1.
+/// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that
+/// the store never uses twice. Within an actor, counters are per key and contiguous from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Actor {
     /// The store's id.
     pub store: u64,
-    /// The store's serial.
-    pub serial: u64,
+    /// The store's actor epoch.
+    pub actor_epoch: u64,
 }
 
 impl Actor {
-    /// Set in the serial of an actor that stands for a write; no store gets that far.
+    /// Set in the actor epoch of an actor that stands for a write; no store gets that far.
     const WRITE: u64 = 1 << 63;
 
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
     /// whichever node issues it.
     pub fn of_write(write: WriteId) -> Self {
-        Actor { store: (write.0 >> 64) as u64, serial: write.0 as u64 | Actor::WRITE }
+        Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
     }
 
     /// True for an actor that stands for a write.
     pub fn is_of_write(self) -> bool {
-        self.serial & Actor::WRITE != 0
+        self.actor_epoch & Actor::WRITE != 0
     }
 }
 
@@ -249,8 +249,8 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         }
     }
 
-    /// The clock after forgetting every value that `seen` covers, and learning of its events: what a
-    /// delete leaves, and what an update starts from.
+    /// The clock after forgetting every value that `seen` covers, and learning of its events: what
+    /// a delete leaves, and what an update starts from.
     pub fn discard(&self, seen: &Context) -> Self {
         let blank = |dot: &Dot| Entry { actor: dot.actor, counter: dot.counter, values: vec![] };
         self.sync(&Clock(seen.dots().iter().map(blank).collect()))
@@ -262,18 +262,18 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         Context(dead.map(|entry| Dot { actor: entry.actor, counter: entry.counter }).collect())
     }
 
-    /// The clock without the actors that have no value, and no event that `collected` does not cover. Sound only where no
-    /// copy can come that shows one of these events alive (`generation`).
-    pub fn forget(&self, collected: &Context) -> Self {
+    /// The clock without the actors that have no value, and no event that `purged` does not cover.
+    /// Sound only where no copy can come that shows one of these events alive (`gc_epoch`).
+    pub fn forget(&self, purged: &Context) -> Self {
         let gone = |entry: &Entry<V>| {
-            entry.values.is_empty() && collected.counter(entry.actor) >= entry.counter
+            entry.values.is_empty() && purged.counter(entry.actor) >= entry.counter
         };
         Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
     }
 
-    /// The clock without the values that other stores than `stores` have minted: what an old copy of a disk may still
-    /// tell. That an event is dead is true for ever.
-    pub fn renounce(&self, stores: &[u64]) -> Self {
+    /// The clock without the values that other stores than `stores` have issued: what an old copy
+    /// of a disk may still tell. That an event is dead is true for ever.
+    pub fn discard_others(&self, stores: &[u64]) -> Self {
         let kept =
             |entry: &&Entry<V>| stores.contains(&entry.actor.store) || entry.values.is_empty();
         Clock(self.0.iter().filter(kept).cloned().collect())
@@ -321,8 +321,8 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         self
     }
 
-    /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the next
-    /// dot of `actor`. The caller answers for the actor being its own and for this key.
+    /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the
+    /// next dot of `actor`. The caller answers for the actor being its own and for this key.
     pub fn update(&self, seen: &Context, actor: Actor, value: V) -> (Self, Dot) {
         let mut clock = self.discard(seen);
         let at = match clock.0.binary_search_by_key(&actor, |entry| entry.actor) {
@@ -339,9 +339,10 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         (clock.unify(), dot)
     }
 
-    /// What the writer of `dot`, who had seen `seen`, may claim to have seen now: `seen` and its own
-    /// write. A context cannot leave gaps, so where older live values of the same actor were not in
-    /// `seen`, the claim stays `seen`: a context never covers a sibling that nobody showed its owner.
+    /// What the writer of `dot`, who had seen `seen`, may claim to have seen now: `seen` and its
+    /// own write. A context cannot leave gaps, so where older live values of the same actor were
+    /// not in `seen`, the claim stays `seen`: a context never covers a sibling that nobody showed
+    /// its owner.
     pub fn context_of_writer(&self, seen: &Context, dot: Dot) -> Context {
         let entry = self.0.iter().find(|entry| entry.actor == dot.actor);
         let alone = entry.is_none_or(|entry| entry.dead() + 1 >= dot.counter);
@@ -383,7 +384,8 @@ impl<'de, V: BorrowDecode<'de, Bytes>> BorrowDecode<'de, Bytes> for Clock<V> {
     }
 }
 
-/// The join of one actor's entries: the newer one's values, less those that the older one knows dead.
+/// The join of one actor's entries: the newer one's values, less those that the older one knows
+/// dead.
 fn join_entries<V: Clone>(a: &Entry<V>, b: &Entry<V>) -> Entry<V> {
     let (newer, older) = if a.counter >= b.counter { (a, b) } else { (b, a) };
     let alive_from = newer.dead().max(older.dead());
@@ -396,8 +398,8 @@ fn join_entries<V: Clone>(a: &Entry<V>, b: &Entry<V>) -> Entry<V> {
 mod tests {
     use super::*;
 
-    const A: Actor = Actor { store: 1, serial: 1 };
-    const B: Actor = Actor { store: 2, serial: 1 };
+    const A: Actor = Actor { store: 1, actor_epoch: 1 };
+    const B: Actor = Actor { store: 2, actor_epoch: 1 };
 
     fn dot(actor: Actor, counter: u64) -> Dot {
         Dot { actor, counter }
@@ -429,11 +431,11 @@ mod tests {
     }
 
     #[test]
-    fn an_old_disk_renounces_all_values_but_those_that_it_minted_since() {
-        let c = Actor { store: 3, serial: 1 };
+    fn an_old_disk_discards_all_values_but_those_that_it_issued_since() {
+        let c = Actor { store: 3, actor_epoch: 1 };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
-        assert_eq!(old.renounce(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
-        assert_eq!(old.renounce(&[]), clock(&[(c, 4, &[])]));
+        assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
+        assert_eq!(old.discard_others(&[]), clock(&[(c, 4, &[])]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The network's behaviour as a value: asked for each message, it says when it arrives or that it is
-//! lost. The simulator and the daemon's transport ask the same value, so that an experiment means the
-//! same on both.
+//! The network's behaviour as a value: asked for each message, it says when it arrives or that it
+//! is lost. The simulator and the daemon's transport ask the same value, so that an experiment
+//! means the same on both.
 
 mod delay;
 mod rules;
@@ -15,7 +15,7 @@ use delay::Latency;
 use rules::Aspect;
 pub use rules::{Rule, parse, parse_delay};
 
-/// Links whose last arrival is remembered before those without a message under way are forgotten.
+/// Links whose last arrival is remembered before those without a message in progress are forgotten.
 const MAX_IDLE_LINKS: usize = 4_096;
 
 /// One end of a link.
@@ -44,7 +44,8 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links. What a node tells itself never reaches a network, unless an experiment has it so.
+/// The behaviour of all links. What a node reports itself never reaches a network, unless an
+/// experiment has it so.
 #[derive(Clone, Debug)]
 pub struct Emulation {
     /// What holds where no rule says otherwise.
@@ -59,7 +60,7 @@ pub struct Emulation {
 }
 
 impl Emulation {
-    /// A network that delays, drops and duplicates as told, by the chances of `seed`.
+    /// A network that delays, drops and duplicates as reported, by the chances of `seed`.
     pub fn new(delay: Delay, drop: f64, duplicate: f64, seed: u64) -> Self {
         Emulation {
             latency: Latency { delay, offset: Micros::ZERO, fifo: false },
@@ -72,8 +73,8 @@ impl Emulation {
         }
     }
 
-    /// A network that carries everything at once except where `rules` say otherwise, a later one before an
-    /// earlier one, by the chances of `seed`.
+    /// A network that carries everything at once except where `rules` say otherwise, a later one
+    /// before an earlier one, by the chances of `seed`.
     pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
         Emulation { rules, ..Emulation::new(Delay::Fixed(Micros::ZERO), 0.0, 0.0, seed) }
     }
@@ -111,7 +112,8 @@ impl Emulation {
         self.duplicate = 0.0;
     }
 
-    /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`, which never runs back.
+    /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`,
+    /// which never runs back.
     pub fn verdict(
         &mut self,
         now: Time,
@@ -232,11 +234,12 @@ mod tests {
         let mut net =
             of("* -> * delay fixed 1ms; * -> * writes delay fixed 7ms; * -> * reads drop 1");
         let kinds = [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Other];
-        let told = kinds.map(|kind| match net.verdict(Time::START, node("a"), node("a"), kind) {
-            Verdict::Deliver(delays) => Some(delays[0] / MILLI),
-            _ => None,
-        });
-        assert_eq!(told, [Some(7), Some(1), None, Some(1), Some(1)]);
+        let reported =
+            kinds.map(|kind| match net.verdict(Time::START, node("a"), node("a"), kind) {
+                Verdict::Deliver(delays) => Some(delays[0] / MILLI),
+                _ => None,
+            });
+        assert_eq!(reported, [Some(7), Some(1), None, Some(1), Some(1)]);
     }
 
     #[test]
@@ -244,12 +247,12 @@ mod tests {
         let mut net = of("* disk delay 50ms; b disk delay 0ms; a disk delay 7ms");
         let delays = ["a", "b", "c"].map(|name| net.disk_delay(NodeId::of(name)));
         assert_eq!(delays, [7 * MILLI, Micros::ZERO, 50 * MILLI]);
-        let told = net.verdict(Time::START, node("a"), node("b"), Kind::Write);
-        assert_eq!(told, Verdict::Deliver(vec![Micros::ZERO]));
+        let reported = net.verdict(Time::START, node("a"), node("b"), Kind::Write);
+        assert_eq!(reported, Verdict::Deliver(vec![Micros::ZERO]));
     }
 
     #[test]
-    fn a_link_keeps_its_order_only_if_told_to() {
+    fn a_link_keeps_its_order_only_if_ordered_to() {
         for (text, ordered) in [
             ("a -> b delay exponential 5ms", false),
             ("a -> b delay exponential 5ms fifo", true),
@@ -280,15 +283,15 @@ mod tests {
             of("* -> * delay fixed 1ms; a -> * delay fixed 2ms; * -> * cut; * -> b pass\n\
              b <-> c drop 1; c -> b drop 0\n* -> client delay fixed 9ms; client -> c cut");
         let client = Place::Client(4);
-        let mut told = |from: Place, to: Place| net.verdict(Time::START, from, to, Kind::Other);
+        let mut reported = |from: Place, to: Place| net.verdict(Time::START, from, to, Kind::Other);
         let after = |ms: u64| Verdict::Deliver(vec![ms * MILLI]);
-        assert_eq!(told(node("a"), node("b")), after(2));
-        assert_eq!(told(node("c"), node("b")), after(1));
-        assert_eq!(told(node("a"), node("c")), Verdict::Cut);
-        assert_eq!(told(node("b"), node("c")), Verdict::Cut, "cut before dropped");
-        assert_eq!(told(node("b"), client), after(9));
-        assert_eq!(told(client, node("a")), after(0), "* is every member, and no client");
-        assert_eq!(told(client, node("c")), Verdict::Cut);
+        assert_eq!(reported(node("a"), node("b")), after(2));
+        assert_eq!(reported(node("c"), node("b")), after(1));
+        assert_eq!(reported(node("a"), node("c")), Verdict::Cut);
+        assert_eq!(reported(node("b"), node("c")), Verdict::Cut, "cut before dropped");
+        assert_eq!(reported(node("b"), client), after(9));
+        assert_eq!(reported(client, node("a")), after(0), "* is every member, and no client");
+        assert_eq!(reported(client, node("c")), Verdict::Cut);
         let mut net = of("b <-> c drop 1");
         assert_eq!(net.verdict(Time::START, node("c"), node("b"), Kind::Other), Verdict::Drop);
         assert_eq!(net.verdict(Time::START, node("b"), node("c"), Kind::Other), Verdict::Drop);

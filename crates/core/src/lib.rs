@@ -7,8 +7,8 @@
 //!
 //! From the ground up:
 //!
-//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`tally`], [`generation`]: values
-//!   that merge, places of keys, quorums, epochs of tombstone GC;
+//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`gc_epoch`]:
+//!   values that merge, places of keys, quorums, epochs of tombstone GC;
 //! - [`wire`], [`message`], [`store`]: what nodes and clients send, how it becomes bytes, and the
 //!   trait that a disk fulfils, with its in-memory twin;
 //! - [`node`]: the machine, and [`emulation`], the rules of an emulated network.
@@ -24,10 +24,10 @@
 //! let nodes: Vec<NodeId> = ["n1", "n2", "n3", "n4"].map(NodeId::of).to_vec();
 //! let ring = Ring::new(&nodes, 3, 64)?;
 //! let key = Key::new("basket")?;
-//! assert_eq!(ring.homes(ring.partition(&key)).len(), 3);
+//! assert_eq!(ring.owners(ring.partition(&key)).len(), 3);
 //!
 //! // Two writers who have seen nothing, at two owners: both values are kept as siblings.
-//! let actor = |store| Actor { store, serial: 1 };
+//! let actor = |store| Actor { store, actor epoch: 1 };
 //! let version = |write, value: &'static str| Version {
 //!     write: WriteId(write),
 //!     value: Blob(value.into()),
@@ -47,13 +47,13 @@
 // Values.
 pub mod causal;
 pub mod emulation;
-pub mod generation;
+pub mod gc_epoch;
 pub mod members;
 pub mod merkle;
+pub mod quorum;
 pub mod ring;
 pub mod rng;
 pub mod secret;
-pub mod tally;
 mod time;
 pub mod types;
 

@@ -1,5 +1,6 @@
-//! The members of a cluster: who they are, where they listen, and since when. The list is a join semilattice:
-//! lists merge in any order to the same one, and the configured list is below all others.
+//! The members of a cluster: who they are, where they listen, and since when. The list is a join
+//! semilattice: lists merge in any order to the same one, and the configured list is below all
+//! others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,10 +23,10 @@ pub struct Member {
     pub name: String,
     /// Where it listens, `host:port`.
     pub address: String,
-    /// The life that said so; 0 in the configured list.
+    /// The incarnation that said so; 0 in the configured list.
     pub incarnation: Incarnation,
     /// Where it stands.
-    pub standing: Standing,
+    pub membership: MembershipStatus,
     /// The number of the operator's command that put it there; 0 in the configured list.
     pub version: u64,
 }
@@ -33,7 +34,7 @@ pub struct Member {
 /// Where a member stands, by an operator's command. `Removed` absorbs: such an id never returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub enum Standing {
+pub enum MembershipStatus {
     /// On its way in: it has no partitions yet.
     Joining,
     /// A member.
@@ -44,10 +45,10 @@ pub enum Standing {
     Removed,
 }
 
-/// What a node believes of another one: its own opinion, never passed on as a fact.
+/// What a node believes of another one: its own liveness, never passed on as a fact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub enum Opinion {
+pub enum Liveness {
     /// It is heard.
     #[default]
     Up,
@@ -83,48 +84,49 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A sign of life: later lives come after all of earlier ones.
+/// A sign of life: later incarnations come after all of earlier ones.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
 )]
 #[bincode(decode_context = "Bytes")]
-pub struct Beat {
-    /// The life.
+pub struct Heartbeat {
+    /// The incarnation.
     pub incarnation: Incarnation,
-    /// Counts up in that life.
+    /// Counts up in that incarnation.
     pub count: u64,
 }
 
 impl Member {
     /// A member as the configuration names it.
     pub fn configured(name: impl Into<String>, address: impl Into<String>) -> Self {
-        let (incarnation, standing, version) = (Incarnation::NONE, Standing::Member, 0);
-        Member { name: name.into(), address: address.into(), incarnation, standing, version }
+        let (incarnation, membership, version) = (Incarnation::NONE, MembershipStatus::Member, 0);
+        Member { name: name.into(), address: address.into(), incarnation, membership, version }
     }
 
-    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
-    /// the newest command the standing; equal ones go by order, so that all who merge agree.
+    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides
+    /// the address, the newest command the standing; equal ones go by order, so that all who merge
+    /// agree.
     pub fn merge(&mut self, other: &Member) {
-        if other.life() > self.life() {
+        if other.incarnation() > self.incarnation() {
             self.incarnation = other.incarnation;
             self.address.clone_from(&other.address);
         }
         if other.rank() > self.rank() {
-            (self.standing, self.version) = (other.standing, other.version);
+            (self.membership, self.version) = (other.membership, other.version);
         }
     }
 
     /// True if `other`, the same member elsewhere, knows anything better.
     fn is_behind(&self, other: &Member) -> bool {
-        other.life() > self.life() || other.rank() > self.rank()
+        other.incarnation() > self.incarnation() || other.rank() > self.rank()
     }
 
-    fn life(&self) -> (Incarnation, &str) {
+    fn incarnation(&self) -> (Incarnation, &str) {
         (self.incarnation, &self.address)
     }
 
-    fn rank(&self) -> (bool, u64, Standing) {
-        (self.standing == Standing::Removed, self.version, self.standing)
+    fn rank(&self) -> (bool, u64, MembershipStatus) {
+        (self.membership == MembershipStatus::Removed, self.version, self.membership)
     }
 
     /// The member's identity.
@@ -133,27 +135,28 @@ impl Member {
     }
 }
 
-/// One life of a node's store: what tells a restart from a disk that was rolled back or copied.
+/// One incarnation of a node's store: what notifies a restart from a disk that was rolled back or
+/// copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Life {
+pub struct IncarnationId {
     /// How often the store has been started; higher than any that a peer has seen.
     pub incarnation: Incarnation,
     /// Drawn at random at each start.
     pub nonce: u64,
 }
 
-impl Life {
-    /// True if `other` is a life of the same node that this one does not follow: a later one, or one
-    /// that began from the same disk.
-    pub fn is_outdated_by(self, other: Life) -> bool {
+impl IncarnationId {
+    /// True if `other` is an incarnation of the same node that this one does not follow: a later
+    /// one, or one that began from the same disk.
+    pub fn is_outdated_by(self, other: IncarnationId) -> bool {
         other.incarnation > self.incarnation
             || (other.incarnation == self.incarnation && other.nonce != self.nonce)
     }
 }
 
-/// A cluster's identity: the stores that founded it. A member whose store is not among them has come
-/// later, or has lost its disk.
+/// A cluster's identity: the stores that founded it. A member whose store is not among them has
+/// come later, or has lost its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Cluster {
@@ -177,8 +180,8 @@ impl Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     list: Arc<Vec<Member>>,
-    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to be made anew for
-    /// every member at every search.
+    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to
+    /// be made anew for every member at every search.
     places: Arc<Vec<(NodeId, usize)>>,
 }
 
@@ -254,9 +257,9 @@ impl Members {
     /// A digest of all that the list says: equal for equal lists.
     pub fn digest(&self) -> u64 {
         let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];
-        for Member { name, address, incarnation, standing, version } in self.list.iter() {
+        for Member { name, address, incarnation, membership, version } in self.list.iter() {
             parts.push([name.as_bytes(), &[0], address.as_bytes()].concat());
-            let numbers = [incarnation.0, *version, *standing as u64];
+            let numbers = [incarnation.0, *version, *membership as u64];
             parts.push(numbers.into_iter().flat_map(u64::to_be_bytes).collect());
         }
         hash64(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
@@ -295,8 +298,8 @@ pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String>
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
-/// last part be taken for a port.
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that
+/// its last part be taken for a port.
 pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {
         let shown: String = address.chars().take(80).collect();

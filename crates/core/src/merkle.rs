@@ -1,11 +1,13 @@
 //! Merkle trees over the keys of a partition (Merkle 1987; as Dynamo's anti-entropy uses them).
 //!
-//! A leaf is a bucket of keys, chosen by their hash. Its digest is the sum, modulo 2^128, of one 128-bit blake3 hash for
-//! each key, of the key and its canonical object: so a write changes it in constant time, the old hash taken out and
-//! the new one put in, and the order of writes leaves no trace (the additive combination of Bellare and Micciancio, "A
-//! new paradigm for collision-free hashing", 1997). Sums of different sets agree with a chance of 2^-128. That is sound
-//! against accidents. A client that chose its values to forge a sum would need both replicas to hold what it
-//! wrote, while their difference, not its own, is what a comparison looks for; and what it could hide is its own data.
+//! A leaf is a bucket of keys, chosen by their hash. Its digest is the sum, modulo 2^128, of one
+//! 128-bit blake3 hash for each key, of the key and its canonical object: so a write changes it in
+//! constant time, the old hash taken out and the new one put in, and the order of writes leaves no
+//! trace (the additive combination of Bellare and Micciancio, "A new paradigm for collision-free
+//! hashing", 1997). Sums of different sets agree with a chance of 2^-128. That is sound against
+//! accidents. A client that chose its values to forge a sum would need both replicas to hold what
+//! it wrote, while their difference, not its own, is what a comparison looks for; and what it could
+//! hide is its own data.
 //!
 //! An inner node is the sum of its children, so every level costs one addition for each write.
 
@@ -21,7 +23,7 @@ use crate::types::{Key, hash64};
 /// Children of each inner node.
 pub const FANOUT: usize = 16;
 /// Levels below the root; the last one are the leaves.
-pub const LEVELS: u8 = 3;
+pub const GAUGES: u8 = 3;
 /// Leaves of a tree.
 pub const LEAVES: usize = 4_096;
 /// Names the shape and the digests: two trees of different shapes cannot be compared.
@@ -33,8 +35,8 @@ pub const SHAPE: u32 = 0x0101_1003;
 pub struct Digest(pub u128);
 
 impl Digest {
-    /// The digest of what a replica holds of a key: its clock and values, nothing that is local to a store. Zero for
-    /// a clock that knows of no event, which is the same as no record.
+    /// The digest of what a replica holds of a key: its clock and values, nothing that is local to
+    /// a store. Zero for a clock that knows of no event, which is the same as no record.
     pub fn of(key: &Key, object: &Object) -> Self {
         if object.is_empty() {
             return Digest(0);
@@ -47,8 +49,12 @@ impl Digest {
         part(key.as_bytes());
         for entry in object.entries() {
             let mut head = [0; 32];
-            let numbers =
-                [entry.actor.store, entry.actor.serial, entry.counter, entry.values.len() as u64];
+            let numbers = [
+                entry.actor.store,
+                entry.actor.actor_epoch,
+                entry.counter,
+                entry.values.len() as u64,
+            ];
             for (place, number) in head.chunks_mut(8).zip(numbers) {
                 place.copy_from_slice(&number.to_be_bytes());
             }
@@ -63,8 +69,8 @@ impl Digest {
         Digest(u128::from_be_bytes(first))
     }
 
-    /// A short form of it for the wire, `width` bytes (1 to 8). Under another salt other digests collide, so what one
-    /// comparison overlooks the next one finds.
+    /// A short form of it for the wire, `width` bytes (1 to 8). Under another salt other digests
+    /// collide, so what one comparison overlooks the next one finds.
     pub fn summary(self, salt: u64, width: usize) -> u64 {
         let hash = hash64(&[&salt.to_be_bytes(), &self.0.to_be_bytes()]);
         hash >> (64 - 8 * width.clamp(1, 8))
@@ -78,7 +84,7 @@ pub fn leaf_of(key: &Key) -> u16 {
 
 /// How many nodes the level has; level 0 is the root.
 pub fn width_of(level: u8) -> usize {
-    FANOUT.pow(u32::from(level.min(LEVELS)))
+    FANOUT.pow(u32::from(level.min(GAUGES)))
 }
 
 /// Some of a tree's leaves.
@@ -120,11 +126,11 @@ impl Tree {
             return;
         }
         if self.nodes.is_empty() {
-            let all = (0..=LEVELS).map(width_of).sum();
+            let all = (0..=GAUGES).map(width_of).sum();
             self.nodes = vec![Digest(0); all];
         }
         let mut first = 0;
-        for level in 0..=LEVELS {
+        for level in 0..=GAUGES {
             let below = LEAVES / width_of(level);
             if let Some(node) = self.nodes.get_mut(first + usize::from(leaf) / below) {
                 node.0 = node.0.wrapping_sub(old.0).wrapping_add(new.0);
@@ -141,7 +147,7 @@ impl Tree {
 
     /// The leaves that are not zero, each with its place.
     pub fn leaves(&self) -> impl Iterator<Item = (u16, Digest)> {
-        let all = (0..LEAVES as u16).map(|leaf| (leaf, self.node(LEVELS, leaf)));
+        let all = (0..LEAVES as u16).map(|leaf| (leaf, self.node(GAUGES, leaf)));
         all.filter(|(_, digest)| *digest != Digest(0))
     }
 
@@ -165,7 +171,7 @@ mod tests {
 
     fn object(write: u128) -> Object {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
-        let actor = Actor { store: 1, serial: 1 };
+        let actor = Actor { store: 1, actor_epoch: 1 };
         Clock::default().update(&Context::default(), actor, version).0
     }
 
@@ -189,7 +195,7 @@ mod tests {
             anew.replace(leaf_of(&key(at as u64)), Digest(0), digest(at, *write));
         }
         assert_eq!(tree, anew);
-        for level in 0..LEVELS {
+        for level in 0..GAUGES {
             for at in 0..width_of(level) as u16 {
                 let sum = tree.children(level, at).fold(0, |sum: u128, d| sum.wrapping_add(d.0));
                 assert_eq!(tree.node(level, at).0, sum);

@@ -8,7 +8,7 @@ mod kind;
 mod orders;
 mod peer;
 mod reasons;
-mod refusal;
+mod rejection;
 mod status;
 
 use bincode::{BorrowDecode, Encode};
@@ -23,15 +23,17 @@ use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use kind::Kind;
-pub use orders::{DrainRefusal, EmulateRefusal, LossRefusal, RepairRefusal, ReplaceRefusal};
+pub use orders::{
+    DrainRejection, EmulateRejection, LossRejection, RepairRejection, ReplaceRejection,
+};
 pub use peer::{Body, Change, Gossip, Item, PeerMessage};
 pub use reasons::{
-    ComparisonFault, HeldBack, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
+    Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
-pub use refusal::{Refusal, Roll};
+pub use rejection::{Rejection, ReplicaOutcomes};
 pub use status::{
-    CollectionStatus, Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
-    RepairReport, RepairStatus, SampleReport, StatusReport, Trouble,
+    Complaint, Gauges, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
+    RepairStatus, SampleReport, StatusReport, TombstoneGcStatus,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -40,8 +42,8 @@ pub use status::{
 pub struct Quorum {
     /// R or W, 1 to N; the cluster's default if not given.
     pub replicas: Option<u8>,
-    /// True: only home replicas count. False: a stand-in counts for the home it stands in for. The
-    /// cluster's default if not given.
+    /// True: only owners count. False: a fallback counts for the owner it acts as a fallback for.
+    /// The cluster's default if not given.
     pub strict: Option<bool>,
 }
 
@@ -84,7 +86,7 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
-    /// The next keys of a partition in byte order, merged from `r` home replicas; deleted keys
+    /// The next keys of a partition in byte order, merged from `r` owners; deleted keys
     /// included.
     Keys {
         /// The partition.
@@ -172,7 +174,7 @@ pub enum Response {
         more: bool,
     },
     /// Nothing was done.
-    Refused(Refusal),
+    Refused(Rejection),
     /// The write may have happened, or may yet, on fewer than W replicas.
     Unknown {
         /// Replicas that confirmed it in time.
@@ -200,7 +202,7 @@ pub enum EmulateOrder {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Call {
-    /// Chosen by the client, unique among its calls under way on this connection.
+    /// Chosen by the client, unique among its calls in progress on this connection.
     pub id: u64,
     /// What it asks.
     pub body: CallBody,
@@ -225,13 +227,13 @@ pub enum CallBody {
     Emulate(EmulateOrder),
     /// Finish what runs, close the store and exit.
     Stop,
-    /// What do you know of your partitions and their other homes?
+    /// What do you know of your partitions and their other owners?
     Repair {
         /// True: compare these at once, first.
         begin: bool,
         /// Only this partition.
         partition: Option<Partition>,
-        /// Only with this home.
+        /// Only with this owner.
         peer: Option<NodeId>,
     },
     /// Give the places of a member that is down to a new one, and remove it for good.
@@ -295,21 +297,21 @@ pub enum ReplyBody {
     /// To `Status`.
     Status(Box<StatusReport>),
     /// To `Emulate`: the rules that hold now, a line each, or why they do not.
-    Emulated(Result<Vec<String>, EmulateRefusal>),
+    Emulated(Result<Vec<String>, EmulateRejection>),
     /// To `Stop`: the node stops now.
     Stopping,
     /// To `Repair`: what is known, or why nothing is compared.
-    Repair(Result<RepairReport, RepairRefusal>),
+    Repair(Result<RepairReport, RepairRejection>),
     /// To `Replace`: what is to happen, or has, or why it does not.
-    Replace(Result<Replacement, ReplaceRefusal>),
+    Replace(Result<Replacement, ReplaceRejection>),
     /// To `Drain`: how far it is, or why nothing was done.
-    Drain(Result<DrainReport, DrainRefusal>),
+    Drain(Result<DrainReport, DrainRejection>),
     /// To `Samples`.
     Samples(SampleReport),
     /// To `Links`.
     Links(LinksReport),
     /// To `AcceptLoss`: for so many partitions, or why for none.
-    LossAccepted(Result<u32, LossRefusal>),
+    LossAccepted(Result<u32, LossRejection>),
 }
 
 /// How a node is linked with the other members.
@@ -332,7 +334,7 @@ pub struct Replacement {
     pub old_address: String,
     /// The version of the ring from then on.
     pub version: u64,
-    /// Partitions whose homes change.
+    /// Partitions whose owners change.
     pub places: u32,
     /// Partitions of the cluster.
     pub partitions: u16,
@@ -352,8 +354,8 @@ pub struct RingReport {
     pub r: u8,
     /// Default W.
     pub w: u8,
-    /// True if only home replicas count unless a request says otherwise.
+    /// True if only owners count unless a request says otherwise.
     pub strict: bool,
-    /// Members that this node cannot use now: unreachable, silent or believed to be down.
+    /// Members that this node cannot use now: unreachable, silent or marked down.
     pub avoided: Vec<NodeId>,
 }

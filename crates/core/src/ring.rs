@@ -1,28 +1,31 @@
-//! The ring: the hash space in Q equal partitions, and which nodes are home to each.
+//! The ring: the hash space in Q equal partitions, and which nodes own each.
 //!
-//! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1; every
-//! later version is a pure function of the one before and the members ([`Ring::next`]), in whole
-//! numbers only, so that all nodes compute the same. Of two tables the one that [`Ring::supersedes`] the
-//! other is in force.
+//! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1;
+//! every later version is a pure function of the one before and the members ([`Ring::next`]), in
+//! whole numbers only, so that all nodes compute the same. Of two tables the one that
+//! [`Ring::supersedes`] the other is in force.
 //!
-//! **Zones come first.** A member without a zone is a zone of its own. Let s be the least number for which
-//! the sum of min(s, members) over all zones reaches N ([`Ring::spread`]; 1 if there are N zones). Then
-//! every partition has at least min(s-1, members) and at most min(s, members) replicas in every zone: N
-//! different zones where there are as many, else as even as the zones' sizes permit.
+//! **Zones come first.** A member without a zone is a zone of its own. Let s be the least number
+//! for which the sum of min(s, members) over all zones reaches N ([`Ring::spread`]; 1 if there are
+//! N zones). Then every partition has at least min(s-1, members) and at most min(s, members)
+//! replicas in every zone: N different zones where there are as many, else as even as the zones'
+//! sizes permit.
 //!
-//! **Balance comes second.** A member's share is proportional to its weight, but at most Q (a node holds a
-//! partition once), and the shares of a zone add up to what the rule above leaves it: a small zone that
-//! must hold a replica of everything has all of it on its few members, and the rest goes to the others
-//! by weight. A member's load is its share rounded down or up. So with equal weights, and zones that are
-//! none or large enough, no member holds more than N·Q / members rounded up.
+//! **Balance comes second.** A member's share is proportional to its weight, but at most Q (a node
+//! holds a partition once), and the shares of a zone add up to what the rule above leaves it: a
+//! small zone that must hold a replica of everything has all of it on its few members, and the rest
+//! goes to the others by weight. A member's load is its share rounded down or up. So with equal
+//! weights, and zones that are none or large enough, no member holds more than N·Q / members
+//! rounded up.
 //!
-//! **Then as little as possible moves.** The shares are rounded as near as possible to what the members
-//! hold (`ring/shares.rs`), and a minimum-cost flow finds the table with these loads that moves least
-//! (`ring/flow.rs`). A join must move what the new member then holds, a leave what the old one held; to
-//! this may come 15 % or 2 replicas, whichever is more. Where weights or zones make that too little (a
-//! member close to Q can take only the few partitions that it lacks), the loads give way instead, no
-//! further than needed: up to a quarter of the share, rounded up, on either side of it. Later changes bring
-//! them back. A change of a weight or a zone moves what it takes, and then all loads are exact.
+//! **Then as little as possible moves.** The shares are rounded as near as possible to what the
+//! members hold (`ring/shares.rs`), and a minimum-cost flow finds the table with these loads that
+//! moves least (`ring/flow.rs`). A join must move what the new member then holds, a leave what the
+//! old one held; to this may come 15 % or 2 replicas, whichever is more. Where weights or zones
+//! make that too little (a member close to Q can take only the few partitions that it lacks), the
+//! loads give way instead, no further than needed: up to a quarter of the share, rounded up, on
+//! either side of it. Later changes bring them back. A change of a weight or a zone moves what it
+//! takes, and then all loads are exact.
 
 mod flow;
 mod join;
@@ -82,12 +85,12 @@ pub enum RingError {
     #[error(
         "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
     )]
-    Homes {
+    Owners {
         /// The table's version.
         version: u64,
         /// Its partitions.
         partitions: u16,
-        /// The homes that each should have.
+        /// The owners that each should have.
         n: u8,
     },
 }
@@ -110,7 +113,7 @@ impl Zone {
 pub struct RingMember {
     /// Who it is.
     pub id: NodeId,
-    /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 is home to
+    /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 owns
     /// twice as many partitions as one of weight 100. Only the ratios matter.
     pub weight: u16,
     /// Where it is; `None` is a zone of its own.
@@ -124,12 +127,12 @@ impl RingMember {
     }
 }
 
-/// A placement table: the home replicas of every partition.
+/// A placement table: the owners of every partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     version: u64,
     members: Vec<RingMember>,
-    homes: Vec<Vec<NodeId>>,
+    owners: Vec<Vec<NodeId>>,
     n: u8,
 }
 
@@ -143,28 +146,28 @@ impl Ring {
     /// Version 1: places `partitions` partitions, `n` replicas each, on `members` (any order).
     ///
     /// Partition by partition, the members furthest behind what they are due take it; ties go by
-    /// rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the neighbours of every member.
-    /// What that leaves over the bounds is repaired as in [`Ring::next`].
+    /// rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the neighbours of every
+    /// member. What that leaves over the bounds is repaired as in [`Ring::next`].
     pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
         let members = check(members, n, partitions)?;
-        let homes = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
-        Ok(Ring { version: 1, members, homes, n })
+        let owners = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
+        Ok(Ring { version: 1, members, owners, n })
     }
 
-    /// The next version, for these members (any order): joins, leaves and changes of weight or zone, one
-    /// or many at once. N and Q stay. The same members give the same homes.
+    /// The next version, for these members (any order): joins, leaves and changes of weight or
+    /// zone, one or many at once. N and Q stay. The same members give the same owners.
     pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
         let members = check(members, self.n, self.partitions())?;
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
         let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
-        let kept = self.homes.iter().map(|homes| homes.iter().filter_map(place).collect());
-        let plan = Plan::new(&members, usize::from(self.n), self.homes.len());
-        let homes = plan.next(&kept.collect(), &self.members, version);
-        Ok(Ring { version, members, homes, n: self.n })
+        let kept = self.owners.iter().map(|owners| owners.iter().filter_map(place).collect());
+        let plan = Plan::new(&members, usize::from(self.n), self.owners.len());
+        let owners = plan.next(&kept.collect(), &self.members, version);
+        Ok(Ring { version, members, owners, n: self.n })
     }
 
-    /// The next version, in which `new`, which is no member yet, has all places of `old`, its weight and its zone. Nothing
-    /// else moves.
+    /// The next version, in which `new`, which is no member yet, has all places of `old`, its
+    /// weight and its zone. Nothing else moves.
     pub fn replace(&self, old: NodeId, new: NodeId) -> Result<Self, RingError> {
         if !self.has(old) {
             return Err(RingError::Stranger(old));
@@ -178,8 +181,8 @@ impl Ring {
             self.members.iter().map(|member| RingMember { id: place(member.id), ..*member });
         let mut members: Vec<RingMember> = members.collect();
         members.sort_unstable();
-        let homes = self.homes.iter().map(|homes| homes.iter().copied().map(place).collect());
-        Ok(Ring { version, members, homes: homes.collect(), n: self.n })
+        let owners = self.owners.iter().map(|owners| owners.iter().copied().map(place).collect());
+        Ok(Ring { version, members, owners: owners.collect(), n: self.n })
     }
 
     /// The one of these that is in force.
@@ -208,18 +211,19 @@ impl Ring {
         self.id() > other.id()
     }
 
-    /// How many replicas this table puts on nodes that were not home to the partition in `previous`.
+    /// How many replicas this table puts on nodes that were not owner of the partition in
+    /// `previous`.
     pub fn moves_from(&self, previous: &Ring) -> usize {
-        let new = |(p, homes): (usize, &Vec<NodeId>)| {
-            let before = previous.homes.get(p).map_or(&[][..], Vec::as_slice);
-            homes.iter().filter(|id| !before.contains(id)).count()
+        let new = |(p, owners): (usize, &Vec<NodeId>)| {
+            let before = previous.owners.get(p).map_or(&[][..], Vec::as_slice);
+            owners.iter().filter(|id| !before.contains(id)).count()
         };
-        self.homes.iter().enumerate().map(new).sum()
+        self.owners.iter().enumerate().map(new).sum()
     }
 
     /// Most replicas of one partition that may be in one zone: 1 if there are at least N zones.
     pub fn spread(&self) -> usize {
-        Layout::new(&self.members, usize::from(self.n), self.homes.len()).spread
+        Layout::new(&self.members, usize::from(self.n), self.owners.len()).spread
     }
 
     /// The replication factor N.
@@ -229,7 +233,7 @@ impl Ring {
 
     /// The number of partitions Q.
     pub fn partitions(&self) -> u16 {
-        self.homes.len() as u16
+        self.owners.len() as u16
     }
 
     /// All members, sorted by id.
@@ -240,31 +244,31 @@ impl Ring {
     /// The partition of a key: the blake3 hash space cut in Q equal parts.
     pub fn partition(&self, key: &Key) -> Partition {
         let hash = first_u64(blake3::hash(key.as_bytes()).as_bytes());
-        Partition(((u128::from(hash) * self.homes.len() as u128) >> 64) as u16)
+        Partition(((u128::from(hash) * self.owners.len() as u128) >> 64) as u16)
     }
 
-    /// The N home replicas of a partition, the preferred one first; empty for a partition out of range.
-    pub fn homes(&self, partition: Partition) -> &[NodeId] {
-        self.homes.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
+    /// The N owners of a partition, the preferred one first; empty for a partition out of range.
+    pub fn owners(&self, partition: Partition) -> &[NodeId] {
+        self.owners.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
     }
 
-    /// All members in the order in which they serve the partition: its homes, then the stand-ins.
+    /// All members in the order in which they serve the partition: its owners, then the fallbacks.
     pub fn preference_list(&self, partition: Partition) -> Vec<NodeId> {
-        let homes = self.homes(partition);
+        let owners = self.owners(partition);
         let ids = self.members.iter().map(|member| member.id);
-        let mut others: Vec<NodeId> = ids.filter(|id| !homes.contains(id)).collect();
+        let mut others: Vec<NodeId> = ids.filter(|id| !owners.contains(id)).collect();
         others.sort_unstable_by_key(|member| rank(partition, *member));
-        [homes, &others].concat()
+        [owners, &others].concat()
     }
 
-    /// How many partitions a member is home to.
+    /// How many partitions a member owns.
     pub fn share(&self, member: NodeId) -> usize {
-        self.homes.iter().filter(|homes| homes.contains(&member)).count()
+        self.owners.iter().filter(|owners| owners.contains(&member)).count()
     }
 
     /// A digest of the whole table: nodes whose digests differ would place keys differently.
     pub fn digest(&self) -> u64 {
-        let ids: Vec<u8> = self.homes.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
+        let ids: Vec<u8> = self.owners.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
         let members: Vec<u8> = self.members.iter().flat_map(|m| m.id.0.to_be_bytes()).collect();
         let plain = |member: &RingMember| *member == RingMember::plain(member.id);
         if self.version == 1 && self.members.iter().all(plain) {

@@ -38,7 +38,8 @@ impl Rng {
         (u128::from(self.next_u64()) << 64) | u128::from(self.next_u64())
     }
 
-    /// A number in `0..bound`, or 0 when `bound` is 0. The bias is below 2^-32 for every bound in use.
+    /// A number in `0..bound`, or 0 when `bound` is 0. The bias is below 2^-32 for every bound in
+    /// use.
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }

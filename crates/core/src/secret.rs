@@ -1,7 +1,9 @@
-//! The secrets that connections are let in by: keys, proofs, and what every frame is sealed with. None is ever shown.
+//! The secrets that connections are let in by: keys, proofs, and what every frame is sealed with.
+//! None is ever shown.
 //!
-//! Both sides of a connection name a nonce; each then proves that it has the key of its role, over all that was said so
-//! far. A proof is of one side, one role and one pair of nonces, so that it is worth nothing anywhere else.
+//! Both sides of a connection name a nonce; each then proves that it has the key of its role, over
+//! all that was said so far. A proof is of one side, one role and one pair of nonces, so that it is
+//! worth nothing anywhere else.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +21,8 @@ const LISTENER: u8 = 2;
 const FROM_DIALER: u8 = 3;
 const FROM_LISTENER: u8 = 4;
 
-/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the other.
+/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the
+/// other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A node.
@@ -46,7 +49,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what was overheard.
+    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what
+    /// was overheard.
     pub fn new(secret: &[u8], role: Role) -> Self {
         SecretKey(match role {
             Role::Peer => blake3::derive_key("Pixii, protocol 5: a node of the cluster", secret),
@@ -64,7 +68,8 @@ impl SecretKey {
     }
 }
 
-/// The keys of one role. While a secret is changed there are two: the first one is shown, and each is taken.
+/// The keys of one role. While a secret is changed there are two: the first one is shown, and each
+/// is taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Keyring {
     first: SecretKey,
@@ -98,7 +103,8 @@ pub struct Secrets {
     pub clients: Keyring,
 }
 
-/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones. Clones are the same vault.
+/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones.
+/// Clones are the same vault.
 #[derive(Clone, Debug, Default)]
 pub struct Vault(Arc<Mutex<Option<Arc<Secrets>>>>);
 
@@ -108,7 +114,8 @@ impl Vault {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What connections made from now on have to prove, and are dialed with. Those that are open stay.
+    /// What connections made from now on have to prove, and are dialed with. Those that are open
+    /// stay.
     pub fn set(&self, secrets: Option<Secrets>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = secrets.map(Arc::new);
     }
@@ -139,7 +146,8 @@ impl Nonces {
     }
 }
 
-/// What both sides of a handshake have said before a proof: the versions that they speak, and their nonces.
+/// What both sides of a handshake have said before a proof: the versions that they speak, and their
+/// nonces.
 #[derive(Clone, Debug)]
 pub struct Exchange(blake3::Hash);
 
@@ -161,13 +169,14 @@ impl Exchange {
         *key.keyed(DIALER, &[self.0.as_bytes(), hello]).as_bytes()
     }
 
-    /// The proof of who was dialed, was told `hello` and answers with these bytes.
+    /// The proof of who was dialed, was reported `hello` and answers with these bytes.
     pub fn listener_proof(&self, key: &SecretKey, hello: &[u8], welcome: &[u8]) -> Proof {
         let hello = blake3::hash(hello);
         *key.keyed(LISTENER, &[self.0.as_bytes(), hello.as_bytes(), welcome]).as_bytes()
     }
 
-    /// What seals the frames of the connection from then on, of the side that dialed and of the one that listens.
+    /// What seals the frames of the connection from then on, of the side that dialed and of the one
+    /// that listens.
     pub fn seals(&self, key: &SecretKey, hello: &[u8]) -> [Seal; 2] {
         let hello = blake3::hash(hello);
         let key = |label| key.keyed(label, &[self.0.as_bytes(), hello.as_bytes()]);
@@ -175,12 +184,13 @@ impl Exchange {
     }
 }
 
-/// True if the proof is the expected one. The time that it takes tells nothing about either.
+/// True if the proof is the expected one. The time that it takes reports nothing about either.
 pub fn fits(given: Proof, expected: Proof) -> bool {
     blake3::Hash::from(given) == blake3::Hash::from(expected)
 }
 
-/// One direction of a connection: frames that were altered, repeated, left out or exchanged do not fit it.
+/// One direction of a connection: frames that were altered, repeated, left out or exchanged do not
+/// fit it.
 pub struct Seal {
     key: [u8; 32],
     count: u64,
@@ -215,24 +225,24 @@ mod tests {
     #[test]
     fn a_proof_is_of_one_side_one_role_one_secret_and_one_exchange() {
         let key = SecretKey::new(SECRET, Role::Peer);
-        let told = exchange(5, 2);
-        let proof = told.dialer_proof(&key, b"hello");
+        let reported = exchange(5, 2);
+        let proof = reported.dialer_proof(&key, b"hello");
         assert!(fits(proof, exchange(5, 2).dialer_proof(&key, b"hello")));
         let client = SecretKey::new(SECRET, Role::Client);
         let other = SecretKey::new(b"0123456789abcdeX", Role::Peer);
         let others = [
-            told.dialer_proof(&client, b"hello"),
-            told.dialer_proof(&other, b"hello"),
-            told.dialer_proof(&key, b"hallo"),
+            reported.dialer_proof(&client, b"hello"),
+            reported.dialer_proof(&other, b"hello"),
+            reported.dialer_proof(&key, b"hallo"),
             exchange(5, 3).dialer_proof(&key, b"hello"),
             exchange(4, 2).dialer_proof(&key, b"hello"),
-            told.listener_proof(&key, b"hello", b""),
-            told.listener_proof(&key, b"", b"hello"),
+            reported.listener_proof(&key, b"hello", b""),
+            reported.listener_proof(&key, b"", b"hello"),
         ];
         assert!(others.into_iter().all(|other| !fits(proof, other)));
-        let answer = told.listener_proof(&key, b"hello", b"welcome");
-        assert!(!fits(answer, told.listener_proof(&key, b"hallo", b"welcome")));
-        assert!(!fits(answer, told.listener_proof(&key, b"hello", b"refused")));
+        let answer = reported.listener_proof(&key, b"hello", b"welcome");
+        assert!(!fits(answer, reported.listener_proof(&key, b"hallo", b"welcome")));
+        assert!(!fits(answer, reported.listener_proof(&key, b"hello", b"refused")));
     }
 
     #[test]
@@ -252,16 +262,23 @@ mod tests {
     #[test]
     fn each_key_of_a_ring_is_found_and_nothing_is_shown() {
         let ring = Keyring::new(Role::Peer, SECRET, Some(b"a second secret.."));
-        let told = exchange(5, 2);
+        let reported = exchange(5, 2);
         for secret in [SECRET, b"a second secret.."] {
-            let proof = told.dialer_proof(&SecretKey::new(secret, Role::Peer), b"hello");
-            assert!(ring.find(|key| fits(told.dialer_proof(key, b"hello"), proof)).is_some());
+            let proof = reported.dialer_proof(&SecretKey::new(secret, Role::Peer), b"hello");
+            assert!(ring.find(|key| fits(reported.dialer_proof(key, b"hello"), proof)).is_some());
         }
-        let stranger = told.dialer_proof(&SecretKey::new(b"a third secret...", Role::Peer), b"");
-        assert!(ring.find(|key| fits(told.dialer_proof(key, b""), stranger)).is_none());
+        let stranger = reported.dialer_proof(
+            &SecretKey::new(
+                b"a third \
+            secret...",
+                Role::Peer,
+            ),
+            b"",
+        );
+        assert!(ring.find(|key| fits(reported.dialer_proof(key, b""), stranger)).is_none());
         let nonces = Nonces::new([7; 32]);
         assert_ne!(nonces.fresh(), nonces.fresh());
-        let seals = told.seals(ring.first(), b"");
+        let seals = reported.seals(ring.first(), b"");
         let shown = format!("{ring:?} {nonces:?} {seals:?}");
         let bytes = format!("{:?}", &ring.first().0[..4]);
         assert!(!shown.contains(bytes.trim_matches(['[', ']'])) && !shown.contains("7, 7"));

@@ -1,8 +1,8 @@
-//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's life.
-//! [`memory`] is the in-memory twin; the daemon's store on sled keeps the same promises on a real
-//! disk.
+//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's
+//! incarnation. [`memory`] is the in-memory twin; the daemon's store on sled keeps the same
+//! promises on a real disk.
 
-mod life;
+mod incarnation;
 pub mod memory;
 
 use std::collections::BTreeMap;
@@ -13,38 +13,40 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-pub use self::life::{LifeError, Process, begin_anew, begin_life, end_life};
+pub use self::incarnation::{
+    IncarnationError, Process, begin_anew, begin_incarnation, end_incarnation,
+};
 use crate::causal::{Context, Object};
-use crate::generation::{GcEpoch, Generation};
-use crate::members::{Cluster, Incarnation, Life, Members};
+use crate::gc_epoch::{GcEpoch, GcState};
+use crate::members::{Cluster, Incarnation, IncarnationId, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
 const RECORD_VERSION: u8 = 1;
-/// Hints of schema 2 have no generation: they are of the first one.
+/// Hints of schema 2 have no GC epoch: they are of the first one.
 const HINT_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 8;
 
 /// What a store keeps for a key: the replicated object, and what is local to this store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The serial with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present
-    /// id.
-    pub own_serial: Option<u64>,
+    /// The actor epoch with which this store may continue its own entry in the object's clock. Void
+    /// when it is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the
+    /// store's present id.
+    pub own_epoch: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
-    /// Of a hint: the generation of its partition at which the object was minted or read. 0 in an own record, which is of
-    /// the partition's present one.
-    pub generation: GcEpoch,
+    /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own
+    /// record, which is of the partition's present one.
+    pub gc_epoch: GcEpoch,
 }
 
-/// What an own record is on disk; a hint has its generation before it.
+/// What an own record is on disk; a hint has its GC epoch before it.
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.own_serial.encode(encoder)?;
+        self.own_epoch.encode(encoder)?;
         self.object.encode(encoder)
     }
 }
@@ -53,9 +55,9 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let own_serial = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        let own_epoch = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
         let object = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
-        Ok(Record { own_serial, object, generation: GcEpoch::FIRST })
+        Ok(Record { own_epoch, object, gc_epoch: GcEpoch::FIRST })
     }
 }
 
@@ -64,7 +66,7 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
 #[bincode(decode_context = "Bytes")]
 pub struct Meta {
     /// Whose store this is.
-    pub owner: Owner,
+    pub identity: StoreIdentity,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
     /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the
@@ -74,27 +76,27 @@ pub struct Meta {
     /// One higher at every start.
     pub incarnation: Incarnation,
     /// Serials below this are void: they were issued by an earlier process.
-    pub serial_floor: u64,
-    /// The next serial; written at a clean end, for the next incarnation in the same process.
-    pub serial_end: u64,
+    pub actor_epoch_floor: u64,
+    /// The next actor epoch; written at a clean end, for the next incarnation in the same process.
+    pub actor_epoch_end: u64,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
     /// The cluster; `None` until it is founded or met.
     pub cluster: Option<Cluster>,
     /// Partitions whose absent keys may have been here: what is not found in them does not count.
-    pub without_authority: Vec<Partition>,
-    /// The last life of each other member that introduced itself here.
-    pub lives: Vec<(NodeId, Life)>,
+    pub read_ineligible: Vec<Partition>,
+    /// The last incarnation of each other member that introduced itself here.
+    pub lives: Vec<(NodeId, IncarnationId)>,
     /// The ids that this store has issued dots with since it last knew that it was as new as the
     /// others: should it turn out to be an old copy of a disk, what they issued is not old.
     pub fresh: Vec<u64>,
 }
 
 impl Meta {
-    /// Goes on under another id, with every serial void.
+    /// Goes on under another id, with every actor epoch void.
     fn draw(&mut self, id: u64) {
         self.store = id;
-        self.serial_floor = self.serial_end;
+        self.actor_epoch_floor = self.actor_epoch_end;
     }
 
     /// Notes that the disk may not be the newest: what this process issues is not old, whatever
@@ -105,18 +107,18 @@ impl Meta {
         }
     }
 
-    /// What a store knows of itself before its first life; `store` is its id.
-    pub fn new(owner: Owner, store: u64) -> Self {
+    /// What a store knows of itself before its first incarnation; `store` is its id.
+    pub fn new(identity: StoreIdentity, store: u64) -> Self {
         Meta {
-            owner,
+            identity,
             birth: store,
             store,
             incarnation: Incarnation(0),
-            serial_floor: 1,
-            serial_end: 1,
+            actor_epoch_floor: 1,
+            actor_epoch_end: 1,
             clean: true,
             cluster: None,
-            without_authority: Vec::new(),
+            read_ineligible: Vec::new(),
             lives: Vec::new(),
             fresh: Vec::new(),
         }
@@ -126,7 +128,7 @@ impl Meta {
 /// To which node of which cluster, with which placement of keys, a store belongs.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Owner {
+pub struct StoreIdentity {
     /// The cluster's name.
     pub cluster: String,
     /// The node's name.
@@ -135,7 +137,7 @@ pub struct Owner {
     pub ring: u64,
 }
 
-impl Owner {
+impl StoreIdentity {
     /// The node's id.
     pub fn node(&self) -> NodeId {
         NodeId::of(&self.name)
@@ -161,12 +163,12 @@ pub enum Change {
         /// The key.
         key: Key,
     },
-    /// Replaces the generation of a partition.
-    Generation {
+    /// Replaces the GC epoch of a partition.
+    GcState {
         /// The partition.
         partition: Partition,
-        /// Its generation.
-        generation: Generation,
+        /// Its GC epoch.
+        gc_epoch: GcState,
     },
     /// Replaces, or removes, what is kept of a key for another member.
     Hint {
@@ -243,7 +245,7 @@ pub struct Scanned {
 }
 
 impl Scanned {
-    /// What is to be told of this object.
+    /// What is to be notified of this object.
     pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
@@ -290,9 +292,9 @@ pub struct HintTotal {
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
-    /// How many of them may have filled the member's slot: those of keys that their keeper is no home of. What a home
-    /// keeps for another one counts for nothing beside its own copy.
-    pub owed: u64,
+    /// How many of them may have filled the member's slot: those of keys that their fallback is no
+    /// owner of. What an owner keeps for another one counts for nothing beside its own copy.
+    pub pending: u64,
 }
 
 /// Everything that is kept for other members.
@@ -300,23 +302,23 @@ pub struct HintTotal {
 pub struct Kept {
     /// By member.
     pub totals: BTreeMap<NodeId, HintTotal>,
-    /// How many hints there are of each generation of a partition; a damaged one may be of the first.
+    /// How many hints there are of each GC epoch of a partition; a damaged one may be of the first.
     pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
 }
 
 impl Kept {
     /// Counts one more hint; a damaged one has no size.
     pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, place: (Partition, bool)) {
-        let (partition, owed) = place;
+        let (partition, pending) = place;
         let total = self.totals.entry(target).or_default();
         total.count += 1;
-        total.owed += u64::from(owed);
-        let mut generation = GcEpoch::FIRST;
+        total.pending += u64::from(pending);
+        let mut gc_epoch = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);
-            generation = record.generation;
+            gc_epoch = record.gc_epoch;
         }
-        *self.stamps.entry((partition, generation)).or_default() += 1;
+        *self.stamps.entry((partition, gc_epoch)).or_default() += 1;
     }
 }
 
@@ -338,22 +340,22 @@ pub enum Taken {
     Unusable(String),
 }
 
-/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
-/// end. An fsync is never tried again.
+/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process
+/// must end. An fsync is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store failed: {0}")]
 pub struct StoreError(pub String);
 
 /// A durable map of records. Calls come from one writer and any number of readers.
 pub trait Store: Send + Sync {
-    /// What the store knows of itself; `None` before its first life.
+    /// What the store knows of itself; `None` before its first incarnation.
     fn meta(&self) -> Result<Option<Meta>, StoreError>;
 
     /// The record of a key, as last applied.
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError>;
 
-    /// Keys of a partition behind `after` in byte order: at least one if there is one, and not many more
-    /// than `limit_bytes` bytes of them.
+    /// Keys of a partition behind `after` in byte order: at least one if there is one, and not many
+    /// more than `limit_bytes` bytes of them.
     fn list(
         &self,
         partition: Partition,
@@ -364,7 +366,7 @@ pub trait Store: Send + Sync {
     /// What a span of a partition holds, read from the disk.
     fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError>;
 
-    /// What the store knows of the members; `None` before it was told.
+    /// What the store knows of the members; `None` before it was reported.
     fn members(&self) -> Result<Option<Members>, StoreError>;
 
     /// The ring in force, if it is a later one than the configured members make.
@@ -373,8 +375,8 @@ pub trait Store: Send + Sync {
     /// What is kept of a key for a member, as last applied.
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
 
-    /// Hints for a member behind `after` in byte order of the keys: at least one if there is one, and not many
-    /// more than `limit_bytes` bytes of them.
+    /// Hints for a member behind `after` in byte order of the keys: at least one if there is one,
+    /// and not many more than `limit_bytes` bytes of them.
     fn list_hints(
         &self,
         target: NodeId,
@@ -382,15 +384,16 @@ pub trait Store: Send + Sync {
         limit_bytes: usize,
     ) -> Result<HintPage, StoreError>;
 
-    /// The generation of each partition that has had more than one.
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError>;
+    /// The GC epoch of each partition that has had more than one.
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
-    /// What is kept for other members, by reading all hints: for the start. `place` says for a key which partition it is
-    /// in, and whether what is kept of it may have filled a slot.
+    /// What is kept for other members, by reading all hints: for the start. `place` says for a key
+    /// which partition it is in, and whether what is kept of it may have filled a slot.
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
-    /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
-    /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.
+    /// Applies all changes or none. They are visible at once, and durable after the next
+    /// [`Store::sync`]; a crash before it keeps some number of the oldest unsynced batches, each of
+    /// them whole.
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError>;
 
     /// Returns when all that was applied survives a power cut.
@@ -414,7 +417,7 @@ pub trait Store: Send + Sync {
     fn disk_bytes(&self) -> Result<u64, StoreError>;
 
     /// Keeps these bytes for the next start: they hold until something is applied.
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let _ = trees;
         Ok(())
     }
@@ -425,8 +428,8 @@ pub trait Store: Send + Sync {
         Ok(Taken::Nothing)
     }
 
-    /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes` more
-    /// bytes of records; `None` where nothing limits it.
+    /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes`
+    /// more bytes of records; `None` where nothing limits it.
     fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
         let _ = coming_bytes;
         Ok(None)
@@ -442,7 +445,8 @@ pub struct Scrubbed {
     pub damage: Option<String>,
 }
 
-/// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
+/// A record's bytes on disk: a version byte, the content, and a checksum that also covers its
+/// place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
     let mut bytes = wire::encode_behind(vec![RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
@@ -458,10 +462,11 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
     record.map_or(Found::Damaged, Found::Record)
 }
 
-/// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
+/// A hint's bytes on disk: as a record's, with the GC epoch in front, and bound to the member that
+/// it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
     let sealed = CHECKSUM_BYTES + 1;
-    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.generation, record), sealed);
+    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.gc_epoch, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -473,8 +478,8 @@ pub fn decode_hint(target: NodeId, key: &Key, bytes: Bytes) -> Found {
     let record = opened.and_then(|body| match body.first() {
         Some(&RECORD_VERSION) => wire::decode(&body.slice(1..)).ok(),
         Some(&HINT_VERSION) => {
-            let (generation, record): (GcEpoch, Record) = wire::decode(&body.slice(1..)).ok()?;
-            Some(Record { generation, ..record })
+            let (gc_epoch, record): (GcEpoch, Record) = wire::decode(&body.slice(1..)).ok()?;
+            Some(Record { gc_epoch, ..record })
         }
         _ => None,
     });

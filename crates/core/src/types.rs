@@ -69,7 +69,7 @@ const _: () = {
         let limits = ObjectLimits::of(n);
         assert!(limits.accepted > MAX_VALUE_BYTES + MAX_KEY_BYTES + (64 << 10));
         assert!(n as usize * limits.accepted <= limits.merged);
-        // What a keeper took up to its limit fits beside what is dead of the key at an owner.
+        // What a fallback took up to its limit fits beside what is dead of the key at an owner.
         assert!(2 * limits.accepted <= limits.merged);
         n += 1;
     }
@@ -109,7 +109,7 @@ impl fmt::Debug for WriteId {
     }
 }
 
-/// A value over its limit, told in one sentence.
+/// A value over its limit, reported in one sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum SizeError {

@@ -1,9 +1,11 @@
-//! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
+//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No
+//! sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
-//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is
-//! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it, the checksum
-//! is the first 64 bits of the payload's blake3 hash, or a [`Seal`] after a handshake with a secret.
+//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret,
+//! two of each. A frame is `length: u32 | checksum: u64 | payload`, big-endian; the length counts
+//! what follows it, the checksum is the first 64 bits of the payload's blake3 hash, or a [`Seal`]
+//! after a handshake with a secret.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
@@ -88,7 +90,8 @@ pub enum Hello {
     },
     /// A client that will send calls.
     Client,
-    /// Somebody who is to prove itself, and wants a proof: to be answered with [`Welcome::Challenge`].
+    /// Somebody who is to prove itself, and wants a proof: to be answered with
+    /// [`Welcome::Challenge`].
     Challenge(Nonce),
     /// The answer to that.
     Proven {
@@ -123,7 +126,7 @@ pub enum Hello {
     },
 }
 
-/// The answer to a [`Hello`]. A refusal is in words, not a code: whoever reads it may be of any
+/// The answer to a [`Hello`]. A rejection is in words, not a code: whoever reads it may be of any
 /// version, also of one that has none in common with this program.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -233,7 +236,8 @@ fn check_of(payload: &[u8], seal: Option<&mut Seal>) -> u64 {
     }
 }
 
-/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is not copied.
+/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is
+/// not copied.
 pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
     let payload = frame.slice(FRAME_HEAD_BYTES.min(frame.len())..);
     let mut head = BytesMut::with_capacity(FRAME_HEAD_BYTES);
@@ -304,7 +308,8 @@ pub fn preamble() -> [u8; PREAMBLE_BYTES] {
     bytes
 }
 
-/// Checks the other side's preamble. Both sides go on with the highest common version, which it gives.
+/// Checks the other side's preamble. Both sides go on with the highest common version, which it
+/// gives.
 pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {
@@ -318,9 +323,9 @@ pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     Ok(common)
 }
 
-/// A context as clients carry it: version, content, and a seal over the content and the key, so that a
-/// context that was altered or belongs to another key is noticed. Not a secret: it guards against
-/// accidents.
+/// A context as clients carry it: version, content, and a seal over the content and the key, so
+/// that a context that was altered or belongs to another key is noticed. Not a secret: it guards
+/// against accidents.
 pub fn seal(key: &Key, context: &Context) -> Blob {
     let mut bytes = vec![CONTEXT_VERSION];
     bytes.extend(encode(context));

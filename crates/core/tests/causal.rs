@@ -57,7 +57,7 @@ enum Step {
     Read {
         at: usize,
     },
-    /// The replica forgets what serial it may continue: it goes on as another actor.
+    /// The replica forgets what actor epoch it may continue: it goes on as another actor.
     NewActor {
         at: usize,
     },
@@ -84,7 +84,7 @@ proptest! {
     fn sets_agree_with_explicit_histories(steps in prop::collection::vec(step(), 1..60)) {
         let mut copies = vec![(Clock::<u64>::default(), History::default()); REPLICAS];
         let mut actors: Vec<Actor> =
-            (0..REPLICAS).map(|at| Actor { store: at as u64, serial: 1 }).collect();
+            (0..REPLICAS).map(|at| Actor { store: at as u64, actor_epoch: 1 }).collect();
         let mut contexts = vec![Context::default()];
         for (value, step) in (0u64..).zip(steps) {
             match step {
@@ -116,7 +116,7 @@ proptest! {
                     copies[to] = (copies[to].0.sync(&clock), copies[to].1.sync(&history));
                 }
                 Step::Read { at } => contexts.push(copies[at].0.context()),
-                Step::NewActor { at } => actors[at].serial += 1,
+                Step::NewActor { at } => actors[at].actor_epoch += 1,
             }
             for (clock, history) in &copies {
                 let live: BTreeMap<Dot, u64> = clock.values().map(|(d, v)| (d, *v)).collect();

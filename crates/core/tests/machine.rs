@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 use pixii_core::causal::Object;
-use pixii_core::generation::{GcEpoch, Generation};
-use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member};
-use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Refusal, Request, Response};
+use pixii_core::gc_epoch::{GcEpoch, GcState};
+use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Member};
+use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
 use pixii_core::types::{
@@ -17,8 +17,6 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
-#[path = "machine/collection.rs"]
-mod collection;
 #[path = "machine/experiment.rs"]
 mod experiment;
 #[path = "machine/hints.rs"]
@@ -33,32 +31,34 @@ mod repair;
 mod repeats;
 #[path = "machine/stalls.rs"]
 mod stalls;
+#[path = "machine/tombstone_gc.rs"]
+mod tombstone_gc;
 #[path = "machine/trips.rs"]
 mod trips;
 
-use bench::{Bench, object, put, refusal};
+use bench::{Bench, object, put, rejection};
 
 #[test]
 fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, changes }), Output::Send { to, message }] = &out[..]
+    let [Output::Store(Work::Write { seq, changes }), Output::Send { to, message }] = &out[..]
     else {
         panic!("{out:?}")
     };
     let [Change::Record { record, .. }] = &changes[..] else { panic!("{changes:?}") };
-    assert_eq!(record.own_serial, Some(1));
+    assert_eq!(record.own_epoch, Some(1));
     assert_eq!(*to, bench.others(&key));
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
-    let op = message.op;
+    let request_id = message.request_id;
     // One peer holds it; the own replica does not count before its sync.
-    assert!(bench.peer(to[0], op, Body::Held).is_empty());
-    assert!(bench.peer(to[0], op, Body::Held).is_empty(), "a replica counts once");
-    let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
+    assert!(bench.peer(to[0], request_id, Body::Ack).is_empty());
+    assert!(bench.peer(to[0], request_id, Body::Ack).is_empty(), "a replica counts once");
+    let out = bench.give(Input::Store(Done::Synced { seq: *seq }));
     let [Output::Reply { client: 7, id: 9, response: Response::Written { dot, siblings, .. } }] =
         &out[..]
     else {
@@ -69,24 +69,24 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
 }
 
 #[test]
-fn a_request_is_forwarded_once_to_a_home() {
+fn a_request_is_forwarded_once_to_an_owner() {
     let mut bench = Bench::new();
     let key = bench.key(false);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, bench.homes(&key)[..1]);
+    assert_eq!(*to, bench.owners(&key)[..1]);
     let Body::Coordinate { request, timeout_ms: 450 } = &message.body else {
         panic!("{message:?}")
     };
     assert_eq!(*request, put(&key, 1));
     let response = Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 450 };
-    let out = bench.peer(to[0], message.op, Body::Coordinated(response.clone()));
+    let out = bench.peer(to[0], message.request_id, Body::Coordinated(response.clone()));
     assert!(matches!(&out[..], [Output::Reply { response: r, .. }] if *r == response));
     // What was forwarded here goes no further.
     let request = put(&key, 2);
     let out = bench.peer(to[0], 5, Body::Coordinate { request, timeout_ms: 100 });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(message.body, Body::Coordinated(Response::Refused(Refusal::NotHome)));
+    assert_eq!(message.body, Body::Coordinated(Response::Refused(Rejection::NotOwner)));
 }
 
 #[test]
@@ -102,16 +102,16 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     let get = Request::Get { key: key.clone(), r: strict };
     let put = Request::Put { key: key.clone(), value, context, write, w: strict };
     for request in [put, get] {
-        let out = bench.ask(request);
-        let Refusal::Unreachable { reachable: 1, needed: 2, roll } = refusal(&out) else {
+        let out = bench.query(request);
+        let Rejection::Unreachable { reachable: 1, needed: 2, outcomes } = rejection(&out) else {
             panic!("{out:?}")
         };
-        assert_eq!((&roll.counted[..], roll.silent.len()), (&["n0".to_string()][..], 2));
+        assert_eq!((&outcomes.counted[..], outcomes.silent.len()), (&["n0".to_string()][..], 2));
     }
     // Without the fourth node, nobody can stand in either.
-    bench.give(Input::Link { peer: bench.stand_in(&key), up: false });
-    let out = bench.ask(blind);
-    assert!(matches!(refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2, .. }));
+    bench.give(Input::Link { peer: bench.fallback(&key), up: false });
+    let out = bench.query(blind);
+    assert!(matches!(rejection(&out), Rejection::Unreachable { reachable: 1, needed: 2, .. }));
 }
 
 #[test]
@@ -119,74 +119,76 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let mut bench = Bench::new();
     let (key, peer) = (bench.key(true), bench.peers()[0]);
     bench.give(Input::Drain(true));
-    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Stopping);
+    assert_eq!(rejection(&bench.query(put(&key, 1))), &Rejection::Stopping);
     let get = || Request::Get { key: key.clone(), r: None.into() };
-    assert_eq!(refusal(&bench.ask(get())), &Refusal::Stopping);
+    assert_eq!(rejection(&bench.query(get())), &Rejection::Stopping);
     let sent = |out: Vec<Output>| match &out[..] {
         [Output::Send { message, .. }] => message.body.clone(),
         _ => panic!("{out:?}"),
     };
     let out = bench.peer(peer, 8, Body::Coordinate { request: get(), timeout_ms: 500 });
-    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
+    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Rejection::Stopping)));
     let object = Object::default();
-    let keep_for = bench.others(&key)[..1].to_vec();
-    let keep = Body::Keep {
+    let hint_for = bench.others(&key)[..1].to_vec();
+    let keep = Body::StoreHint {
         key: key.clone(),
         object: object.clone(),
-        keep_for,
-        generation: GcEpoch::FIRST,
+        hint_for,
+        gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.peer(peer, 9, keep);
-    assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
+    assert_eq!(sent(out), Body::Failed(Rejection::Stopping));
     let out =
-        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
+        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
-    assert_eq!(sent(out), Body::Held);
+    assert_eq!(sent(out), Body::Ack);
     bench.give(Input::Drain(false));
-    assert!(matches!(bench.ask(get())[..], [.., Output::Store(Work::Read { .. })]));
+    assert!(matches!(bench.query(get())[..], [.., Output::Store(Work::Read { .. })]));
 }
 
 #[test]
 fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let mut bench = Bench::new();
     let (peer, me) = (bench.others(&bench.key(true))[0], bench.me);
-    let beats = |node: NodeId, incarnation: u64| {
+    let heartbeats = |node: NodeId, incarnation: u64| {
         let incarnation = Incarnation(incarnation);
-        let beats = vec![(node, Beat { incarnation, count: 9 })];
+        let heartbeats = vec![(node, Heartbeat { incarnation, count: 9 })];
         let members = vec![Member { incarnation, ..Member::configured("n1", "elsewhere:1") }];
-        Body::Gossip(Gossip::News { beats, members, digest: 0, wanted: Vec::new() })
+        Body::Gossip(Gossip::News { heartbeats, members, digest: 0, wanted: Vec::new() })
     };
     for absurd in [1 << 40, u64::MAX] {
-        bench.peer(peer, 1, beats(me, absurd));
+        bench.peer(peer, 1, heartbeats(me, absurd));
         assert_eq!(bench.node.meta().incarnation.0, 1, "nobody lives so often");
-        bench.peer(peer, 1, beats(peer, absurd));
-        bench.peer(peer, 1, beats(peer, 3));
+        bench.peer(peer, 1, heartbeats(peer, absurd));
+        bench.peer(peer, 1, heartbeats(peer, 3));
     }
-    let endless = vec![(me, Beat { incarnation: Incarnation(1), count: u64::MAX })];
+    let endless = vec![(me, Heartbeat { incarnation: Incarnation(1), count: u64::MAX })];
     let (members, wanted) = (Vec::new(), Vec::new());
-    let endless = Gossip::News { beats: endless, members, digest: 0, wanted };
+    let endless = Gossip::News { heartbeats: endless, members, digest: 0, wanted };
     bench.peer(peer, 1, Body::Gossip(endless));
     bench.tick(1_000);
-    // A life that others have seen and this disk has not: it is an old one, as when a peer says so itself.
+    // An incarnation that others have seen and this disk has not: it is an old one, as when a peer
+    // says so itself.
     let store = bench.node.meta().store;
-    let out = bench.peer(peer, 1, beats(me, 7));
+    let out = bench.peer(peer, 1, heartbeats(me, 7));
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
     assert_eq!(bench.node.meta().incarnation.0, 8);
     assert_eq!(bench.node.meta().fresh, [store], "what this process issues is not old");
-    assert!(!bench.node.meta().without_authority.is_empty());
-    bench.peer(peer, 1, beats(me, 3));
+    assert!(!bench.node.meta().read_ineligible.is_empty());
+    bench.peer(peer, 1, heartbeats(me, 3));
     assert_eq!(bench.node.meta().incarnation.0, 8);
-    // Who is no member does not become one by being talked about, and a list over the limit is not read.
-    bench.peer(peer, 1, beats(NodeId(77), 3));
+    // Who is no member does not become one by being talked about, and a list over the limit is not
+    // read.
+    bench.peer(peer, 1, heartbeats(NodeId(77), 3));
     let members = vec![Member::configured("n1", "elsewhere:2"); MAX_MEMBERS + 1];
-    let long = Gossip::News { beats: Vec::new(), members, digest: 0, wanted: Vec::new() };
+    let long = Gossip::News { heartbeats: Vec::new(), members, digest: 0, wanted: Vec::new() };
     bench.peer(peer, 1, Body::Gossip(long));
     let counters: Vec<&str> =
         bench.node.counters().into_iter().map(|(counter, _)| counter.name()).collect();
-    for name in ["forged_lives_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
+    for name in ["forged_incarnations_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
         assert!(counters.contains(&name), "{name} of {counters:?}");
     }
-    // A member that tells of another address is the same member.
+    // A member that reports of another address is the same member.
     let member = bench.node.members().get(NodeId::of("n1")).unwrap();
     assert_eq!(member.address, "elsewhere:1");
     assert_eq!(bench.node.members().ids().len(), 4);
@@ -199,14 +201,14 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     for peer in &peers {
         bench.give(Input::Link { peer: *peer, up: true });
     }
-    let beats = vec![(bench.me, Beat { incarnation: Incarnation(6), count: 9 })];
+    let heartbeats = vec![(bench.me, Heartbeat { incarnation: Incarnation(6), count: 9 })];
     let (members, wanted) = (Vec::new(), Vec::new());
-    bench.peer(peers[0], 1, Body::Gossip(Gossip::News { beats, members, digest: 0, wanted }));
+    bench.peer(peers[0], 1, Body::Gossip(Gossip::News { heartbeats, members, digest: 0, wanted }));
     let founders = peers.iter().chain([&bench.me]).zip(1..).map(|(id, birth)| (*id, birth));
     let cluster = Cluster::found("c", founders.collect());
     let mut notices = Vec::new();
     for peer in &peers {
-        let seen = Some(Life { incarnation: Incarnation(6), nonce: 77 });
+        let seen = Some(IncarnationId { incarnation: Incarnation(6), nonce: 77 });
         let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
         let out = bench.peer(*peer, 5, known);
         notices.extend(bench.disk(out, &Record::default()));
@@ -214,7 +216,7 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     assert!(bench.node.is_settled());
     let meta = bench.node.meta();
     assert!(meta.incarnation.0 > 6 && meta.fresh == [meta.store], "{meta:?}");
-    assert!(!meta.without_authority.is_empty(), "{notices:?}");
+    assert!(!meta.read_ineligible.is_empty(), "{notices:?}");
 }
 
 #[test]
@@ -223,20 +225,20 @@ fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() 
     let key = bench.key(true);
     bench.tick(200);
     bench.now += 300 * MILLI;
-    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Paused(300));
+    assert_eq!(rejection(&bench.query(put(&key, 1))), &Rejection::Paused(300));
     let peer = bench.peers()[0];
     let out = bench.peer(peer, 8, Body::Coordinate { request: put(&key, 2), timeout_ms: 500 });
-    let paused = Response::Refused(Refusal::Paused(300));
+    let paused = Response::Refused(Rejection::Paused(300));
     assert!(
         matches!(&out[..], [Output::Send { message, .. }]
             if message.body == Body::Coordinated(paused)),
         "{out:?}"
     );
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     assert!(matches!(out[..], [.., Output::Store(Work::Read { .. })]), "reads are served: {out:?}");
     bench.disk(out, &Record::default());
     bench.tick(1_000);
-    let out = bench.ask(put(&key, 3));
+    let out = bench.query(put(&key, 3));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
 }
 
@@ -265,13 +267,13 @@ fn what_others_may_keep_for_a_node_is_not_absent_there() {
 fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     bench.disk(out, &Record::default());
     let out = bench.tick(100);
     assert!(
         matches!(&out[..], [Output::Send { message, .. }, ..]
-            if matches!(message.body, Body::Keep { .. })),
-        "a stand-in is asked when the homes are late: {out:?}"
+            if matches!(message.body, Body::StoreHint { .. })),
+        "a fallback is asked when the owners are late: {out:?}"
     );
     bench.disk(out, &Record::default());
     let out = bench.tick(400);
@@ -286,12 +288,12 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
 fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, Output::Store(Work::Read { .. })] = &out[..] else {
         panic!("{out:?}")
     };
     assert_eq!((to.len(), message.body.clone()), (1, Body::Read { key: key.clone() }));
-    let (first, op) = (to[0], message.op);
+    let (first, request_id) = (to[0], message.request_id);
     let out = bench.disk(out, &Record::default());
     assert!(matches!(out[..], [Output::Send { .. }]), "no reply: one of two has answered");
     let out = bench.tick(25);
@@ -299,12 +301,12 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     assert_ne!(to[0], first);
     let out = bench.peer(
         to[0],
-        op,
+        request_id,
         Body::Copy {
             object: Object::default(),
             authoritative: true,
             kept_for: vec![],
-            generation: GcEpoch::FIRST,
+            gc_epoch: GcEpoch::FIRST,
         },
     );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
@@ -315,11 +317,11 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
 }
 
 #[test]
-fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
+fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let asked = |out: &[Output]| match out {
-        [Output::Send { to, message }, ..] => (to[0], message.op),
+    let queried = |out: &[Output]| match out {
+        [Output::Send { to, message }, ..] => (to[0], message.request_id),
         _ => panic!("{out:?}"),
     };
     let get = || Request::Get { key: key.clone(), r: None.into() };
@@ -327,21 +329,21 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
-    let out = bench.ask(get());
-    let (frozen, op) = asked(&out);
+    let out = bench.query(get());
+    let (frozen, request_id) = queried(&out);
     bench.disk(out, &Record::default());
-    let (live, _) = asked(&bench.tick(25));
-    let out = bench.peer(live, op, copy());
+    let (live, _) = queried(&bench.tick(25));
+    let out = bench.peer(live, request_id, copy());
     assert!(matches!(out[..], [Output::Reply { .. }]), "{out:?}");
-    let out = bench.ask(get());
-    let (second, op) = asked(&out);
+    let out = bench.query(get());
+    let (second, request_id) = queried(&out);
     assert_eq!(second, live, "the one that left a question open comes last");
     bench.disk(out, &Record::default());
-    bench.peer(live, op, copy());
+    bench.peer(live, request_id, copy());
     bench.tick(1_000);
-    let (third, _) = asked(&bench.ask(get()));
+    let (third, _) = queried(&bench.query(get()));
     assert_eq!(third, frozen, "it may be back");
 }
 
@@ -349,15 +351,15 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
 fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
+    let record = Record { own_epoch: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
-    let (late, op) = (to[0], message.op);
+    let (late, request_id) = (to[0], message.request_id);
     bench.disk(out, &record);
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
@@ -366,17 +368,17 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
-    let out = bench.peer(behind, op, empty());
+    let out = bench.peer(behind, request_id, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
         panic!("{out:?}")
     };
     assert_eq!(values.len(), 1);
-    let out = bench.peer(late, op, empty());
+    let out = bench.peer(late, request_id, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
-    assert_eq!(message.body, Body::Merge { key, object, generation: GcEpoch::FIRST });
+    assert_eq!(message.body, Body::Merge { key, object, gc_epoch: GcEpoch::FIRST });
 }
 
 #[test]
@@ -385,26 +387,26 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
     let key = bench.key(true);
     let mut record = Record::default();
     for write in (0..MAX_SIBLINGS as u128).chain([5]) {
-        let out = bench.ask(put(&key, write));
+        let out = bench.query(put(&key, write));
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
         // Beside a sibling that its writer has not seen, a write has an actor of its own.
-        assert_eq!(u128::from(dot.unwrap().actor.serial), write + 1);
-        record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
+        assert_eq!(u128::from(dot.unwrap().actor.actor_epoch), write + 1);
+        record = Record { own_epoch: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
     }
-    assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write minted nothing");
-    let out = bench.ask(put(&key, 999));
+    assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
+    let out = bench.query(put(&key, 999));
     let out = bench.disk(out, &record);
-    assert_eq!(*refusal(&out), Refusal::Siblings(MAX_SIBLINGS as u32));
+    assert_eq!(*rejection(&out), Rejection::Siblings(MAX_SIBLINGS as u32));
 }
 
 #[test]
-fn a_node_that_lost_its_disk_shows_absent_keys_without_authority() {
+fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     let mut bench = Bench::at_start(1);
     let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
     let cluster = Cluster::found("c", founders);
@@ -420,15 +422,16 @@ fn a_node_that_lost_its_disk_shows_absent_keys_without_authority() {
     let out = bench.peer(bench.others(&key)[0], 70, Body::Read { key });
     let out = bench.disk(out, &Record::default());
     let copy = out.iter().find_map(|output| match output {
-        Output::Send { message, .. } if message.op == 70 => Some(message.body.clone()),
+        Output::Send { message, .. } if message.request_id == 70 => Some(message.body.clone()),
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is collected elsewhere is not known yet, so that nothing is minted; when nobody can tell, it is for long enough.
-    let refused = bench.ask(put(&bench.key(true), 1));
-    assert!(matches!(refusal(&refused), Refusal::Starting { .. }), "{refused:?}");
+    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can know,
+    // it is for long enough.
+    let refused = bench.query(put(&bench.key(true), 1));
+    assert!(matches!(rejection(&refused), Rejection::Starting { .. }), "{refused:?}");
     bench.tick(4_000);
-    let out = bench.ask(put(&bench.key(true), 1));
+    let out = bench.query(put(&bench.key(true), 1));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
 }
 
@@ -437,62 +440,64 @@ fn whom_the_founding_of_a_cluster_waits_for_is_said_once() {
     let mut bench = Bench::at_start(1);
     let mut others = bench.peers();
     bench.give(Input::Link { peer: others[0], up: true });
-    let awaited = |out: Vec<Output>| -> Vec<NodeId> {
+    let waits_for = |out: Vec<Output>| -> Vec<NodeId> {
         let named = out.into_iter().filter_map(|output| match output {
-            Output::Notice(Notice::Awaited(peer)) => Some(peer),
+            Output::Notice(Notice::WaitsFor(peer)) => Some(peer),
             _ => None,
         });
         named.collect()
     };
-    assert_eq!(awaited(bench.tick(9_000)), []);
-    let mut named = awaited(bench.tick(3_000));
+    assert_eq!(waits_for(bench.tick(9_000)), []);
+    let mut named = waits_for(bench.tick(3_000));
     named.sort_unstable();
     others.sort_unstable();
     assert_eq!(named, others, "nobody has answered yet");
-    assert_eq!(awaited(bench.tick(30_000)), []);
+    assert_eq!(waits_for(bench.tick(30_000)), []);
 }
 
 #[test]
-fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
+fn objects_of_other_gc_epochs_and_forged_ones_are_refused_by_name() {
     let mut bench = Bench::new();
     let (key, record) = (bench.key(true), Record::default());
     let partition = bench.ring.partition(&key);
     let other = bench.others(&key)[0];
-    let answer = |bench: &mut Bench, op: u64, body: Body| {
-        let out = bench.peer(other, op, body);
+    let answer = |bench: &mut Bench, request_id: u64, body: Body| {
+        let out = bench.peer(other, request_id, body);
         let out = bench.disk(out, &record);
         let of = |output: &Output| match output {
-            Output::Send { message, .. } if message.op == op => Some(message.body.clone()),
+            Output::Send { message, .. } if message.request_id == request_id => {
+                Some(message.body.clone())
+            }
             _ => None,
         };
         out.iter().find_map(of)
     };
-    let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
+    let merge = |gc_epoch| Body::Merge { key: key.clone(), object: object(1), gc_epoch };
     for given in [1, 2, u64::MAX].map(GcEpoch) {
         let refused = answer(&mut bench, 70, merge(given));
-        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
+        assert_eq!(refused, Some(Body::Failed(Rejection::GcState { given, own: GcEpoch::FIRST })));
     }
-    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Held));
-    let propose = |partition, condemned| Body::Propose {
+    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Ack));
+    let propose = |partition, purgeable| Body::Propose {
         partition,
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
         members: 0,
-        condemned,
+        purgeable,
     };
-    let first = bench.ring.homes(partition)[0];
+    let first = bench.ring.owners(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
-    for (partition, said) in
+    for (partition, stated) in
         [(partition, "not up to that node"), (pixii_core::types::Partition(16), "partition 16")]
     {
         let out = bench.peer(stranger, 72, propose(partition, Vec::new()));
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
-        assert!(why.to_string().contains(said), "{why}");
+        assert!(why.to_string().contains(stated), "{why}");
     }
-    let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
-    let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
+    let forged = GcState { number: GcEpoch(u64::MAX), ..GcState::default() };
+    let out = bench.peer(other, 73, Body::GcState { partition, gc_epoch: forged });
     assert!(out.is_empty(), "{out:?}");
-    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Held));
+    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Ack));
 }
 
 #[test]
@@ -501,20 +506,20 @@ fn bad_requests_are_refused_by_name() {
     let key = bench.key(true);
     let get = |r| Request::Get { key: key.clone(), r: Some(r).into() };
     for given in [0, 4] {
-        let out = bench.ask(get(given));
-        assert_eq!(*refusal(&out), Refusal::Quorum { name: QuorumName::Read, given, n: 3 });
+        let out = bench.query(get(given));
+        assert_eq!(*rejection(&out), Rejection::Quorum { name: QuorumName::Read, given, n: 3 });
     }
     let delete = |context| Request::Delete { key: key.clone(), context, w: None.into() };
-    assert_eq!(*refusal(&bench.ask(delete(None))), Refusal::NoContext);
+    assert_eq!(*rejection(&bench.query(delete(None))), Rejection::NoContext);
     let noise = Some(Blob(Bytes::from_static(b"0123456789")));
-    assert_eq!(*refusal(&bench.ask(delete(noise))), Refusal::BadContext);
+    assert_eq!(*rejection(&bench.query(delete(noise))), Rejection::BadContext);
     let Request::Put { key, context, write, w, .. } = put(&key, 1) else { panic!() };
     let value = Blob(vec![0; MAX_VALUE_BYTES + 1].into());
-    let out = bench.ask(Request::Put { key: key.clone(), value, context, write, w });
-    assert_eq!(*refusal(&out), Refusal::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
+    let out = bench.query(Request::Put { key: key.clone(), value, context, write, w });
+    assert_eq!(*rejection(&out), Rejection::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
     for timeout_ms in [0, 600_001] {
         let request = Request::Get { key: key.clone(), r: None.into() };
         let out = bench.give(Input::Client { client: 7, id: 9, request, timeout_ms });
-        assert_eq!(*refusal(&out), Refusal::Timeout(timeout_ms));
+        assert_eq!(*rejection(&out), Rejection::Timeout(timeout_ms));
     }
 }

@@ -45,8 +45,8 @@ fn reach(total: f64, sum: impl Fn(f64) -> f64) -> f64 {
     high
 }
 
-/// Checks all that holds for every table: homes, zones, and loads; `exact` ones are rounded shares, the
-/// others may give way by a quarter.
+/// Checks all that holds for every table: owners, zones, and loads; `exact` ones are rounded
+/// shares, the others may give way by a quarter.
 fn hold(ring: &Ring, exact: bool) {
     let (n, q) = (usize::from(ring.n()), f64::from(ring.partitions()));
     let zones = zones(ring);
@@ -55,11 +55,11 @@ fn hold(ring: &Ring, exact: bool) {
     assert_eq!(ring.spread(), spread);
     let ids: BTreeSet<NodeId> = ring.members().iter().map(|member| member.id).collect();
     for p in 0..ring.partitions() {
-        let homes: BTreeSet<NodeId> = ring.homes(Partition(p)).iter().copied().collect();
-        assert_eq!((homes.len(), ring.homes(Partition(p)).len()), (n, n), "distinct homes");
-        assert!(homes.is_subset(&ids));
+        let owners: BTreeSet<NodeId> = ring.owners(Partition(p)).iter().copied().collect();
+        assert_eq!((owners.len(), ring.owners(Partition(p)).len()), (n, n), "distinct owners");
+        assert!(owners.is_subset(&ids));
         for zone in &zones {
-            let here = zone.iter().filter(|member| homes.contains(&member.id)).count();
+            let here = zone.iter().filter(|member| owners.contains(&member.id)).count();
             assert!(here <= zone.len().min(spread) && here >= zone.len().min(spread - 1));
         }
     }
@@ -154,7 +154,8 @@ fn live(members: &[RingMember], n: u8, q: u16, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn equal_members((members, n, q, steps) in history(DEFAULT_WEIGHT..=DEFAULT_WEIGHT, 0)) {
@@ -187,18 +188,21 @@ proptest! {
         (after, ..) in history(1..=MAX_WEIGHT, 4),
     ) {
         let after = [after, before[..usize::from(n)].to_vec()].concat();
-        let after: Vec<_> = after.into_iter().map(|m| (m.id, m)).collect::<BTreeMap<_, _>>().into_values().collect();
+        let after: Vec<_> = after.into_iter().map(|m| (m.id, m)).collect::<BTreeMap<_,
+            _>>().into_values().collect();
         hold(&Ring::place(&before, n, q).unwrap().next(&after).unwrap(), false);
     }
 
     #[test]
-    fn bytes_from_a_peer_make_a_ring_or_an_error(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn bytes_from_a_peer_make_a_ring_or_an_error(at in any::<prop::sample::Index>(),
+        byte in any::<u8>()) {
         let members: Vec<RingMember> = (0..7).map(|i| member(i, 100, i as u8 % 4)).collect();
         let mut bytes = encode(&Ring::place(&members, 3, 16).unwrap());
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if let Ok(ring) = decode::<Ring>(&Bytes::from(bytes)) {
-            prop_assert!((0..ring.partitions()).all(|p| ring.homes(Partition(p)).len() == usize::from(ring.n())));
+            prop_assert!((0..ring.partitions()).all(|p|
+                ring.owners(Partition(p)).len() == usize::from(ring.n())));
             let mut members = ring.members().to_vec();
             members.push(member(99, 100, 1));
             match ring.next(&members) {
@@ -246,22 +250,22 @@ fn keys_spread_over_partitions() {
 }
 
 #[test]
-fn the_preference_list_is_the_homes_and_then_everyone_else() {
+fn the_preference_list_is_the_owners_and_then_everyone_else() {
     let members: Vec<RingMember> = (0..9).map(|i| member(i, 100, i as u8 % 3)).collect();
     let ring = Ring::place(&members, 3, 64).unwrap();
     for p in (0..64).map(Partition) {
         let list = ring.preference_list(p);
-        assert_eq!(&list[..3], ring.homes(p));
+        assert_eq!(&list[..3], ring.owners(p));
         assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), 9);
     }
-    assert!(ring.homes(Partition(64)).is_empty());
+    assert!(ring.owners(Partition(64)).is_empty());
 }
 
 /// How many others a member shares a partition with, the fewest of all members.
 fn fewest_neighbours(ring: &Ring) -> usize {
     let neighbours = |member: &RingMember| {
-        let all = (0..ring.partitions()).map(|p| ring.homes(Partition(p)));
-        let shared = all.filter(|homes| homes.contains(&member.id)).flatten();
+        let all = (0..ring.partitions()).map(|p| ring.owners(Partition(p)));
+        let shared = all.filter(|owners| owners.contains(&member.id)).flatten();
         shared.collect::<BTreeSet<_>>().len() - 1
     };
     ring.members().iter().map(neighbours).min().unwrap()
@@ -325,8 +329,8 @@ fn a_replacement_moves_only_the_places_of_the_one_that_goes() {
     assert!(next.version() == 2 && next.supersedes(&ring) && !next.has(old));
     assert_eq!((next.share(new), next.moves_from(&ring)), (ring.share(old), ring.share(old)));
     for partition in (0..64).map(Partition) {
-        let homes = ring.homes(partition).iter().map(|id| if *id == old { new } else { *id });
-        assert_eq!(next.homes(partition), homes.collect::<Vec<_>>());
+        let owners = ring.owners(partition).iter().map(|id| if *id == old { new } else { *id });
+        assert_eq!(next.owners(partition), owners.collect::<Vec<_>>());
     }
     assert_eq!(ring.replace(new, old), Err(RingError::Stranger(new)));
     assert_eq!(ring.replace(old, six[0]), Err(RingError::Duplicate));

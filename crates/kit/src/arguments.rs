@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
-use pixii_client::{Client, Failure, Options, client_secret};
+use pixii_client::{Client, ClientError, Options, client_secret};
 use pixii_core::message::Quorum;
 use pixii_core::secret::SecretKey;
 use pixii_core::types::{Key, MAX_TIMEOUT_MS};
 use tokio::time::timeout;
 
-use crate::outcome::Trouble;
+use crate::outcome::CommandError;
 use crate::text;
 
 /// The address of a node that listens where nothing else is configured.
@@ -65,12 +65,12 @@ impl Shared {
     }
 
     /// A client of the cluster that the command line or the environment names.
-    pub async fn client(&self) -> Result<Client, Trouble> {
+    pub async fn client(&self) -> Result<Client, CommandError> {
         connect(&self.addresses()?, self.options()?).await
     }
 
     /// The same, before the deadline. Each of several addresses has its part of the time.
-    pub async fn client_within(&self, deadline: &Deadline) -> Result<Client, Trouble> {
+    pub async fn client_within(&self, deadline: &Deadline) -> Result<Client, CommandError> {
         let (addresses, options) = (self.addresses()?, self.options()?);
         let most = deadline.left_ms();
         let each = most / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
@@ -79,26 +79,26 @@ impl Shared {
         let connecting = connect(&addresses, options);
         let late = |_| {
             let all = addresses.join(", nor to ");
-            Trouble::error(format!("cannot connect to {all}: no answer in {most} ms"))
+            CommandError::error(format!("cannot connect to {all}: no answer in {most} ms"))
         };
         timeout(Duration::from_millis(most.into()), connecting).await.map_err(late)?
     }
 
     /// How a client of that cluster behaves: with the secret, if there is one.
-    pub fn options(&self) -> Result<Options, Trouble> {
+    pub fn options(&self) -> Result<Options, CommandError> {
         Ok(Options { secret: self.secret()?, ..Options::default() })
     }
 
     /// The secret in the file that the command line or the environment names, if one does.
-    fn secret(&self) -> Result<Option<SecretKey>, Trouble> {
+    fn secret(&self) -> Result<Option<SecretKey>, CommandError> {
         let named = std::env::var_os("PIXII_SECRET_FILE").filter(|path| !path.is_empty());
         let path = self.secret_file.clone().or(named.map(PathBuf::from));
         let read = path.map(|path| client_secret(&path)).transpose();
-        read.map_err(|error| Trouble::usage(format!("the secret: {error}")))
+        read.map_err(|error| CommandError::usage(format!("the secret: {error}")))
     }
 
     /// The addresses that the command line or the environment names, or the default.
-    pub fn addresses(&self) -> Result<Vec<String>, Trouble> {
+    pub fn addresses(&self) -> Result<Vec<String>, CommandError> {
         let mut addresses = self.connect.clone();
         if addresses.is_empty() {
             // Whatever it says: another cluster than the one that is meant must not be asked.
@@ -110,7 +110,7 @@ impl Shared {
         for address in &addresses {
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
             if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-                return Err(Trouble::usage(format!(
+                return Err(CommandError::usage(format!(
                     "the address \"{}\" is not HOST:PORT, as in {DEFAULT_CONNECT}",
                     address.escape_debug()
                 )));
@@ -120,21 +120,21 @@ impl Shared {
     }
 }
 
-async fn connect(addresses: &[String], options: Options) -> Result<Client, Trouble> {
+async fn connect(addresses: &[String], options: Options) -> Result<Client, CommandError> {
     Client::connect(addresses, options).await.map_err(|failure| {
-        let nobody = matches!(failure, Failure::NobodyListens(_));
+        let nobody = matches!(failure, ClientError::NobodyListens(_));
         let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
-        Trouble::error(format!("{failure}{hint}"))
+        CommandError::error(format!("{failure}{hint}"))
     })
 }
 
 /// Which replicas count.
 #[derive(Args)]
 pub struct Strictness {
-    /// Only home replicas count [default: the cluster's]
+    /// Only owners count [default: the cluster's]
     #[arg(long, conflicts_with = "sloppy")]
     strict: bool,
-    /// A stand-in counts for the home replica that it stands in for [default: the cluster's]
+    /// A fallback counts for the owner that it acts as a fallback for [default: the cluster's]
     #[arg(long)]
     sloppy: bool,
 }
@@ -164,20 +164,20 @@ pub struct KeyArgument {
 
 impl KeyArgument {
     /// The key meant.
-    pub fn key(&self) -> Result<Key, Trouble> {
+    pub fn key(&self) -> Result<Key, CommandError> {
         parse_key(&self.key, self.hex_key)
     }
 }
 
 /// The key that an argument gives, in hexadecimal if `hex`.
-pub fn parse_key(argument: &OsString, hex: bool) -> Result<Key, Trouble> {
+pub fn parse_key(argument: &OsString, hex: bool) -> Result<Key, CommandError> {
     let bytes = if hex {
         text::unhex(argument.as_bytes())
-            .ok_or_else(|| Trouble::usage(hex_fault("key", argument.as_bytes())))?
+            .ok_or_else(|| CommandError::usage(hex_fault("key", argument.as_bytes())))?
     } else {
         argument.as_bytes().to_vec()
     };
-    Key::new(bytes).map_err(|error| Trouble::error(error.to_string()))
+    Key::new(bytes).map_err(|error| CommandError::error(error.to_string()))
 }
 
 /// Why what was given for hexadecimal digits is none.
@@ -195,10 +195,10 @@ fn hex_fault(what: &str, given: &[u8]) -> String {
 }
 
 /// A context as an argument, in hexadecimal.
-pub fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
+pub fn parse_context(hex: &str) -> Result<bytes::Bytes, CommandError> {
     text::unhex(hex.as_bytes())
         .map(bytes::Bytes::from)
-        .ok_or_else(|| Trouble::usage(hex_fault("context", hex.as_bytes())))
+        .ok_or_else(|| CommandError::usage(hex_fault("context", hex.as_bytes())))
 }
 
 /// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be

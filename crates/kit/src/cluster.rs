@@ -32,9 +32,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Writes the files of a cluster to `dir`, or finds there the data of one with the same shape. It
-    /// listens on `first_port` and the ports behind it, or where the kernel likes. `program` is the path
-    /// of `pixii`. Nothing is started.
+    /// Writes the files of a cluster to `dir`, or finds there the data of one with the same shape.
+    /// It listens on `first_port` and the ports behind it, or where the kernel likes. `program` is
+    /// the path of `pixii`. Nothing is started.
     pub fn create(
         program: PathBuf,
         dir: &Path,
@@ -92,7 +92,8 @@ impl Cluster {
         &self.daemons
     }
 
-    /// Adds a daemon that is configured as the others are, but for the member that it is to replace. Gives its address.
+    /// Adds a daemon that is configured as the others are, but for the member that it is to
+    /// replace. Gives its address.
     pub fn add(&mut self, name: &str, replaced: &str) -> Result<String, String> {
         let model = self.daemons.iter().find(|daemon| daemon.name != replaced);
         let model = model.ok_or_else(|| format!("there is nobody but {replaced}"))?;
@@ -169,8 +170,8 @@ impl Cluster {
         daemon.wait(Instant::now() + STOP_WAIT)
     }
 
-    /// Tells a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`] says when it has ended, and
-    /// how: [`STOPPED`], if it ended well.
+    /// Notifies a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`]
+    /// says when it has ended, and how: [`STOPPED`], if it ended well.
     pub fn begin_stop(&mut self, name: &str) -> Result<(), String> {
         self.daemon(name).map(Daemon::hang_up)
     }
@@ -181,7 +182,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// From its next start a daemon has these variables in its environment, and none that were given before.
+    /// From its next start a daemon has these variables in its environment, and none that were
+    /// given before.
     pub fn surround(&mut self, name: &str, with: &[(&str, &str)]) -> Result<(), String> {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.daemon(name)?.environment = with.iter().map(owned).collect();
@@ -196,7 +198,8 @@ impl Cluster {
         waits.fold(Ok(()), Result::and)
     }
 
-    /// The daemons that have ended by themselves since this was last asked: a name, and how it ended.
+    /// The daemons that have ended by themselves since this was last asked: a name, and how it
+    /// ended.
     pub fn ended(&mut self) -> Vec<(String, String)> {
         let mut ended = Vec::new();
         for daemon in &mut self.daemons {
@@ -218,8 +221,8 @@ impl Cluster {
         self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end().map(|(_, how)| how)
     }
 
-    /// Returns when every running daemon answers and has links to all the others that run, frozen ones
-    /// apart; an error names one that has ended, or is not there after `wait`.
+    /// Returns when every running daemon answers and has links to all the others that run, frozen
+    /// ones apart; an error names one that has ended, or is not there after `wait`.
     pub async fn ready(&mut self, wait: Duration) -> Result<(), String> {
         let deadline = Instant::now() + wait;
         loop {
@@ -250,7 +253,8 @@ impl Cluster {
     }
 }
 
-/// What these nodes, by name and address, lack of all serving and being linked with each other, if anything.
+/// What these nodes, by name and address, lack of all serving and being linked with each other, if
+/// anything.
 pub async fn missing(nodes: &[(String, String)], options: &Options) -> Option<String> {
     for (name, address) in nodes {
         let addresses = [address.clone()];
@@ -320,8 +324,8 @@ mod tests {
         assert_eq!(why(r, None), "r = 3: with n = 2, r is 1 to 2");
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = held.local_addr().unwrap().port();
-        let said = why(shape(1, 1), Some(port));
-        assert_eq!(said, format!("port {port} is in use; choose others with --port"));
+        let stated = why(shape(1, 1), Some(port));
+        assert_eq!(stated, format!("port {port} is in use; choose others with --port"));
         assert!(why(shape(2, 1), Some(65_535)).contains("pass the last port"));
     }
 

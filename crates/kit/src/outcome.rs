@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use pixii_client::Failure;
+use pixii_client::ClientError;
 
 /// How a command ends when nothing went wrong. The numbers are the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,85 +26,87 @@ pub enum Exit {
 
 /// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
 #[derive(Debug)]
-pub struct Trouble {
+pub struct CommandError {
     /// The exit code.
     pub exit: Exit,
     /// The sentence, without "pixii: ".
     pub message: String,
 }
 
-impl Trouble {
+impl CommandError {
     /// An error (exit code 1).
     pub fn error(message: impl Into<String>) -> Self {
-        Trouble { exit: Exit::Error, message: message.into() }
+        CommandError { exit: Exit::Error, message: message.into() }
     }
 
     /// A command line that makes no sense (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
-        Trouble { exit: Exit::Usage, message: message.into() }
+        CommandError { exit: Exit::Usage, message: message.into() }
     }
 }
 
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
+impl From<ClientError> for CommandError {
+    fn from(failure: ClientError) -> Self {
         let exit = match &failure {
-            Failure::Refused(refusal) if refusal.is_no_quorum() => Exit::NoQuorum,
-            Failure::Unknown(_) => Exit::Unknown,
-            Failure::Refused(_) | Failure::Error(_) | Failure::NobodyListens(_) => Exit::Error,
+            ClientError::Refused(rejection) if rejection.is_no_quorum() => Exit::NoQuorum,
+            ClientError::Unknown(_) => Exit::Unknown,
+            ClientError::Refused(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
+                Exit::Error
+            }
         };
-        Trouble { exit, message: failure.to_string() }
+        CommandError { exit, message: failure.to_string() }
     }
 }
 
-/// Trouble with standard output. A reader that has gone away needs no sentence.
-impl From<io::Error> for Trouble {
+/// CommandError with standard output. A reader that has gone away needs no sentence.
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Trouble::error("");
+            return CommandError::error("");
         }
-        Trouble::error(format!("standard output: {error}"))
+        CommandError::error(format!("standard output: {error}"))
     }
 }
 
 /// The result of a verb.
-pub type Outcome = Result<Exit, Trouble>;
+pub type CommandResult = Result<Exit, CommandError>;
 
 /// Ends a command: its sentence to standard error, if there is one, and its exit code.
-pub fn finish(outcome: Outcome) -> ExitCode {
-    let exit = outcome.unwrap_or_else(|trouble| {
-        if !trouble.message.is_empty() {
-            complain(&trouble.message);
+pub fn finish(outcome: CommandResult) -> ExitCode {
+    let exit = outcome.unwrap_or_else(|error| {
+        if !error.message.is_empty() {
+            complain(&error.message);
         }
-        trouble.exit
+        error.exit
     });
     ExitCode::from(exit as u8)
 }
 
 /// One sentence to standard error.
 pub fn complain(message: &str) {
-    // Nobody is left to be told when standard error is closed.
+    // Nobody is left to be reported when standard error is closed.
     let _ = writeln!(io::stderr(), "pixii: {message}");
 }
 
 /// Bytes to standard output.
-pub fn emit(bytes: impl AsRef<[u8]>) -> Result<(), Trouble> {
+pub fn emit(bytes: impl AsRef<[u8]>) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes.as_ref())?;
     Ok(out.flush()?)
 }
 
 /// A JSON value on a line of its own to standard output.
-pub fn emit_json(value: &serde_json::Value) -> Result<(), Trouble> {
+pub fn emit_json(value: &serde_json::Value) -> Result<(), CommandError> {
     emit(format!("{value}\n"))
 }
 
 /// Runs a verb's work on an asynchronous runtime of its own. When the work is done, nothing else is
 /// waited for: a look-up of a host name may hang for as long as a name server likes.
-pub fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+pub fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Trouble::error(format!("no runtime: {error}")))?;
+        .map_err(|error| CommandError::error(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome
@@ -126,7 +128,7 @@ mod tests {
             // As getaddrinfo does, where the name server says nothing.
             let look_up = tokio::task::spawn_blocking(|| sleep(Duration::from_secs(4)));
             let late = timeout(Duration::from_millis(100), look_up).await.is_err();
-            if late { Ok(()) } else { Err(Trouble::error("it came back")) }
+            if late { Ok(()) } else { Err(CommandError::error("it came back")) }
         });
         assert!(outcome.is_ok());
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());

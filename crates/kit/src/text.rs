@@ -1,4 +1,5 @@
-//! Bytes as text: escapes of TSV columns and HTML, hexadecimal, JSON, tables, and amounts with their units.
+//! Bytes as text: escapes of TSV columns and HTML, hexadecimal, JSON, tables, and amounts with
+//! their units.
 
 use serde_json::{Value, json};
 

@@ -25,7 +25,7 @@ pub(crate) struct Case {
     pub(crate) kind: Kind,
     /// Bytes of each value.
     pub(crate) size: usize,
-    /// Requests under way at a time.
+    /// Requests in progress at a time.
     pub(crate) clients: usize,
 }
 
@@ -48,7 +48,8 @@ pub(crate) struct Field {
     pub(crate) seed: u64,
 }
 
-/// What was measured. CPU is in microseconds per operation, from the kernel's account of whole processes.
+/// What was measured. CPU is in microseconds per operation, from the kernel's account of whole
+/// processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     /// What was asked for.
@@ -121,11 +122,11 @@ fn spec(field: &Field, case: Case) -> Spec {
 
 fn line(case: Case, report: &Report, from: &Usages, to: &Usages) -> Result<Line, String> {
     let nothing = |why: &str| format!("nothing was done in {} s: {why}", report.spent.as_secs());
-    let tally = report.kind(case.kind).ok_or_else(|| nothing("no answer came"))?;
-    if tally.done() == 0 {
-        return Err(nothing(tally.reasons.keys().next().map_or("no answer came", String::as_str)));
+    let totals = report.kind(case.kind).ok_or_else(|| nothing("no answer came"))?;
+    if totals.done() == 0 {
+        return Err(nothing(totals.reasons.keys().next().map_or("no answer came", String::as_str)));
     }
-    let done = tally.done() as f64;
+    let done = totals.done() as f64;
     let per_operation =
         |from: &Usage, to: &Usage| to.cpu.saturating_sub(from.cpu).as_secs_f64() * 1e6 / done;
     let daemons = to
@@ -135,9 +136,9 @@ fn line(case: Case, report: &Report, from: &Usages, to: &Usages) -> Result<Line,
     Ok(Line {
         case,
         rate: done / report.spent.as_secs_f64(),
-        p50_us: tally.latency.value_at_quantile(0.5),
-        p99_us: tally.latency.value_at_quantile(0.99),
-        failed: tally.refused + tally.unknown,
+        p50_us: totals.latency.value_at_quantile(0.5),
+        p99_us: totals.latency.value_at_quantile(0.99),
+        failed: totals.refused + totals.unknown,
         daemons_us: daemons.collect(),
         client_us: per_operation(&from.client, &to.client),
         rss_bytes: to.daemons.values().map(|usage| usage.rss_bytes).max().unwrap_or_default(),

@@ -9,12 +9,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Trouble, finish};
+use pixii_kit::outcome::{CommandError, Exit, finish};
 
 /// What puts Pixii to the test: simulator, drills, experiments, benchmarks.
 #[derive(Parser)]
 // Users call these verbs as verbs of `pixii`, which runs this program.
-#[command(name = "pixii-lab", bin_name = "pixii", version = pixii::VERSION.as_str(), max_term_width = 100)]
+#[command(name = "pixii-lab", bin_name = "pixii", version = pixii::VERSION.as_str(),
+    max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     shared: Shared,
@@ -41,7 +42,9 @@ pub(crate) fn run() -> ExitCode {
         Verb::Bench(verb) => verb.run(&shared),
         Verb::Drill(verb) => verb.run(&shared),
         Verb::Lab(verb) => verb.run(&shared),
-        Verb::EchoServer => crate::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from),
+        Verb::EchoServer => {
+            crate::bench::echo::serve().map(|()| Exit::Done).map_err(CommandError::from)
+        }
     };
     finish(outcome)
 }

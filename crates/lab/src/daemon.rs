@@ -3,22 +3,22 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use pixii_kit::outcome::Trouble;
+use pixii_kit::outcome::CommandError;
 
 /// The daemon's program: `pixii` in the directory of this one, of the same build.
-pub(crate) fn program() -> Result<PathBuf, Trouble> {
-    let own = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
+pub(crate) fn program() -> Result<PathBuf, CommandError> {
+    let own = std::env::current_exe().map_err(|error| CommandError::error(error.to_string()))?;
     let program = own.with_file_name("pixii");
     let fault = |what: &str| {
         let build = "`cargo build --release` builds both";
-        Trouble::error(format!("{} {what}: {build}", program.display()))
+        CommandError::error(format!("{} {what}: {build}", program.display()))
     };
-    let asked = Command::new(&program).arg("--version").output();
-    let asked = asked.map_err(|error| fault(&format!("cannot be run ({error})")))?;
-    let said = String::from_utf8_lossy(&asked.stdout);
-    let (said, wanted) = (said.trim(), format!("pixii {}", pixii::VERSION.as_str()));
-    if said != wanted {
-        return Err(fault(&format!("is {said}, and pixii-lab drives {wanted}")));
+    let queried = Command::new(&program).arg("--version").output();
+    let queried = queried.map_err(|error| fault(&format!("cannot be run ({error})")))?;
+    let stated = String::from_utf8_lossy(&queried.stdout);
+    let (stated, wanted) = (stated.trim(), format!("pixii {}", pixii::VERSION.as_str()));
+    if stated != wanted {
+        return Err(fault(&format!("is {stated}, and pixii-lab drives {wanted}")));
     }
     Ok(program)
 }

@@ -1,28 +1,28 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
 pub(crate) mod catalog;
-pub(crate) mod chronicle;
 pub(crate) mod clock_skew;
-mod course;
 pub(crate) mod deletes;
 pub(crate) mod detection;
 pub(crate) mod disk_full;
 pub(crate) mod disk_loss;
 mod disks;
 pub(crate) mod dropped_messages;
+mod expectations;
 pub(crate) mod failed_nodes;
 pub(crate) mod failover;
 pub(crate) mod freeze;
-pub(crate) mod ground;
 pub(crate) mod handoff;
 pub(crate) mod kill;
-mod met;
 pub(crate) mod page;
 pub(crate) mod partition;
 pub(crate) mod power_cut;
 pub(crate) mod report;
 pub(crate) mod restart;
+mod scenario;
 pub(crate) mod slow_disk;
+pub(crate) mod testbed;
+pub(crate) mod timeline;
 pub(crate) mod units;
 mod unsynced;
 
@@ -31,13 +31,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::chronicle::Chronicle;
-use super::ledger::{Counts, Fault, Finding, Verdict};
+use self::timeline::Timeline;
+use super::ledger::{Counts, Finding, Verdict, Violation};
 
-/// Most findings that are told one by one.
-const MAX_TOLD: usize = 20;
+/// Most findings that are reported one by one.
+const MAX_REPORTED: usize = 20;
 
-/// What every drill is told.
+/// What every drill is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The path of `pixii`.
@@ -53,11 +53,11 @@ pub(crate) struct Plan {
     /// How long clients work, in the drills that go by time.
     pub(crate) length: Duration,
     /// Where it is noted what happens.
-    pub(crate) chronicle: Chronicle,
+    pub(crate) timeline: Timeline,
 }
 
-/// Where a drill tells what it does, a line at a time.
-pub(crate) type Say<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
+/// Where a drill reports what it does, a line at a time.
+pub(crate) type Print<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
 
 /// How a drill went.
 #[derive(Clone, Debug, Default)]
@@ -84,13 +84,14 @@ pub(crate) struct Score {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
-    /// Values that the last verification of all keys found beside what replaced them: their writes had been sent to two nodes.
+    /// Values that the last verification of all keys found beside what replaced them: their writes
+    /// had been sent to two nodes.
     pub(crate) repeated: u64,
     /// What else went wrong, a sentence each.
     pub(crate) notes: Vec<String>,
 }
 
-/// How any drill went, as it is told.
+/// How any drill went, as it is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     /// The last lines: how it went.
@@ -119,7 +120,8 @@ impl From<Score> for Ending {
             "stores_shut": score.shut,
         });
         let summary = format!(
-            "{} writes issued, {} refused, {} unknown; {} reads of keys judged; {} starts failed and went \
+            "{} writes issued, {} refused, {} unknown; {} reads of keys judged; {} starts failed \
+             and went \
              well when tried again\n{}",
             counts.issued,
             counts.refused,
@@ -142,7 +144,8 @@ impl Score {
     /// The line that says it all.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores shut",
+            "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores \
+             shut",
             self.rounds,
             self.kills,
             self.before_ready,
@@ -152,9 +155,10 @@ impl Score {
         )
     }
 
-    /// Every fault that is to be told, a line each.
+    /// Every fault that is to be reported, a line each.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.findings.iter().take(MAX_TOLD).map(sentence).collect();
+        let mut lines: Vec<String> =
+            self.findings.iter().take(MAX_REPORTED).map(sentence).collect();
         if self.faults as usize > lines.len() {
             lines.push(format!("and {} faults more", self.faults as usize - lines.len()));
         }
@@ -173,7 +177,7 @@ impl Score {
         self.faults += verdict.faults;
         self.repeated = verdict.repeated;
         self.findings.extend(verdict.findings);
-        self.findings.truncate(MAX_TOLD);
+        self.findings.truncate(MAX_REPORTED);
         if let Some(why) = verdict.why_unread {
             self.notes.push(format!("a key could not be read: {why}"));
         }
@@ -182,11 +186,11 @@ impl Score {
 
 fn sentence(finding: &Finding) -> String {
     let what = match finding.fault {
-        Fault::Lost => "lost",
-        Fault::Resurrected => "shown again though it was replaced",
-        Fault::Repeated => "shown again, and it had been sent to two nodes",
-        Fault::Refused => "shown though it was refused",
-        Fault::Foreign => "shown, and not what was written there",
+        Violation::Lost => "lost",
+        Violation::Resurrected => "shown again though it was replaced",
+        Violation::Repeated => "shown again, and it had been sent to two nodes",
+        Violation::Refused => "shown though it was refused",
+        Violation::Foreign => "shown, and not what was written there",
     };
     let write =
         finding.write.map_or_else(|| "a value without an id".into(), |id| format!("{id:?}"));

@@ -1,8 +1,8 @@
 //! The ledger: what was asked of a cluster and what it answered, kept outside of it.
 //!
-//! A write is noted and synced before it is sent, and its outcome is noted after the answer, so that the
-//! ledger never knows less than the cluster owes. One append-only file of checksummed frames; what a crash
-//! leaves half written at its end is cut off when the file is opened again.
+//! A write is noted and synced before it is sent, and its outcome is noted after the answer, so
+//! that the ledger never knows less than the cluster owes. One append-only file of checksummed
+//! frames; what a crash leaves half written at its end is cut off when the file is opened again.
 
 mod history;
 mod judge;
@@ -24,7 +24,7 @@ use pixii_core::wire;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use history::{Counts, History};
-pub(crate) use judge::{Fault, Finding};
+pub(crate) use judge::{Finding, Violation};
 pub(crate) use verify::{Verdict, verify, verify_recent};
 
 /// Most entries waiting for the disk; clients wait beyond that.
@@ -33,7 +33,7 @@ const MAX_QUEUED: usize = 4_096;
 /// What a write does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub(crate) enum Act {
+pub(crate) enum Action {
     /// Writes a value of this many bytes, made by `value_of`.
     Put {
         /// Its size.
@@ -52,7 +52,7 @@ pub(crate) struct Issued {
     /// The key.
     pub(crate) key: Key,
     /// What it does.
-    pub(crate) act: Act,
+    pub(crate) act: Action,
     /// Writes that its context covers; what those cover themselves need not be listed.
     pub(crate) covers: Vec<WriteId>,
 }
@@ -79,7 +79,7 @@ enum Entry {
     Settled { write: WriteId, outcome: Outcome, at_ms: u64 },
 }
 
-/// What the thread that owns the file is asked to do; whoever waits is told when it is synced.
+/// What the thread that owns the file is asked to do; whoever waits is reported when it is synced.
 enum Order {
     Append(Bytes),
     AppendAndSync(Bytes, oneshot::Sender<Result<(), String>>),
@@ -121,8 +121,8 @@ impl Ledger {
         self.synced(entry).await
     }
 
-    /// Notes what became of a write. It counts once it is synced, with the next note that is waited for or
-    /// with [`Ledger::sync`]; lost before that, the outcome is unknown.
+    /// Notes what became of a write. It counts once it is synced, with the next note that is waited
+    /// for or with [`Ledger::sync`]; lost before that, the outcome is unknown.
     pub(crate) async fn settle(&self, write: WriteId, outcome: Outcome) -> Result<(), String> {
         let entry = wire::frame(&Entry::Settled { write, outcome, at_ms: now_ms() });
         self.0.orders.send(Order::Append(entry)).await.map_err(|_| ended())
@@ -134,10 +134,10 @@ impl Ledger {
     }
 
     async fn synced(&self, entry: Bytes) -> Result<(), String> {
-        let (done, told) = oneshot::channel();
+        let (done, reported) = oneshot::channel();
         let order = Order::AppendAndSync(entry, done);
         self.0.orders.send(order).await.map_err(|_| ended())?;
-        told.await.map_err(|_| ended())?
+        reported.await.map_err(|_| ended())?
     }
 
     /// Syncs the ledger, reads what is new in the file, and shows `look` all of it.
@@ -159,12 +159,12 @@ fn ended() -> String {
 }
 
 fn now_ms() -> u64 {
-    // A clock before 1970 is told as 1970.
+    // A clock before 1970 is reported as 1970.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Owns the file: everything queued is one write, and one sync if anyone waits for it. The first error
-/// is the last thing that happens.
+/// Owns the file: everything queued is one write, and one sync if anyone waits for it. The first
+/// error is the last thing that happens.
 fn write(mut file: File, path: &Path, mut queue: mpsc::Receiver<Order>) {
     while let Some(first) = queue.blocking_recv() {
         let mut bytes = BytesMut::new();
@@ -184,16 +184,16 @@ fn write(mut file: File, path: &Path, mut queue: mpsc::Receiver<Order>) {
         if !waiting.is_empty() {
             written = written.and_then(|()| file.sync_data());
         }
-        let told = written.map_err(|error| format!("the ledger {}: {error}", path.display()));
+        let reported = written.map_err(|error| format!("the ledger {}: {error}", path.display()));
         for done in waiting {
             // Whoever gave up waiting does not send its write.
-            let _ = done.send(told.clone());
+            let _ = done.send(reported.clone());
         }
-        if told.is_err() {
+        if reported.is_err() {
             return;
         }
     }
-    // Nobody is left to be told; what was waited for is synced.
+    // Nobody is left to be reported; what was waited for is synced.
     let _ = file.sync_data();
 }
 
@@ -204,7 +204,7 @@ mod tests {
     fn issued(write: u128, key: &str, covers: &[u128]) -> Issued {
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
         let covers = covers.iter().map(|id| WriteId(*id)).collect();
-        Issued { write: WriteId(write), key, act: Act::Put { bytes: 16 }, covers }
+        Issued { write: WriteId(write), key, act: Action::Put { bytes: 16 }, covers }
     }
 
     fn counts(history: &mut History) -> Counts {

@@ -23,8 +23,9 @@ impl Mean {
     }
 }
 
-/// How many standard errors a mean is off at most, in 95 of 100 cases: the 97.5 % quantile of Student's t with so many degrees of
-/// freedom, by the expansion of Cornish and Fisher where there are more than two (within 1 % then, 0.01 % above ten).
+/// How many standard errors a mean is off at most, in 95 of 100 cases: the 97.5 % quantile of
+/// Student's t with so many degrees of freedom, by the expansion of Cornish and Fisher where there
+/// are more than two (within 1 % then, 0.01 % above ten).
 fn student(freedom: usize) -> f64 {
     let z: f64 = 1.959_963_985;
     let v = match freedom {

@@ -1,5 +1,6 @@
-//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write that was acknowledged t
-//! before, for all (R, W), by Monte Carlo over the WARS model; and k-staleness, which has a closed form.
+//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write
+//! that was acknowledged t before, for all (R, W), by Monte Carlo over the WARS model; and
+//! k-staleness, which has a closed form.
 
 pub(crate) mod live;
 mod trial;
@@ -20,8 +21,8 @@ const DIGITS: u8 = 3;
 /// No sum of two delays is longer, in microseconds.
 const LONGEST: u64 = 1_200_000 * MILLI;
 
-/// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and exponential parts are in
-/// microseconds, rounded: the printed rates have three digits.
+/// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and
+/// exponential parts are in microseconds, rounded: the printed rates have three digits.
 pub(crate) const FITS: [(&str, &str, &str); 3] = [
     (
         "LNKD-SSD",
@@ -91,13 +92,15 @@ impl Wars {
 /// Who coordinates, and whom a read asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reads {
-    /// As many as are needed, the coordinator, which is a home, first: Pixii
-    // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
-    Home,
+    /// As many as are needed, the coordinator, which is an owner, first: Pixii
+    // The write and the read have coordinators of their own, each drawn, whose own copies cost no
+    // way.
+    Owner,
     /// The same, and one more for each answer that is late: Pixii, hedges and all
     Hedged,
-    /// All homes, and the first R answers count; the write's coordinator is a home and has it at once, all other ways are drawn
-    Homes,
+    /// All owners, and the first R answers count; the write's coordinator is an owner and has it at
+    /// once, all other ways are drawn
+    Owners,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
 }
@@ -142,10 +145,11 @@ fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|_| unreachable!("a constant that is allowed"))
 }
 
-/// Runs the model `trials` times over replicas that are all alike; everything random follows from `seed`.
+/// Runs the model `trials` times over replicas that are all alike; everything random follows from
+/// `seed`.
 pub(crate) fn predict(wars: &Wars, n: u8, reads: Reads, trials: u64, seed: u64) -> Prediction {
-    let patience = trial::patience_of(wars, reads);
-    run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, patience, rng))
+    let timeout = trial::timeout_of(wars, reads);
+    run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, timeout, rng))
 }
 
 /// The same over the links of a cluster, each as it was measured.
@@ -157,29 +161,29 @@ fn run(n: u8, trials: u64, seed: u64, mut draw: impl FnMut(&mut Trial, &mut Rng)
     let all = || (0..n).map(|_| histogram()).collect();
     let pairs = (1..=n).flat_map(|r| (1..=n).map(move |w| (r, w)));
     let cells = pairs.map(|(r, w)| Cell { r, w, thresholds: histogram() }).collect();
-    let mut told = Prediction { n, cells, reads: all(), writes: all() };
+    let mut reported = Prediction { n, cells, reads: all(), writes: all() };
     let (mut rng, mut trial) = (Rng::new(seed), Trial::default());
     for _ in 0..trials {
         draw(&mut trial, &mut rng);
         let mut cell = 0;
-        for (histogram, r) in told.reads.iter_mut().zip(1..) {
+        for (histogram, r) in reported.reads.iter_mut().zip(1..) {
             let (took, latest) = trial.read(r);
             histogram.saturating_record(took);
             for acknowledged in &trial.acks {
                 let threshold = (latest - *acknowledged as i64).max(0) as u64;
-                told.cells[cell].thresholds.saturating_record(threshold);
+                reported.cells[cell].thresholds.saturating_record(threshold);
                 cell += 1;
             }
         }
-        for (histogram, acknowledged) in told.writes.iter_mut().zip(&trial.acks) {
+        for (histogram, acknowledged) in reported.writes.iter_mut().zip(&trial.acks) {
             histogram.saturating_record(*acknowledged);
         }
     }
-    told
+    reported
 }
 
-/// The chance that a read of R of N replicas misses the last `k` versions, each written to W of them, all chosen at random:
-/// (C(N-W, R) / C(N, R))^k.
+/// The chance that a read of R of N replicas misses the last `k` versions, each written to W of
+/// them, all chosen at random: (C(N-W, R) / C(N, R))^k.
 pub(crate) fn misses_last(k: u32, n: u8, r: u8, w: u8) -> f64 {
     let choose = |from: u8, count: u8| {
         (0..count).map(|at| (f64::from(from) - f64::from(at)) / f64::from(at + 1)).product::<f64>()

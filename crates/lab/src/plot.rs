@@ -21,7 +21,7 @@ const CAPTION_FONT: f64 = 10.0;
 const CAPTION_CHARS: usize = 165;
 /// Room above the largest value.
 const HEADROOM: f64 = 1.08;
-/// Told apart also by those who see no red or green; again from the first for the ninth line.
+/// Reported apart also by those who see no red or green; again from the first for the ninth line.
 const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#8c564b"];
 

@@ -11,7 +11,7 @@ use pixii_testkit::daemon::Daemon;
 use pixii_testkit::free_port;
 use tokio::time::sleep;
 
-use super::ledger::{Fault, Ledger, verify, verify_recent};
+use super::ledger::{Ledger, Violation, verify, verify_recent};
 use super::workload::arrivals::Arrivals;
 use super::workload::choice::{Choice, Sizes};
 use super::workload::{Kind, Load, Mix, Report, Spec};
@@ -55,7 +55,7 @@ fn spec(choice: Choice) -> Spec {
 }
 
 fn done(report: &Report) -> u64 {
-    report.kinds.values().map(|tally| tally.done() + tally.refused + tally.unknown).sum()
+    report.kinds.values().map(|totals| totals.done() + totals.refused + totals.unknown).sum()
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn what_was_acknowledged_is_there_and_what_is_gone_or_strange_is_reported(
     let put = Put { key: key.clone(), value, context, write, w: None.into() };
     client.put(put, 20_000).await.unwrap();
     let verdict = verify(&client, &ledger, 1).await.unwrap();
-    let strange = verdict.findings.iter().filter(|finding| finding.fault == Fault::Foreign);
+    let strange = verdict.findings.iter().filter(|finding| finding.fault == Violation::Foreign);
     assert_eq!(strange.map(|finding| &finding.key).collect::<Vec<_>>(), [&key]);
 
     drop(daemon);
@@ -108,7 +108,7 @@ async fn a_load_of_own_keys_needs_no_reads_and_makes_no_siblings() {
 }
 
 #[tokio::test]
-async fn a_load_ends_when_it_is_told_to() {
+async fn a_load_ends_when_it_is_ordered_to() {
     let port = free_port();
     let _daemon = start(port);
     let client = connect(port).await;

@@ -1,6 +1,6 @@
-//! Load: clients in closed loops, each a task that makes its next request when the last one is answered, or requests that
-//! begin when they are due, whatever has become of those before. With a [`Ledger`], every write is noted before it is sent
-//! and after it is answered.
+//! Load: clients in closed loops, each a task that makes its next request when the last one is
+//! answered, or requests that begin when they are due, whatever has become of those before. With a
+//! [`Ledger`], every write is noted before it is sent and after it is answered.
 
 pub(crate) mod arrivals;
 pub(crate) mod choice;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use pixii_client::{Client, Failure};
+use pixii_client::{Client, ClientError};
 use tokio::task::JoinSet;
 
 use super::ledger::Ledger;
@@ -29,7 +29,7 @@ use worker::Worker;
 
 /// Most different reasons that are counted apart; the others are counted together.
 const MAX_REASONS: usize = 32;
-/// Latencies are told with this many significant digits, up to this many microseconds.
+/// Latencies are reported with this many significant digits, up to this many microseconds.
 const DIGITS: u8 = 3;
 const MAX_LATENCY_US: u64 = 600_000_000;
 
@@ -89,12 +89,12 @@ pub(crate) struct Mix {
 /// What a load is like.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// How many clients: operations under way at a time; with `arrivals`, at most.
+    /// How many clients: operations in progress at a time; with `arrivals`, at most.
     pub(crate) clients: usize,
     /// When operations begin; none: each client's next one when its last one has ended.
     pub(crate) arrivals: Option<Arrivals>,
-    /// What they do. A put or delete of a key whose context its client does not remember reads it first;
-    /// that read counts as a get.
+    /// What they do. A put or delete of a key whose context its client does not remember reads it
+    /// first; that read counts as a get.
     pub(crate) mix: Mix,
     /// The beginning of every key; a number follows.
     pub(crate) prefix: String,
@@ -116,7 +116,7 @@ pub(crate) struct Spec {
     pub(crate) duration: Option<Duration>,
     /// What begins in this time is carried out and not counted.
     pub(crate) warm_up: Duration,
-    /// So many operations are told one by one, too.
+    /// So many operations are reported one by one, too.
     pub(crate) samples: usize,
     /// Every choice of keys, kinds and sizes follows from it and the client's number.
     pub(crate) seed: u64,
@@ -124,12 +124,12 @@ pub(crate) struct Spec {
 
 /// What became of the operations of one kind.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Totals {
     /// Microseconds from request to answer, of those that were done.
     pub(crate) latency: Histogram<u64>,
     /// Refused, or (a read) not answered: nothing was done.
     pub(crate) refused: u64,
-    /// Those of them for want of a quorum.
+    /// Those of them because a quorum is missing.
     pub(crate) no_quorum: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
@@ -145,12 +145,12 @@ pub(crate) struct Report {
     /// From its start, or the end of the warm-up, to the end of its last client.
     pub(crate) spent: Duration,
     /// By kind; a kind that never occurred is missing.
-    pub(crate) kinds: BTreeMap<Kind, Tally>,
-    /// Operations that were due while as many as may be were under way, and were not begun.
+    pub(crate) kinds: BTreeMap<Kind, Totals>,
+    /// Operations that were due while as many as may be were in progress, and were not begun.
     pub(crate) overdue: u64,
     /// Keys that there are in the end.
     pub(crate) keys: u64,
-    /// Operations one by one, as they ended, as many as were to be told.
+    /// Operations one by one, as they ended, as many as were to be reported.
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -174,7 +174,7 @@ pub(crate) enum End {
     Done,
     /// Refused, or a read that nobody could answer.
     Refused,
-    /// The same, for want of a quorum.
+    /// The same, because a quorum is missing.
     NoQuorum,
     /// A write with an unknown outcome.
     Unknown,
@@ -199,7 +199,8 @@ struct Shared {
     until: Option<Instant>,
 }
 
-/// A load under way. Dropping it ends its clients at once; the outcome of their requests stays unknown.
+/// A load in progress. Dropping it ends its clients at once; the outcome of their requests stays
+/// unknown.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: JoinSet<Result<(), String>>,
@@ -248,8 +249,8 @@ impl Load {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
-    /// Ends the load: each client finishes the request that it has under way (an open loop: once the next one is due). The error
-    /// is the ledger's.
+    /// Ends the load: each client finishes the request that it has in progress (an open loop: once
+    /// the next one is due). The error is the ledger's.
     pub(crate) async fn stop(self) -> Result<Report, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish().await
@@ -294,10 +295,10 @@ impl Shared {
     }
 
     /// Notes how an operation ended that was due at `due`, unless that was in the warm-up.
-    fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &Failure>) {
+    fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &ClientError>) {
         let Some(since) = due.checked_duration_since(self.counted_from) else { return };
         let mut report = self.report();
-        let end = report.tally(kind).note(took, end);
+        let end = report.totals(kind).note(took, end);
         if report.samples.len() < self.spec.samples {
             let [due_us, took_us] = [since, took].map(|time| time.as_micros() as u64);
             report.samples.push(Sample { kind, due_us, took_us, end });
@@ -305,12 +306,12 @@ impl Shared {
     }
 }
 
-impl Tally {
+impl Totals {
     fn new() -> Self {
         let latency = Histogram::new_with_max(MAX_LATENCY_US, DIGITS)
             .unwrap_or_else(|_| unreachable!("constant bounds that are allowed"));
         let reasons = BTreeMap::new();
-        Tally { latency, refused: 0, no_quorum: 0, unknown: 0, absent: 0, reasons }
+        Totals { latency, refused: 0, no_quorum: 0, unknown: 0, absent: 0, reasons }
     }
 
     /// How many were done.
@@ -318,30 +319,30 @@ impl Tally {
         self.latency.len()
     }
 
-    fn note(&mut self, took: Duration, end: Result<(), &Failure>) -> End {
+    fn note(&mut self, took: Duration, end: Result<(), &ClientError>) -> End {
         let Err(failure) = end else {
             self.latency.saturating_record(took.as_micros() as u64);
             return End::Done;
         };
         self.reason(failure.to_string(), 1);
         match failure {
-            Failure::Unknown(_) => {
+            ClientError::Unknown(_) => {
                 self.unknown += 1;
                 return End::Unknown;
             }
-            Failure::Refused(_) | Failure::Error(_) | Failure::NobodyListens(_) => {
+            ClientError::Refused(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
                 self.refused += 1;
             }
         }
-        if matches!(failure, Failure::Refused(refusal) if refusal.is_no_quorum()) {
+        if matches!(failure, ClientError::Refused(rejection) if rejection.is_no_quorum()) {
             self.no_quorum += 1;
             return End::NoQuorum;
         }
         End::Refused
     }
 
-    /// Takes over what another tally counted.
-    fn add(&mut self, other: Tally) {
+    /// Takes over what another quorum tracker counted.
+    fn add(&mut self, other: Totals) {
         // All have the same bounds.
         let _ = self.latency.add(&other.latency);
         self.refused += other.refused;
@@ -362,27 +363,27 @@ impl Tally {
 
 impl Report {
     /// What became of one kind.
-    pub(crate) fn kind(&self, kind: Kind) -> Option<&Tally> {
+    pub(crate) fn kind(&self, kind: Kind) -> Option<&Totals> {
         self.kinds.get(&kind)
     }
 
     /// Reads that showed no value.
     pub(crate) fn absent(&self) -> u64 {
-        self.kind(Kind::Get).map_or(0, |tally| tally.absent)
+        self.kind(Kind::Get).map_or(0, |totals| totals.absent)
     }
 
     /// The time in which this share of the operations of all kinds was done, in microseconds.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
-        let mut all = Tally::new().latency;
-        for tally in self.kinds.values() {
+        let mut all = Totals::new().latency;
+        for totals in self.kinds.values() {
             // All have the same bounds.
-            let _ = all.add(&tally.latency);
+            let _ = all.add(&totals.latency);
         }
         all.value_at_quantile(share)
     }
 
-    fn tally(&mut self, kind: Kind) -> &mut Tally {
-        self.kinds.entry(kind).or_insert_with(Tally::new)
+    fn totals(&mut self, kind: Kind) -> &mut Totals {
+        self.kinds.entry(kind).or_insert_with(Totals::new)
     }
 
     /// Takes over what another load did beside this one.
@@ -390,7 +391,7 @@ impl Report {
         self.spent = self.spent.max(other.spent);
         self.overdue += other.overdue;
         for (kind, part) in other.kinds {
-            self.tally(kind).add(part);
+            self.totals(kind).add(part);
         }
     }
 }

@@ -1,10 +1,12 @@
-//! What anti-entropy costs: two machines in one process, on stores in memory, whose messages pass as frames.
-//! `cargo bench --bench anti_entropy [-- KEYS]` (default 1,000,000, over 256 partitions).
+//! What anti-entropy costs: two machines in one process, on stores in memory, whose messages pass
+//! as frames. `cargo bench --bench anti_entropy [-- KEYS]` (default 1,000,000, over 256
+//! partitions).
 //!
-//! For so many differing keys, half of them missing at one side and half newer at the other: bytes and messages of the
-//! comparison and of what it moves, questions of the longest comparison, and the processor time of each side, beside the floor:
-//! the encoded differing objects, once each. Before: how long the trees are read after a start, and in how much memory; at the
-//! end: what they add to a put. The process ends with 1 if a bound of the last column is passed.
+//! For so many differing keys, half of them missing at one side and half newer at the other: bytes
+//! and messages of the comparison and of what it moves, questions of the longest comparison, and
+//! the processor time of each side, beside the floor: the encoded differing objects, once each.
+//! Before: how long the trees are read after a start, and in how much memory; at the end: what they
+//! add to a put. The process ends with 1 if a bound of the last column is passed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,24 +16,26 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::causal::{Actor, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Owner, Process, Record, Store, begin_life};
+use pixii_core::store::{Change, Meta, Process, Record, Store, StoreIdentity, begin_incarnation};
 use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
 const PARTITIONS: u16 = 256;
-const PULSE: Micros = Micros::from_millis(100);
+const TICK_INTERVAL: Micros = Micros::from_millis(100);
 const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
-/// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
+/// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of
+/// 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
 const MOST: [(usize, f64); 2] = [(100, 3.0), (1_024, 1.5)];
-/// Puts whose processor time is compared with what the trees take of it, and most that these may add with values of 100 bytes.
+/// Puts whose processor time is compared with what the trees take of it, and most that these may
+/// add with values of 100 bytes.
 const PUTS: u64 = 50_000;
 const MOST_OF_TREES: f64 = 1.15;
 
@@ -61,7 +65,7 @@ fn object(number: u64, version: u64, bytes: usize) -> Object {
         let mut value = vec![write as u8; bytes];
         value[..8].copy_from_slice(&number.to_be_bytes());
         let version = Version { write: WriteId(u128::from(write) + 1), value: Blob(value.into()) };
-        let actor = Actor { store: u64::MAX - 7, serial: number };
+        let actor = Actor { store: u64::MAX - 7, actor_epoch: number };
         object = object.update(&object.context(), actor, version).0;
     }
     object
@@ -79,20 +83,22 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
+                    let record = Record { own_epoch: None, object, gc_epoch: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
                 store.sync().unwrap();
             }
-            let owner = Owner { cluster: "c".into(), name: name.into(), ring: ring.digest() };
-            let meta: Meta = begin_life(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
+            let owner =
+                StoreIdentity { cluster: "c".into(), name: name.into(), ring: ring.digest() };
+            let meta: Meta =
+                begin_incarnation(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
             // What is measured is begun by the measurement alone.
             let config = Config {
                 repair_interval: 3_600_000 * MILLI,
-                generation_pause: 3_600_000 * MILLI,
+                gc_epoch_pause: 3_600_000 * MILLI,
                 boot_nonce: NodeId::of(name).0,
                 ..Config::new(NodeId::of(name), ring.clone(), members)
             };
@@ -142,9 +148,9 @@ impl Pair {
         let beside = matches!(
             message.body,
             Body::Gossip(_)
-                | Body::AskHints
+                | Body::QueryHints
                 | Body::Hints(_)
-                | Body::Generations { .. }
+                | Body::GcEpochs { .. }
                 | Body::Introduce { .. }
                 | Body::Known { .. }
         );
@@ -164,7 +170,7 @@ impl Pair {
     }
 
     fn tick(&mut self) {
-        self.now += PULSE;
+        self.now += TICK_INTERVAL;
         for side in &mut self.sides {
             side.todo.push_back(Input::Tick);
         }
@@ -174,9 +180,9 @@ impl Pair {
     /// Until both know that they hold the same everywhere.
     fn run(&mut self) {
         let begun = self.now;
-        while self.now < begun + PULSE || !self.is_equal() {
+        while self.now < begun + TICK_INTERVAL || !self.is_equal() {
             self.tick();
-            assert!(self.now < begun + 36_000 * PULSE, "not the same after an hour");
+            assert!(self.now < begun + 36_000 * TICK_INTERVAL, "not the same after an hour");
         }
     }
 
@@ -190,8 +196,10 @@ impl Pair {
 
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
-        let message =
-            PeerMessage { op: 1, body: Body::Merge { key, object, generation: GcEpoch::FIRST } };
+        let message = PeerMessage {
+            request_id: 1,
+            body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST },
+        };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }
@@ -205,10 +213,10 @@ fn work_on(store: &MemoryStore, work: Work) -> Done {
         Work::Scan { token, partition, span } => {
             Done::Scan { token, page: store.scan(partition, &span).unwrap() }
         }
-        Work::Write { mark, changes } => {
+        Work::Write { seq, changes } => {
             store.apply(&changes).unwrap();
             store.sync().unwrap();
-            Done::Synced { mark }
+            Done::Synced { seq }
         }
         Work::List { token, partition, after, limit_bytes } => {
             let listing = store.list(partition, after.as_ref(), limit_bytes).unwrap();
@@ -244,13 +252,14 @@ fn differ(pair: &mut Pair, (keys, count, round): (u64, u64, u64), bytes: usize) 
 
 /// Bytes of memory that the process has.
 fn memory_bytes() -> u64 {
-    let told = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = told.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let reported = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = reported.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4_096
 }
 
-/// How many times a put's processor time is what it would be without trees: puts of new keys at their coordinator, stores in
-/// memory (real ones cost more, so that the share of the trees is smaller), beside the digests and sums of as many alone.
+/// How many times a put's processor time is what it would be without trees: puts of new keys at
+/// their coordinator, stores in memory (real ones cost more, so that the share of the trees is
+/// smaller), beside the digests and sums of as many alone.
 fn put_ratio(pair: &mut Pair, keys: u64, bytes: usize) -> f64 {
     let put = |number: u64| Request::Put {
         key: key(keys * 1_000 + number),
@@ -279,7 +288,8 @@ fn put_ratio(pair: &mut Pair, keys: u64, bytes: usize) -> f64 {
     let micros = |seconds: f64| seconds * 1e6 / PUTS as f64;
     let ratio = whole / (whole - trees);
     println!(
-        "a put takes {:.2} us of its coordinator, {:.2} us of them for the trees: {ratio:.3} times as much as without",
+        "a put takes {:.2} us of its coordinator, {:.2} us of them for the trees: {ratio:.3} \
+         times as much as without",
         micros(whole),
         micros(trees)
     );
@@ -301,7 +311,8 @@ fn main() {
         let million = built * 1e6 / keys as f64;
         let grown = memory_bytes().saturating_sub(before) as f64 / 2.0 / 1e6;
         println!(
-            "{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million; {grown:.1} MB more at each side"
+            "{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million; \
+             {grown:.1} MB more at each side"
         );
         pair.run();
         println!(
@@ -318,10 +329,10 @@ fn main() {
             pair.run();
             let per_partition = pair.bytes as f64 / f64::from(PARTITIONS);
             let ratio = pair.bytes as f64 / floor.max(1) as f64;
-            let told = if count == 0 { per_partition } else { ratio };
+            let reported = if count == 0 { per_partition } else { ratio };
             let [a, b] = [0, 1].map(|at: usize| pair.sides[at].busy.as_secs_f64() * 1e3);
             println!(
-                "{count:>9} {floor:>12} {:>12} {told:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
+                "{count:>9} {floor:>12} {:>12} {reported:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
                 pair.bytes,
                 pair.messages,
                 pair.questions.values().max().copied().unwrap_or(0),

@@ -1,5 +1,5 @@
-//! Simulated clients: one request at a time each, contexts from their own reads, retries with the same
-//! write id.
+//! Simulated clients: one request at a time each, contexts from their own reads, retries with the
+//! same write id.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Client {
         let Ok(key) = Key::new(name.into_bytes()) else { unreachable!("a short name is a key") };
         let quorum = 1 + rng.below(u64::from(plan.n)) as u8;
         let strict = rng.chance(0.5);
-        let asked = Quorum { replicas: Some(quorum), strict: Some(strict) };
+        let queried = Quorum { replicas: Some(quorum), strict: Some(strict) };
         let id = WriteId(rng.next_u128());
         let mut sealed = self.contexts.get(&key).cloned();
         let altered = sealed.is_some() && rng.chance(0.01);
@@ -67,18 +67,18 @@ impl Client {
             *sealed = alter(sealed, rng);
         }
         let [gets, puts, blind] = plan.mix;
-        let roll = rng.unit();
-        let (request, write) = if roll < gets {
-            (Request::Get { key: key.clone(), r: asked }, None)
-        } else if roll < gets + puts + blind {
-            let context = if roll < gets + puts { sealed } else { None };
+        let outcomes = rng.unit();
+        let (request, write) = if outcomes < gets {
+            (Request::Get { key: key.clone(), r: queried }, None)
+        } else if outcomes < gets + puts + blind {
+            let context = if outcomes < gets + puts { sealed } else { None };
             let value = Blob(value_of(id).into());
-            let w = asked;
+            let w = queried;
             (Request::Put { key: key.clone(), value, context, write: id, w }, Some(id))
         } else {
             let context =
                 sealed.or_else(|| rng.chance(0.5).then(|| wire::seal(&key, &Context::default())));
-            (Request::Delete { key: key.clone(), context, w: asked }, Some(id))
+            (Request::Delete { key: key.clone(), context, w: queried }, Some(id))
         };
         let described = describe(&request);
         self.begin(request, key, (quorum, strict), now);

@@ -1,5 +1,6 @@
-//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
-//! clients that ask when they are told to. The same seed gives the same, to the microsecond.
+//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an
+//! emulated network, and clients that ask when they are ordered to. The same seed gives the same,
+//! to the microsecond.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use pixii_core::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Found, LifeError, Owner, Process, Store, begin_life};
+use pixii_core::store::{
+    Found, IncarnationError, Process, Store, StoreIdentity, begin_incarnation,
+};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -21,7 +24,7 @@ use super::timeline::Timeline;
 /// All nodes serve after this time, or never will.
 const FOUNDING: Micros = Micros::from_millis(60_000);
 /// How often it is looked whether they do.
-const LOOK: Micros = Micros::from_millis(100);
+const POLL_INTERVAL: Micros = Micros::from_millis(100);
 
 /// What a cluster is like.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +46,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a comparison a minute.
+    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a
+    /// comparison a minute.
     pub fn new(nodes: usize, n: u8, seed: u64) -> Self {
         Setup {
             nodes,
@@ -66,7 +70,7 @@ impl Setup {
 /// What a request came to.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The call, as [`Cluster::ask`] named it.
+    /// The call, as [`Cluster::query`] named it.
     pub call: u64,
     /// When it was asked and when the answer was there, in virtual time.
     pub begun: Time,
@@ -105,7 +109,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose nodes serve, on a network that carries everything at once. The error says why there is none.
+    /// A cluster whose nodes serve, on a network that carries everything at once. The error says
+    /// why there is none.
     pub fn found(setup: &Setup) -> Result<Self, String> {
         let name = |at: usize| format!("n{}", at + 1);
         let members = (0..setup.nodes).map(|at| Member::configured(name(at), "sim:1"));
@@ -134,7 +139,7 @@ impl Cluster {
             sent: BTreeMap::new(),
         };
         for at in 0..count {
-            let node = cluster.life(at)?;
+            let node = cluster.incarnation(at)?;
             cluster.nodes.push(node);
         }
         for at in 0..count {
@@ -146,22 +151,22 @@ impl Cluster {
             if cluster.time.now() > Time::START + FOUNDING {
                 return Err(format!("{count} nodes found no cluster"));
             }
-            cluster.run_to(cluster.time.now() + LOOK);
+            cluster.run_to(cluster.time.now() + POLL_INTERVAL);
         }
         Ok(cluster)
     }
 
-    /// The next life of a node, on what its store has.
-    fn life(&mut self, at: usize) -> Result<Node, String> {
+    /// The next incarnation of a node, on what its store has.
+    fn incarnation(&mut self, at: usize) -> Result<Node, String> {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
-        let owner = Owner { cluster: "lab".into(), name, ring: self.ring.digest() };
-        let begun = begin_life(store, &owner, Process::New(self.rng.next_u64()));
-        let meta = begun.map_err(|error: LifeError| error.to_string())?;
+        let identity = StoreIdentity { cluster: "lab".into(), name, ring: self.ring.digest() };
+        let begun = begin_incarnation(store, &identity, Process::New(self.rng.next_u64()));
+        let meta = begun.map_err(|error: IncarnationError| error.to_string())?;
         let ring = &self.ring;
         let place = |key: &Key| {
             let partition = ring.partition(key);
-            (partition, !ring.homes(partition).contains(&me))
+            (partition, !ring.owners(partition).contains(&me))
         };
         let config = Config {
             hint_limit_bytes: setup.hint_limit_bytes,
@@ -169,7 +174,7 @@ impl Cluster {
             // A store in memory is not damaged.
             scrub_interval: Micros::MAX / 4,
             hints: store.hint_totals(&place).unwrap_or_default(),
-            generations: store.generations().unwrap_or_default(),
+            gc_epochs: store.gc_epochs().unwrap_or_default(),
             boot_nonce: self.rng.next_u64(),
             ..Config::new(me, ring.clone(), self.members.clone())
         };
@@ -191,7 +196,7 @@ impl Cluster {
             .collect()
     }
 
-    /// A node's place by its id: what [`Cluster::ask`] takes.
+    /// A node's place by its id: what [`Cluster::query`] takes.
     pub fn place(&self, node: NodeId) -> Option<usize> {
         self.places.get(&node).copied()
     }
@@ -211,8 +216,8 @@ impl Cluster {
         self.alive[at]
     }
 
-    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
-    /// first mistake.
+    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The
+    /// error is a sentence about the first mistake.
     pub fn emulate(&mut self, rules: &str) -> Result<(), String> {
         let rules: Vec<Rule> = parse(rules, &self.members)?;
         self.net = Emulation::of_rules(rules, self.rng.next_u64());
@@ -227,13 +232,13 @@ impl Cluster {
         }
     }
 
-    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live come up. The error says why it
-    /// does not start.
+    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live
+    /// come up. The error says why it does not start.
     pub fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
         if lost {
             self.stores[at] = MemoryStore::default();
         }
-        self.nodes[at] = self.life(at)?;
+        self.nodes[at] = self.incarnation(at)?;
         (self.alive[at], self.wakes[at]) = (true, None);
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             if self.alive[other] {
@@ -244,11 +249,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// True if all homes of a key hold the same of it.
+    /// True if all owners of a key hold the same of it.
     pub fn is_same(&self, key: &Key) -> bool {
         let partition = self.ring.partition(key);
-        let homes = self.ring.homes(partition).iter().filter_map(|home| self.place(*home));
-        let mut held = homes.map(|at| match self.stores[at].read(partition, key) {
+        let owners = self.ring.owners(partition).iter().filter_map(|owner| self.place(*owner));
+        let mut held = owners.map(|at| match self.stores[at].read(partition, key) {
             Ok(Found::Record(record)) => Some(record.object),
             _ => None,
         });
@@ -257,7 +262,7 @@ impl Cluster {
     }
 
     /// A client sends a request to a node. Gives the call's name.
-    pub fn ask(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
+    pub fn query(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
         self.next_call += 1;
         let call = self.next_call;
         self.calls.insert(call, self.time.now());
@@ -348,11 +353,11 @@ impl Cluster {
 
     fn carry(&mut self, at: usize, work: Work) -> Done {
         let store = &self.stores[at];
-        if let Work::Write { mark, changes } = work {
+        if let Work::Write { seq, changes } = work {
             // A store in memory does not fail.
             let _ = store.apply(&changes);
             let _ = store.sync();
-            return Done::Synced { mark };
+            return Done::Synced { seq };
         }
         looked_up(store, work).unwrap_or_else(|| unreachable!("a write was carried out"))
     }

@@ -1,16 +1,17 @@
-//! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time. How long until a
-//! node that died, froze or was cut off is down in every view; how often a live one is suspected; what it costs.
+//! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time.
+//! How long until a node that died, froze or was cut off is down in every view; how often a live
+//! one is suspected; what it costs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use pixii_core::emulation::{Delay, Emulation, Verdict};
-use pixii_core::members::{Incarnation, Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
-use pixii_core::store::{Meta, Owner};
+use pixii_core::store::{Meta, StoreIdentity};
 use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -21,7 +22,7 @@ const LINKING: Micros = Micros::from_millis(200);
 /// Nodes have learned each other's pace after this time; until then nothing is measured.
 const WARM_UP: Micros = Micros::from_millis(60_000);
 /// Every view has noticed a fault in this time, or never will.
-const PATIENCE: Micros = Micros::from_millis(120_000);
+const TIMEOUT: Micros = Micros::from_millis(120_000);
 /// Partitions: more than nodes is of no use to gossip.
 const PARTITIONS: u16 = 1_024;
 
@@ -56,10 +57,10 @@ pub enum End {
 /// What a trial showed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detected {
-    /// Times that a live node was suspected by another one in the quiet time, and believed to be down.
+    /// Times that a live node was suspected by another one in the quiet time, and marked down.
     pub suspected: u64,
     /// See `suspected`.
-    pub believed_down: u64,
+    pub marked_down: u64,
     /// Bytes of gossip that a node sent per second of the quiet time, framed.
     pub bytes_per_second: f64,
     /// Each end, and how it was noticed.
@@ -69,8 +70,8 @@ pub struct Detected {
 /// How the end of a node was noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Noticed {
-    /// From the fault until the first and until the last of the others believed the node to be down, in
-    /// milliseconds; `None` if some never did.
+    /// From the fault until the first and until the last of the others believed the node to be
+    /// down, in milliseconds; `None` if some never did.
     pub first_ms: Option<u64>,
     /// See `first_ms`.
     pub last_ms: Option<u64>,
@@ -94,28 +95,29 @@ struct Field {
     time: Timeline<Event>,
     net: Emulation,
     rng: Rng,
-    opined: Vec<(Time, usize, NodeId, Opinion)>,
+    set_liveness: Vec<(Time, usize, NodeId, Liveness)>,
     bytes: u64,
 }
 
-/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were the only one.
+/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were
+/// the only one.
 pub fn detect(trial: &Trial) -> Detected {
     let mut field = Field::new(trial);
     field.run_to(Time::START + WARM_UP);
-    field.opined.clear();
+    field.set_liveness.clear();
     field.bytes = 0;
     let quiet = trial.quiet_ms * MILLI;
     field.run_to(Time::START + WARM_UP + quiet);
-    let count = |wanted: Opinion| {
-        field.opined.iter().filter(|(_, _, _, opinion)| *opinion == wanted).count() as u64
+    let count = |wanted: Liveness| {
+        field.set_liveness.iter().filter(|(_, _, _, liveness)| *liveness == wanted).count() as u64
     };
-    let (suspected, believed_down) = (count(Opinion::Suspect), count(Opinion::Down));
+    let (suspected, marked_down) = (count(Liveness::Suspect), count(Liveness::Down));
     let seconds = quiet.as_f64() / 1e6;
     let bytes_per_second = field.bytes as f64 / seconds.max(1e-9) / trial.nodes as f64;
-    field.opined.clear();
+    field.set_liveness.clear();
     let ends = [End::Killed, End::Frozen, End::CutOff];
     let ends = ends.map(|end| (end, field.clone().notice(end))).to_vec();
-    Detected { suspected, believed_down, bytes_per_second, ends }
+    Detected { suspected, marked_down, bytes_per_second, ends }
 }
 
 impl Field {
@@ -132,11 +134,12 @@ impl Field {
         let ring = Arc::new(ring);
         let mut rng = Rng::new(trial.seed);
         let node = |at: usize| {
-            let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
+            let identity =
+                StoreIdentity { cluster: "sim".into(), name: name(at), ring: ring.digest() };
             let meta = Meta {
                 incarnation: Incarnation(1),
                 clean: false,
-                ..Meta::new(owner, at as u64 + 1)
+                ..Meta::new(identity, at as u64 + 1)
             };
             let config = Config {
                 gossip_interval: trial.interval_ms * MILLI,
@@ -145,7 +148,7 @@ impl Field {
                 hint_age: Micros::MAX / 2,
                 repair_interval: Micros::MAX / 4,
                 scrub_interval: Micros::MAX / 4,
-                generation_pause: Micros::MAX / 4,
+                gc_epoch_pause: Micros::MAX / 4,
                 boot_nonce: at as u64 + 1,
                 ..Config::new(ids[at], ring.clone(), members.clone())
             };
@@ -162,7 +165,7 @@ impl Field {
             time: Timeline::default(),
             net,
             rng,
-            opined: Vec::new(),
+            set_liveness: Vec::new(),
             bytes: 0,
         };
         for at in 0..trial.nodes {
@@ -183,11 +186,11 @@ impl Field {
             self.time.schedule(when, Event::Link { at: other, peer: victim, up: false });
         }
         self.victim = Some((victim, end));
-        self.run_to(begun + PATIENCE);
+        self.run_to(begun + TIMEOUT);
         let mut noticed: Vec<Option<Micros>> = vec![None; victim];
-        for (at, who, whom, opinion) in &self.opined {
+        for (at, who, whom, liveness) in &self.set_liveness {
             if *whom == self.ids[victim] {
-                noticed[*who] = (*opinion == Opinion::Down).then_some(*at - begun);
+                noticed[*who] = (*liveness == Liveness::Down).then_some(*at - begun);
             }
         }
         let times: Option<Vec<Micros>> = noticed.into_iter().collect();
@@ -232,11 +235,11 @@ impl Field {
             for output in out {
                 match output {
                     Output::Send { to, message } => self.send(at, &to, message),
-                    Output::Store(Work::Write { mark, .. }) => {
-                        todo.push(Input::Store(Done::Synced { mark }));
+                    Output::Store(Work::Write { seq, .. }) => {
+                        todo.push(Input::Store(Done::Synced { seq }));
                     }
-                    Output::Notice(Notice::Opined(whom, opinion, _)) => {
-                        self.opined.push((self.time.now(), at, whom, opinion));
+                    Output::Notice(Notice::LivenessChanged(whom, liveness, _)) => {
+                        self.set_liveness.push((self.time.now(), at, whom, liveness));
                     }
                     _ => {}
                 }
@@ -284,7 +287,7 @@ mod tests {
         let trial =
             Trial { nodes: 5, quiet_ms: 120_000, loss: 0.01, interval_ms, timeout_ms, seed: 1 };
         let seen = detect(&trial);
-        assert_eq!((seen.suspected, seen.believed_down), (0, 0), "{seen:?}");
+        assert_eq!((seen.suspected, seen.marked_down), (0, 0), "{seen:?}");
         assert_eq!(seen.ends.len(), 3);
         for (end, noticed) in &seen.ends {
             assert!(noticed.first_ms.is_some_and(|first| first >= 4_000), "{end:?}: {noticed:?}");

@@ -1,9 +1,9 @@
-//! The judge: remembers what every client was told and holds the store to it.
+//! The judge: remembers what every client was notified and holds the store to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::types::{Key, NodeId, Time, WriteId};
 
 /// A promise that was broken, and the key concerned.
@@ -27,11 +27,11 @@ pub(super) struct Write {
 /// What a host would have of a key after a power cut now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    /// Its place among the home replicas, if it is one.
-    pub(super) home: Option<usize>,
+    /// Its place among the owners, if it is one.
+    pub(super) owner: Option<usize>,
     /// Its own record.
     pub(super) own: Object,
-    /// What it keeps for home replicas, by their place.
+    /// What it keeps for owners, by their place.
     pub(super) hints: Vec<(usize, Object)>,
 }
 
@@ -42,18 +42,18 @@ impl Image {
     }
 }
 
-/// The slots that hold something: homes by themselves, and others by what they keep for a home, each host for
-/// one slot.
+/// The slots that hold something: owners by themselves, and others by what they keep for an owner,
+/// each host for one slot.
 fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
     let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     for image in images {
-        if let Some(home) = image.home
+        if let Some(owner) = image.owner
             && holds(&image.own)
         {
-            filled.insert(home, None);
+            filled.insert(owner, None);
         }
     }
-    let others = images.iter().enumerate().filter(|(_, image)| image.home.is_none() && !strict);
+    let others = images.iter().enumerate().filter(|(_, image)| image.owner.is_none() && !strict);
     for (host, _) in others {
         place(host, images, holds, &mut filled, &mut BTreeSet::new());
     }
@@ -112,9 +112,9 @@ impl Loss {
     }
 }
 
-/// What a client is told of a write.
+/// What a client is notified of a write.
 pub(super) struct Acknowledgement {
-    /// When the client asked, and when it is told.
+    /// When the client asked, and when it is reported.
     pub(super) since: Time,
     pub(super) now: Time,
     pub(super) w: u8,
@@ -129,14 +129,15 @@ pub(super) struct Judge {
     writes: BTreeMap<WriteId, Write>,
     by_key: BTreeMap<Key, Vec<WriteId>>,
     dots: BTreeMap<(Key, Dot), WriteId>,
-    /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
+    /// Every dot that a write was seen to have: more than one if it was repeated at another
+    /// replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
     /// A read that shows at least so many values may leave out others; its context does not cover
     /// them.
     cut_from: Option<usize>,
     /// Events of each key that no clock need tell of any more.
-    collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
+    purged: BTreeMap<Key, BTreeMap<Actor, u64>>,
 }
 
 /// The value that the simulator writes for a write id.
@@ -149,11 +150,11 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
-    /// A host begins a generation: what is collected in it need not be told of any more.
-    pub(super) fn begin_generation(&mut self, generation: &Generation) {
-        for grave in &generation.collected {
-            let known = self.collected.entry(grave.key.clone()).or_default();
-            for dot in grave.dead.dots() {
+    /// A host begins a GC epoch: what is collected in it need not be notified of any more.
+    pub(super) fn begin_gc_epoch(&mut self, gc_epoch: &GcState) {
+        for purgeable_key in &gc_epoch.purged {
+            let known = self.purged.entry(purgeable_key.key.clone()).or_default();
+            for dot in purgeable_key.dead.dots() {
                 let counter = known.entry(dot.actor).or_default();
                 *counter = dot.counter.max(*counter);
             }
@@ -165,8 +166,8 @@ impl Judge {
         self.cut_from = Some(values);
     }
 
-    fn is_collected(&self, key: &Key, dot: Dot) -> bool {
-        let counter = self.collected.get(key).and_then(|known| known.get(&dot.actor));
+    fn is_purged(&self, key: &Key, dot: Dot) -> bool {
+        let counter = self.purged.get(key).and_then(|known| known.get(&dot.actor));
         counter.is_some_and(|counter| *counter >= dot.counter)
     }
 
@@ -181,7 +182,7 @@ impl Judge {
         self.writes.insert(id, write);
     }
 
-    /// The client was told that its write was refused, at every attempt.
+    /// The client was notified that its write was refused, at every attempt.
     pub(super) fn refuse(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.possible = false;
@@ -201,8 +202,8 @@ impl Judge {
         ids.iter().filter_map(|id| self.writes.get(id).map(|write| (*id, write)))
     }
 
-    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the context
-    /// given must cover nothing that its client was not shown.
+    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the
+    /// context given must cover nothing that its client was not shown.
     pub(super) fn acknowledge(
         &mut self,
         id: WriteId,
@@ -211,20 +212,21 @@ impl Judge {
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get(&id) else { return Ok(()) };
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
-        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_collected(&key, dot);
+        let reported = |object: &Object, dot: Dot| object.covers(dot) || self.is_purged(&key, dot);
         let holds = |object: &Object| match dot {
-            Some(dot) => told(object, dot),
-            None => seen.dots().iter().all(|dot| told(object, *dot)),
+            Some(dot) => reported(object, dot),
+            None => seen.dots().iter().all(|dot| reported(object, *dot)),
         };
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
         let held = slots(durable, strict, &holds);
-        // What a stand-in holds will be its home's alone.
+        // What a fallback holds will be its owner's alone.
         let kept =
-            durable.iter().filter(|image| image.home.is_none()).flat_map(|image| &image.hints);
+            durable.iter().filter(|image| image.owner.is_none()).flat_map(|image| &image.hints);
         let heirs: BTreeSet<usize> =
-            kept.filter(|(_, hint)| holds(hint)).map(|(home, _)| *home).collect();
-        let heirs = |(_, image): &(usize, &Image)| image.home.is_some_and(|at| heirs.contains(&at));
+            kept.filter(|(_, hint)| holds(hint)).map(|(owner, _)| *owner).collect();
+        let heirs =
+            |(_, image): &(usize, &Image)| image.owner.is_some_and(|at| heirs.contains(&at));
         holders.extend(durable.iter().enumerate().filter(heirs).map(|(host, _)| host));
         let lost = self.losses.iter().filter(|loss| loss.at >= since && loss.concerns(&key));
         holders.extend(lost.map(|loss| loss.host));
@@ -268,18 +270,21 @@ impl Judge {
         }
     }
 
-    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it there.
+    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it
+    /// there.
     fn is_excused(&self, Acknowledged { since, holders, .. }: &Acknowledged) -> bool {
         let mut silent = self.losses.iter().filter(|loss| loss.silent && loss.at >= *since);
         silent.any(|loss| holders.contains(&loss.host))
     }
 
-    /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
+    /// True if some disk has forgotten the key since then: what it had confirmed before may be
+    /// gone.
     fn lost_since(&self, since: Time, key: &Key) -> bool {
         self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
     }
 
-    /// True if W or more of the disks that held the write have forgotten it: nothing is promised any more.
+    /// True if W or more of the disks that held the write have forgotten it: nothing is promised
+    /// any more.
     fn is_void(&self, key: &Key, Acknowledged { since, w, holders, .. }: &Acknowledged) -> bool {
         let forgot = |host: &&usize| {
             let mut losses = self.losses.iter().filter(|loss| loss.host == **host);
@@ -303,10 +308,10 @@ impl Judge {
 
     /// A host writes this object: what it shows of dots holds for ever.
     pub(super) fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
-        let mut minted = BTreeSet::new();
+        let mut issued = BTreeSet::new();
         for (dot, version) in object.values() {
             self.claim(key, dot, version.write)?;
-            if !minted.insert((version.write, dot.actor)) {
+            if !issued.insert((version.write, dot.actor)) {
                 let what = format!("{:?} happened twice at {:?}", version.write, dot.actor);
                 return Err(Broken { key: key.clone(), what });
             }
@@ -314,7 +319,8 @@ impl Judge {
         Ok(())
     }
 
-    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of `id`.
+    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of
+    /// `id`.
     fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
         let dots = self.dots_of.get(&id).into_iter().flatten().copied();
         let dots: Vec<Dot> = dots.chain([dot]).collect();
@@ -322,8 +328,9 @@ impl Judge {
         self.on_key(key).any(|(other, write)| other != id && write.possible && saw(write))
     }
 
-    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk holds
-    /// each, and everything that was acknowledged before and intersects is among them, or superseded.
+    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk
+    /// holds each, and everything that was acknowledged before and intersects is among them, or
+    /// superseded.
     pub(super) fn check_read(
         &self,
         key: &Key,
@@ -335,7 +342,7 @@ impl Judge {
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         let held = |dot: &&Dot| durable.iter().any(|image| image.joined().covers(**dot));
-        let held = |dot: &&Dot| held(dot) || self.is_collected(key, **dot);
+        let held = |dot: &&Dot| held(dot) || self.is_purged(key, **dot);
         if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
             && !self.lost_since(since, key)
         {
@@ -354,17 +361,18 @@ impl Judge {
             }
         }
         for (id, write) in self.on_key(key) {
-            let Some(told) = &write.acknowledged else { continue };
-            let Acknowledged { at, w, dot, .. } = *told;
-            // What stand-ins took counts for a read once their hints have arrived. But a stand-in counts only with what
-            // it keeps: where a read shows nothing, not even a tombstone, R homes have said so.
+            let Some(reported) = &write.acknowledged else { continue };
+            let Acknowledged { at, w, dot, .. } = *reported;
+            // What fallbacks took counts for a read once their hints have arrived. But a fallback
+            // counts only with what it keeps: where a read shows nothing, not even a tombstone, R
+            // owners have said so.
             let stood_in = !strict && !context.is_empty();
-            let sloppy = stood_in || !told.strict;
-            let void = sloppy || self.is_void(key, told) || self.is_excused(told);
+            let sloppy = stood_in || !reported.strict;
+            let void = sloppy || self.is_void(key, reported) || self.is_excused(reported);
             if at >= since || w + r <= n || void {
                 continue;
             }
-            let unseen = |dot: Dot| !context.covers(dot) && !self.is_collected(key, dot);
+            let unseen = |dot: Dot| !context.covers(dot) && !self.is_purged(key, dot);
             let unseen = match dot {
                 Some(dot) => unseen(dot),
                 None => write.context.dots().iter().any(|dot| unseen(*dot)),
@@ -403,7 +411,8 @@ impl Judge {
         }
     }
 
-    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
+    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put
+    /// is in it.
     pub(super) fn check_listing(
         &self,
         key: &Key,
@@ -411,15 +420,19 @@ impl Judge {
         listed: &[Key],
     ) -> Result<(), Broken> {
         let put = |(_, write): (WriteId, &Write)| {
-            let told = write.acknowledged.as_ref();
-            let owed = |told: &Acknowledged| {
-                // What a stand-in took may have gone with its disk before it was delivered.
-                let kept = told.strict || !self.lost_since(told.since, key);
-                told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
+            let reported = write.acknowledged.as_ref();
+            let open = |reported: &Acknowledged| {
+                // What a fallback took may have gone with its disk before it was delivered.
+                let kept = reported.strict || !self.lost_since(reported.since, key);
+                reported.w + r > n
+                    && kept
+                    && !self.is_void(key, reported)
+                    && !self.is_excused(reported)
             };
-            let gone =
-                told.and_then(|told| told.dot).is_some_and(|dot| self.is_collected(key, dot));
-            !write.is_delete && !gone && told.is_some_and(owed)
+            let gone = reported
+                .and_then(|reported| reported.dot)
+                .is_some_and(|dot| self.is_purged(key, dot));
+            !write.is_delete && !gone && reported.is_some_and(open)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();
@@ -428,26 +441,26 @@ impl Judge {
         Ok(())
     }
 
-    /// An acknowledged write of which this copy does not tell, though it is not collected.
+    /// An acknowledged write of which this copy does not know, though it is not purged.
     pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
-        let told = |dot: Dot| copy.covers(dot) || self.is_collected(key, dot);
+        let reported = |dot: Dot| copy.covers(dot) || self.is_purged(key, dot);
         let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
-            Some(Acknowledged { dot: Some(dot), .. }) => !told(*dot),
-            Some(_) => write.context.dots().iter().any(|dot| !told(*dot)),
+            Some(Acknowledged { dot: Some(dot), .. }) => !reported(*dot),
+            Some(_) => write.context.dots().iter().any(|dot| !reported(*dot)),
             None => false,
         };
         self.on_key(key).find(lacks).map(|(id, _)| id)
     }
 
-    /// The end: the copies of a key's homes that answered the last read are the same.
+    /// The end: the copies of a key's owners that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        // Homes take out what is collected one after the other: they differ by that and by nothing
+        // Owners take out what is purged one after the other: they differ by that and by nothing
         // else.
-        let known = self.collected.get(key).into_iter().flatten();
-        let collected = Context::new(
+        let known = self.purged.get(key).into_iter().flatten();
+        let purged = Context::new(
             known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),
         );
-        let kept = |copy: &Object| copy.forget(&collected);
+        let kept = |copy: &Object| copy.forget(&purged);
         let differ = |pair: &&[(NodeId, Object)]| kept(&pair[0].1) != kept(&pair[1].1);
         match copies.windows(2).find(differ) {
             Some([(one, _), (other, _)]) => {
@@ -465,13 +478,13 @@ impl Judge {
         let live: BTreeMap<Dot, WriteId> =
             merged.values().map(|(dot, version)| (dot, version.write)).collect();
         for (id, write) in self.on_key(key) {
-            let Some(told) = &write.acknowledged else { continue };
-            if self.is_void(key, told) {
+            let Some(reported) = &write.acknowledged else { continue };
+            if self.is_void(key, reported) {
                 continue;
             }
-            if let Some(dot) = told.dot
+            if let Some(dot) = reported.dot
                 && live.get(&dot) != Some(&id)
-                && !((merged.covers(dot) || self.is_collected(key, dot))
+                && !((merged.covers(dot) || self.is_purged(key, dot))
                     && self.superseded(key, id, dot))
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));

@@ -1,6 +1,6 @@
-//! The simulator: the production machine on a simulated network and simulated disks, in virtual time,
-//! from one seed. Faults first, then healing, then the final judgement; every acknowledgement is judged
-//! at its moment.
+//! The simulator: the production machine on a simulated network and simulated disks, in virtual
+//! time, from one seed. Faults first, then healing, then the final judgement; every acknowledgement
+//! is judged at its moment.
 
 mod clients;
 pub mod cluster;
@@ -34,7 +34,7 @@ const EXPECTED: &[&str] = &[
     "crashes",
     "deletes acknowledged",
     "aged_hints_offered",
-    "authority_regained",
+    "read_eligibility_regained",
     "damaged_records_restored",
     "full disks",
     "gets answered",
@@ -44,14 +44,14 @@ const EXPECTED: &[&str] = &[
     "hints_declined",
     "losses accepted",
     "oversized keys settled",
-    "hints_discharged",
+    "hints_deleted",
     "hints_kept",
     "hints_refused",
-    "keys_collected",
+    "keys_purged",
     "links flapping",
     "lives ended by a later ring",
     "listings answered",
-    "members believed down",
+    "members marked down",
     "members replaced",
     "members suspected",
     "lost disks",
@@ -62,9 +62,9 @@ const EXPECTED: &[&str] = &[
     "nodes reborn",
     "objects_pulled",
     "objects_pushed",
-    "old_disks_renounced",
+    "old_disks_discarded",
     "outdated lives noticed",
-    "own_life_raised",
+    "own_incarnation_raised",
     "own_pauses_noticed",
     "partitions",
     "pauses",
@@ -77,7 +77,7 @@ const EXPECTED: &[&str] = &[
     "refused: no quorum answered",
     "refused: no quorum reachable",
     "refused: sibling limit",
-    "reads_of_stand_ins",
+    "reads_of_fallbacks",
     "requests forwarded",
     "refused: starting",
     "restarts",
@@ -89,7 +89,7 @@ const EXPECTED: &[&str] = &[
     "trees_taken_over",
     "unsynced batches lost",
     "writes unknown",
-    "writes_coordinated_by_a_stand_in",
+    "writes_coordinated_by_a_fallback",
     "writes_hedged",
     "writes_withdrawn",
 ];
@@ -111,7 +111,7 @@ pub struct Failure {
     pub what: String,
     /// The faults of the shortest run that still breaks a promise, and all that happened to the key
     /// concerned, a line each.
-    pub story: Vec<String>,
+    pub trace: Vec<String>,
     /// That run as JSON, for [`replay`].
     pub schedule: String,
 }
@@ -141,20 +141,20 @@ pub fn replay(schedule: &str) -> Result<Outcome, String> {
 
 fn run_scenario(scenario: &Scenario) -> Outcome {
     let mut world = World::new(scenario.clone(), None);
-    let failure = world.run().map(|broken| tell(scenario, broken));
+    let failure = world.run().map(|broken| report(scenario, broken));
     Outcome { counts: world.counts().clone(), digest: world.digest(), failure }
 }
 
-/// The failure of a run, made as short as it gets and told.
-fn tell(scenario: &Scenario, broken: Broken) -> Failure {
+/// The failure of a run, made as short as it gets and reported.
+fn report(scenario: &Scenario, broken: Broken) -> Failure {
     let (shortest, broken) = shrink(scenario.clone(), broken);
-    // The same scenario runs the same way: the story is told only when there is one.
+    // The same scenario runs the same way: the trace is reported only when there is one.
     let mut world = World::new(shortest.clone(), Some(broken.key));
     world.run();
-    let mut story = shortest.describe();
-    story.append(&mut world.take_story());
+    let mut trace = shortest.describe();
+    trace.append(&mut world.take_trace());
     let schedule = serde_json::to_string_pretty(&shortest).unwrap_or_default();
-    Failure { seed: scenario.seed, what: broken.what, story, schedule }
+    Failure { seed: scenario.seed, what: broken.what, trace, schedule }
 }
 
 /// Leaves out faults and operations for as long as some promise is still broken.
@@ -282,8 +282,8 @@ mod tests {
         println!("seeds from {first} on");
         let batch = run_batch(first, LONG_BATCH, 300, 2, &|_| {});
         if let Some(failure) = &batch.failure {
-            let story = failure.story.join("\n");
-            panic!("seed {}: {}\n{story}", failure.seed, failure.what);
+            let trace = failure.trace.join("\n");
+            panic!("seed {}: {}\n{trace}", failure.seed, failure.what);
         }
         assert_eq!(batch.missing, Vec::<&str>::new(), "{:#?}", batch.counts);
     }

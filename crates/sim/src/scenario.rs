@@ -41,7 +41,8 @@ pub(super) enum Fault {
     Damage { host: usize },
     /// A crash after which a new store has the place of a damaged one, with what that still shows.
     LosePages { host: usize, down: Micros },
-    /// A host dies for good, and a new one gets its places; after this long it starts again with what it had.
+    /// A host dies for good, and a new one gets its places; after this long it starts again with
+    /// what it had.
     Replace { host: usize, back: Micros },
     /// Every host loses its power at the same instant.
     PowerCut { down: Micros },
@@ -54,7 +55,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A start compares all.)
+    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A
+    /// start compares all.)
     fn passes(&self) -> bool {
         matches!(
             self,
@@ -89,11 +91,12 @@ pub(super) struct Scenario {
     pub(super) think: Micros,
     /// Most bytes of hints that a host keeps.
     pub(super) hint_limit: u64,
-    /// The age after which hints are offered to other homes, in milliseconds.
+    /// The age after which hints are offered to other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
-    /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
+    /// True if nothing is compared: failures pass, and hints alone bring every owner what was
+    /// acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
     /// True if clients send a write to a second node soon, while the first one may yet carry it
@@ -123,7 +126,7 @@ impl Scenario {
         let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
         let mean_delay = Micros(100) + rng.within(8 * MILLI);
         let clients = 3 + rng.below(6) as usize;
-        // At leisure there is time for generations to end, and for backups of the disk to grow old.
+        // At leisure there is time for GC epochs to end, and for backups of the disk to grow old.
         let leisure = rng.chance(0.3);
         let think = if leisure { 100 * MILLI + rng.within(400 * MILLI) } else { brisk() };
         // The faults fall into the time that the load takes, more or less.

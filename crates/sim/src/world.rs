@@ -1,10 +1,11 @@
-//! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
+//! The simulated world: hosts with disks, links between them, time that passes when nothing else
+//! can.
 
 mod disks;
 mod faults;
 mod health;
+mod incarnations;
 mod links;
-mod lives;
 mod replacing;
 mod requests;
 mod steady;
@@ -14,13 +15,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::emulation::{Delay, Emulation};
-use pixii_core::members::{Members, Opinion};
+use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{Counter, Reply, ReplyBody, Request};
 use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Owner};
+use pixii_core::store::{Change, StoreIdentity};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -35,14 +36,14 @@ use super::timeline::Timeline;
 /// A machine: its disk outlives its node.
 struct Host {
     id: NodeId,
-    owner: Owner,
+    identity: StoreIdentity,
     /// What its configuration makes of the ring and the members.
     ring: Arc<Ring>,
     members: Members,
     store: MemoryStore,
     node: Option<Node>,
     /// Counts the node's lives: what was meant for an earlier one is not for this one.
-    life: u64,
+    incarnation: u64,
     writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
     paused_until: Time,
@@ -57,33 +58,33 @@ struct Host {
     copy: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
-    /// Since when this life's node serves.
+    /// Since when this incarnation's node serves.
     settled: Option<Time>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
     bootstraps: bool,
-    /// The life in which it was to do so.
+    /// The incarnation in which it was to do so.
     bootstrapped: Option<u64>,
     wake: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
 enum Event {
-    Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
-    ToHost { client: usize, to: usize, life: u64, frame: Bytes },
+    Peer { from: usize, to: usize, incarnation: u64, sent: u64, frame: Bytes },
+    ToHost { client: usize, to: usize, incarnation: u64, frame: Bytes },
     ToClient { client: usize, frame: Bytes },
     Link { at: usize, peer: usize },
-    Wake { at: usize, life: u64 },
-    Disk { at: usize, life: u64, work: Work },
-    Synced { at: usize, life: u64, mark: SyncSeq },
+    Wake { at: usize, incarnation: u64 },
+    Disk { at: usize, incarnation: u64, work: Work },
+    Synced { at: usize, incarnation: u64, seq: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
-    Stall { at: usize, life: u64 },
+    Stall { at: usize, incarnation: u64 },
     Resume { at: usize },
     Relink { at: usize, peer: usize },
-    Stop { at: usize, life: u64, down: Micros, by: Time },
+    Stop { at: usize, incarnation: u64, down: Micros, by: Time },
     Start { at: usize },
     Replace { which: usize },
     Return { at: usize },
@@ -111,10 +112,10 @@ impl Event {
     }
 }
 
-/// What the nodes count and a batch is told of.
+/// What the nodes count and a batch is notified of.
 const WATCHED: &[Counter] = &[
     Counter::AgedHintsOffered,
-    Counter::AuthorityRegained,
+    Counter::ReadEligibilityRegained,
     Counter::DamagedRecordsFound,
     Counter::DamagedRecordsRestored,
     Counter::DifferencesUnexplained,
@@ -131,35 +132,35 @@ const WATCHED: &[Counter] = &[
     Counter::RingChangesGranted,
     Counter::RingsOfStrangersTaken,
     Counter::RingsWithPlacesOfRemovedMembers,
-    Counter::ForgedLivesRefused,
-    Counter::GenerationsAdopted,
-    Counter::GenerationsBegun,
-    Counter::KeysCollected,
-    Counter::OldDisksRenounced,
+    Counter::ForgedIncarnationsRefused,
+    Counter::GcEpochsAdopted,
+    Counter::GcEpochsBegun,
+    Counter::KeysPurged,
+    Counter::OldDisksDiscarded,
     Counter::OutlivedHintsDropped,
     Counter::HintsDeclined,
     Counter::MergesDeclined,
     Counter::ReadsCutShort,
     Counter::HintsChangedInFlight,
-    Counter::HintsDischarged,
+    Counter::HintsDeleted,
     Counter::HintsKept,
     Counter::HintsRefused,
-    Counter::OwnLifeRaised,
+    Counter::OwnIncarnationRaised,
     Counter::OwnPausesNoticed,
     Counter::ReadsHedged,
-    Counter::ReadsOfStandIns,
+    Counter::ReadsOfFallbacks,
     Counter::ReadsRepaired,
-    Counter::StandInsAsked,
+    Counter::FallbacksQueried,
     Counter::WritesCoordinatedByAStandIn,
     Counter::WritesHedged,
     Counter::WritesWithdrawn,
 ];
 
 /// How often it is looked whether all is well again after healing.
-const LOOK: Micros = Micros::from_millis(250);
+const POLL_INTERVAL: Micros = Micros::from_millis(250);
 /// Load, faults and an operator's commands are over in this time.
 const LOAD: Micros = Micros::from_millis(600_000);
-/// All must be well again in this time: hints delivered, opinions up, members agreed on.
+/// All must be well again in this time: hints delivered, liveness up, members agreed on.
 const HEALING: Micros = Micros::from_millis(60_000);
 /// The same where keys that have outgrown their limits have to be settled by a client, one after
 /// the other, and hints that were declined wait before they are offered again.
@@ -170,7 +171,7 @@ const LINGER: Micros = Micros::from_millis(3_000);
 /// One run.
 pub(super) struct World {
     plan: Scenario,
-    /// The newest ring that somebody lives with.
+    /// The newest ring that somebody uses.
     ring: Arc<Ring>,
     /// Who is replaced in this run, and by whom.
     replacing: Vec<Replacing>,
@@ -195,7 +196,7 @@ pub(super) struct World {
     newest: BTreeMap<(usize, usize), u64>,
     doubts: Doubts,
     watched: Option<Key>,
-    story: Vec<String>,
+    trace: Vec<String>,
     broken: Option<Broken>,
 }
 
@@ -234,7 +235,7 @@ impl World {
             newest: BTreeMap::new(),
             doubts: Doubts::default(),
             watched,
-            story: Vec::new(),
+            trace: Vec::new(),
             broken: None,
             plan,
         };
@@ -261,8 +262,8 @@ impl World {
     }
 
     /// What happened to the watched key.
-    pub(super) fn take_story(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.story)
+    pub(super) fn take_trace(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.trace)
     }
 
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
@@ -286,20 +287,20 @@ impl World {
         let mut look = self.now() + LINGER;
         self.run_until(|world| world.now() >= look);
         while self.broken.is_none() && !self.has_converged() {
-            look += LOOK;
+            look += POLL_INTERVAL;
             self.accept_losses();
             self.settle_a_key();
             self.run_until(|world| world.now() >= look);
-            let patience = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
-            if self.now() > healed + patience && self.broken.is_none() {
+            let timeout = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
+            if self.now() > healed + timeout && self.broken.is_none() {
                 self.broken = Some(self.unconverged());
             }
         }
-        // Those that others kept hints for are told that there are none left.
+        // Those that others kept hints for are notified that there are none left.
         look += LINGER;
         self.run_until(|world| world.now() >= look);
         if self.broken.is_none() {
-            self.ask_at_the_end();
+            self.query_at_the_end();
             self.run_until(World::clients_are_done);
             let end = self.now() + LINGER;
             self.run_until(|world| world.now() >= end);
@@ -346,17 +347,17 @@ impl World {
         *self.counts.entry(name).or_default() += 1;
     }
 
-    fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
+    fn report(&mut self, key: &Key, line: impl FnOnce() -> String) {
         if self.watched.as_ref() == Some(key) {
             let line = format!("{:>9} us  {}", self.now().0, line());
-            self.story.push(line);
+            self.trace.push(line);
         }
     }
 
     /// Writes down what concerns every key.
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(key) = self.watched.clone() {
-            self.tell(&key, line);
+            self.report(&key, line);
         }
     }
 
@@ -376,14 +377,15 @@ impl World {
             return self.schedule(until, event);
         }
         match event {
-            // A connection ends with the process: what was on its way to an earlier life is lost.
-            Event::Peer { from, to, life, sent, frame } => {
-                if self.hosts[to].life == life {
+            // A connection ends with the process: what was on its way to an earlier incarnation is
+            // lost.
+            Event::Peer { from, to, incarnation, sent, frame } => {
+                if self.hosts[to].incarnation == incarnation {
                     self.deliver(from, to, sent, &frame);
                 }
             }
-            Event::ToHost { client, to, life, frame } => {
-                if self.hosts[to].life == life {
+            Event::ToHost { client, to, incarnation, frame } => {
+                if self.hosts[to].incarnation == incarnation {
                     self.take_call(client, to, &frame);
                 }
             }
@@ -393,23 +395,25 @@ impl World {
                 self.note(|| format!("n{at} has its link to n{peer} up: {up}"));
                 self.input(at, Input::Link { peer: self.hosts[peer].id, up });
             }
-            Event::Wake { at, life } => {
+            Event::Wake { at, incarnation } => {
                 // An earlier one may have taken its place.
                 let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now());
-                if self.hosts[at].life == life && due {
+                if self.hosts[at].incarnation == incarnation && due {
                     self.hosts[at].wake = None;
                     self.input(at, Input::Tick);
                 }
             }
-            Event::Disk { at, life, work } => self.disk(at, life, work),
-            Event::Synced { at, life, mark } => self.synced(at, life, mark),
+            Event::Disk { at, incarnation, work } => self.disk(at, incarnation, work),
+            Event::Synced { at, incarnation, seq } => self.synced(at, incarnation, seq),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
             Event::Relink { at, peer } => self.relink(at, peer),
-            Event::Stall { at, life } => self.stall(at, life),
+            Event::Stall { at, incarnation } => self.stall(at, incarnation),
             Event::Resume { at } => self.resume(at),
             Event::Room { at } => self.input(at, Input::Space(None)),
-            Event::Stop { at, life, down, by } => self.stop_cleanly(at, life, down, by),
+            Event::Stop { at, incarnation, down, by } => {
+                self.stop_cleanly(at, incarnation, down, by)
+            }
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                     self.note(|| format!("n{at} starts"));
@@ -439,8 +443,8 @@ impl World {
         }
     }
 
-    /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
-    /// excused when the node serves.
+    /// A rollback that nobody can notice (to a backup of the same incarnation, or with the witness
+    /// away) is excused when the node serves.
     fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());
@@ -471,7 +475,7 @@ impl World {
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };
-        let (mut out, mut relives) = (Vec::new(), false);
+        let (mut out, mut begins_incarnation) = (Vec::new(), false);
         node.handle(now, input, &mut out);
         // Rounded up, so that the host's clock has come that far.
         let wake = node.next_wake();
@@ -489,7 +493,7 @@ impl World {
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
-                Output::Relive => relives = true,
+                Output::BeginIncarnation => begins_incarnation = true,
                 Output::NotReplaced(why) => {
                     self.count(hindrance_name(&why));
                     self.note(|| format!("n{at} replaces nobody: {why:?}"));
@@ -506,11 +510,11 @@ impl World {
             && host.wake.is_none_or(|known| wake < known)
         {
             host.wake = Some(wake);
-            let life = host.life;
-            self.schedule(wake, Event::Wake { at, life });
+            let incarnation = host.incarnation;
+            self.schedule(wake, Event::Wake { at, incarnation });
         }
-        if relives {
-            self.relive(at);
+        if begins_incarnation {
+            self.begin_incarnation(at);
         }
     }
 }
@@ -531,16 +535,16 @@ fn hindrance_name(why: &Hindrance) -> &'static str {
 fn notice_name(notice: &Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
-        Notice::Awaited(_) => "members awaited by a founder",
+        Notice::WaitsFor(_) => "members that a founder waits for",
         Notice::Reborn => "nodes reborn",
         Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",
         Notice::Alone => "starts without a witness",
         Notice::Foreign(..) => "foreign peers met",
         Notice::Settled => "nodes settled",
-        Notice::Opined(_, Opinion::Up, _) => "members back up",
-        Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
-        Notice::Opined(_, Opinion::Down, _) => "members believed down",
+        Notice::LivenessChanged(_, Liveness::Up, _) => "members back up",
+        Notice::LivenessChanged(_, Liveness::Suspect, _) => "members suspected",
+        Notice::LivenessChanged(_, Liveness::Down, _) => "members marked down",
         Notice::Repaired(..) => "comparisons that moved something",
         Notice::RepairFailed(..) => "comparisons that began to fail",
         Notice::Recovered => "nodes whole again",
@@ -549,8 +553,8 @@ fn notice_name(notice: &Notice) -> &'static str {
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",
         Notice::Forged(_) => "forged lives refused",
-        Notice::Declined(_) => "oversized keys told of",
-        Notice::Lost(_) => "losses told of",
+        Notice::Declined(_) => "oversized keys notified of",
+        Notice::Lost(_) => "losses notified of",
         Notice::LossAccepted(_) => "losses accepted",
     }
 }

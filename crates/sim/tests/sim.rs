@@ -17,7 +17,7 @@ fn regressions_hold() {
     for file in files {
         let outcome = replay(&fs::read_to_string(&file).unwrap()).unwrap();
         if let Some(failure) = outcome.failure {
-            panic!("{}: {}\n{}", file.display(), failure.what, failure.story.join("\n"));
+            panic!("{}: {}\n{}", file.display(), failure.what, failure.trace.join("\n"));
         }
         assert!(outcome.counts["messages overtaken"] > 0, "{}: nothing happened", file.display());
     }

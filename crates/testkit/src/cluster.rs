@@ -33,7 +33,7 @@ pub fn signal(name: &str, pid: u32) {
 
 /// How a command ended, and what it said.
 #[derive(Debug)]
-pub struct Told {
+pub struct Finished {
     /// Its exit code; -1 if a signal ended it.
     pub code: i32,
     /// Standard output.
@@ -44,9 +44,9 @@ pub struct Told {
     pub err: String,
 }
 
-impl Told {
+impl Finished {
     /// Exit code and standard error: for those that say nothing else.
-    pub fn said(&self) -> (i32, &str) {
+    pub fn stated(&self) -> (i32, &str) {
         assert_eq!(self.out, "", "nothing on standard output: {self:?}");
         (self.code, &self.err)
     }
@@ -63,7 +63,7 @@ impl Told {
     }
 }
 
-/// A command under way. Dropped, it is killed.
+/// A command in progress. Dropped, it is killed.
 pub struct Run {
     child: Child,
     out: Option<JoinHandle<Vec<u8>>>,
@@ -96,13 +96,13 @@ impl Run {
     }
 
     /// Waits for its end.
-    pub fn end(mut self) -> Told {
+    pub fn end(mut self) -> Finished {
         let status = until("the command ends", || self.child.try_wait().unwrap());
         let bytes = self.out.take().unwrap().join().unwrap();
         let err = self.err.take().unwrap().join().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = status.code().unwrap_or(-1);
-        Told { code, out: text(&bytes), err: text(&err), bytes }
+        Finished { code, out: text(&bytes), err: text(&err), bytes }
     }
 }
 
@@ -114,7 +114,7 @@ impl Drop for Run {
 }
 
 /// A cluster of daemons n1, n2 and so on, and its directory; both go when this is dropped.
-pub struct House {
+pub struct TestCluster {
     /// The daemons. Before the directory, so that they are gone first.
     pub cluster: Cluster,
     /// Holds n1.toml, n1.log, n1 and so on.
@@ -122,15 +122,15 @@ pub struct House {
     runtime: Runtime,
 }
 
-impl Drop for House {
-    /// What failed may be told by the daemons' last words, which go with the directory.
+impl Drop for TestCluster {
+    /// What failed may be recognised by the daemons' last words, which go with the directory.
     fn drop(&mut self) {
         if thread::panicking() {
             for daemon in self.cluster.daemons() {
                 let log = fs::read_to_string(self.path(&format!("{}.log", daemon.name)));
                 let log = log.unwrap_or_default();
-                let told = log.lines().filter(|line| !line.contains(" TRACE ")).rev();
-                let last: Vec<&str> = told.take(20).collect();
+                let reported = log.lines().filter(|line| !line.contains(" TRACE ")).rev();
+                let last: Vec<&str> = reported.take(20).collect();
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
                 eprintln!("--- {}:\n{last}", daemon.name);
             }
@@ -138,17 +138,17 @@ impl Drop for House {
     }
 }
 
-impl House {
+impl TestCluster {
     /// A running cluster with N = 3 (or as many as there are nodes), R = W = majority.
     pub fn start(nodes: usize) -> Self {
-        let mut house = House::create(nodes);
-        house.start_all();
-        house
+        let mut cluster = TestCluster::create(nodes);
+        cluster.start_all();
+        cluster
     }
 
     /// The same, before any daemon is started.
     pub fn create(nodes: usize) -> Self {
-        House::found(tempfile::tempdir().unwrap(), nodes)
+        TestCluster::found(tempfile::tempdir().unwrap(), nodes)
     }
 
     fn found(dir: TempDir, nodes: usize) -> Self {
@@ -158,7 +158,7 @@ impl House {
         let program = crate::pixii_path();
         let cluster = Cluster::create(program, dir.path(), &shape, None).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        House { cluster, dir, runtime }
+        TestCluster { cluster, dir, runtime }
     }
 
     /// A copy of its directory, configured at other addresses; nothing of it is started.
@@ -167,7 +167,7 @@ impl House {
         let all = format!("{}/.", self.dir.path().display());
         let copied = Command::new("cp").args(["-r", &all]).arg(dir.path()).status().unwrap();
         assert!(copied.success());
-        House::found(dir, self.cluster.daemons().len())
+        TestCluster::found(dir, self.cluster.daemons().len())
     }
 
     /// Starts what does not run, and waits until all are linked.
@@ -219,7 +219,7 @@ impl House {
         daemons.find(|daemon| daemon.name == name).and_then(|daemon| daemon.pid()).unwrap()
     }
 
-    /// The command, told where all daemons are.
+    /// The command, reported where all daemons are.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let daemons = self.cluster.daemons().iter();
         let all: Vec<&str> = daemons.map(|daemon| daemon.address.as_str()).collect();
@@ -229,12 +229,12 @@ impl House {
     }
 
     /// Runs the command to its end with this standard input.
-    pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Told {
+    pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Finished {
         Run::start(self.command(arguments), input).end()
     }
 
     /// Runs the command to its end.
-    pub fn run(&self, arguments: &[&str]) -> Told {
+    pub fn run(&self, arguments: &[&str]) -> Finished {
         self.fed(arguments, b"")
     }
 
@@ -246,7 +246,7 @@ impl House {
         })
     }
 
-    /// The ring that a daemon lives with.
+    /// The ring that a daemon uses.
     pub fn ring(&self, name: &str) -> Ring {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {
@@ -279,28 +279,29 @@ impl House {
         });
     }
 
-    /// The homes of keys in their order, as `pixii ring --stdin` tells them. No key needs an escape.
-    pub fn homes(&self, keys: &[&str]) -> Vec<Vec<String>> {
+    /// The owners of keys in their order, as `pixii ring --stdin` reports them. No key needs an
+    /// escape.
+    pub fn owners(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();
-        let told = self.fed(&["ring", "--stdin"], input.as_bytes());
-        let homes = |(key, line): (&&str, &str)| {
+        let reported = self.fed(&["ring", "--stdin"], input.as_bytes());
+        let owners = |(key, line): (&&str, &str)| {
             let columns: Vec<&str> = line.split('\t').collect();
             assert_eq!((columns.len(), columns[0]), (3, *key));
             columns[2].split(',').map(String::from).collect()
         };
-        keys.iter().zip(told.done().lines()).map(homes).collect()
+        keys.iter().zip(reported.done().lines()).map(owners).collect()
     }
 
-    /// A key whose homes are these, in this order; for clusters of three.
-    pub fn key_of(&self, homes: [&str; 3]) -> String {
+    /// A key whose owners are these, in this order; for clusters of three.
+    pub fn key_of(&self, owners: [&str; 3]) -> String {
         self.runtime.block_on(async {
-            let address = [self.address(homes[0]).to_string()];
+            let address = [self.address(owners[0]).to_string()];
             let client = Client::connect(&address, Options::default()).await.unwrap();
             let ring = client.ring();
-            let wanted = homes.map(NodeId::of);
+            let wanted = owners.map(NodeId::of);
             let fits = |name: &String| {
                 let key = Key::new(name.clone().into_bytes()).unwrap();
-                ring.homes(ring.partition(&key)) == wanted
+                ring.owners(ring.partition(&key)) == wanted
             };
             (0..10_000).map(|number| format!("key-{number}")).find(fits).unwrap()
         })
@@ -312,7 +313,7 @@ pub fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
-/// The state of a process as the kernel tells it: T if it is frozen, X if it is gone.
+/// The state of a process as the kernel reports it: T if it is frozen, X if it is gone.
 pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use bytes::BytesMut;
 use pixii::config::Config;
 use pixii::engine::{self, Order, ServeError};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii_core::ring::Ring;
@@ -27,8 +27,8 @@ use crate::{DEADLINE, free_port, until};
 
 const TIMEOUT_MS: u32 = 20_000;
 
-/// The configuration of node `own` (counted from 0) of a cluster `test` whose nodes n0, n1, ... have
-/// these ports on loopback; N is 3, or their number if that is less.
+/// The configuration of node `own` (counted from 0) of a cluster `test` whose nodes n0, n1, ...
+/// have these ports on loopback; N is 3, or their number if that is less.
 pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
     let n = ports.len().min(3);
     let mut text = format!(
@@ -77,7 +77,7 @@ impl Daemon {
     }
 
     /// Orders it to stop, and does not wait.
-    pub fn ask_to_stop(&self) {
+    pub fn query_to_stop(&self) {
         let _ = self.orders.try_send("the test".into());
     }
 
@@ -99,7 +99,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.ask_to_stop();
+        self.query_to_stop();
         // A test that fails may hold its store for ever: what it says must be seen.
         if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
             let _ = thread.join();
@@ -237,7 +237,7 @@ impl Client {
     }
 
     /// Makes a request for data and waits for its answer.
-    pub fn ask(&mut self, request: Request) -> Response {
+    pub fn query(&mut self, request: Request) -> Response {
         match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
             ReplyBody::Data(response) => response,
             other => panic!("{other:?}"),
@@ -279,7 +279,8 @@ pub fn values(response: Response) -> Vec<Blob> {
 
 // --- a store with faults ---
 
-/// A store in memory that can be told to fail its syncs, to hold its reads, and how much room it has.
+/// A store in memory that can be ordered to fail its syncs, to hold its reads, and how much room it
+/// has.
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,
@@ -343,8 +344,8 @@ impl Store for Faulty {
     fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
         self.inner.scan(partition, span)
     }
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        self.inner.generations()
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        self.inner.gc_epochs()
     }
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
         self.inner.hint_totals(place)

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Incarnation, Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
-    Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal, EmulateRefusal,
-    HeldBack, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
-    RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody,
-    Request, Response, RingReport, SampleReport, StatusReport,
+    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Gauges,
+    LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, Rejection, RepairCounts,
+    RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody, Request,
+    Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId, Partition, WriteId};
@@ -23,27 +23,28 @@ use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 
 /// What a node does with a request for data.
 #[derive(Clone, Debug)]
-pub enum Manners {
+pub enum Behaviour {
     /// What it is asked.
     Serve,
     /// The same, with a program that speaks protocol 4 only.
     Old,
     /// Refuses.
-    Refuse(Refusal),
+    Refuse(Rejection),
     /// Closes the connection at the next request, which it carries out if true; then it serves.
     CutOnce(bool),
     /// Says nothing.
     Silent,
     /// Says that the outcome is unknown.
     Unknown,
-    /// Answers nobody for so long from the request with this number on, counted from 1; then it serves.
+    /// Answers nobody for so long from the request with this number on, counted from 1; then it
+    /// serves.
     StallAt(u64, Duration),
 }
 
 struct Node {
     name: String,
-    manners: Mutex<Manners>,
-    asked: AtomicU64,
+    behaviour: Mutex<Behaviour>,
+    queried: AtomicU64,
     stopped: AtomicBool,
     kept: Mutex<BTreeMap<String, [u64; 3]>>,
     compared: AtomicU64,
@@ -56,13 +57,13 @@ struct World {
     nodes: Vec<Node>,
     data: Mutex<BTreeMap<Key, Object>>,
     writes: Mutex<HashMap<WriteId, u64>>,
-    serial: AtomicU64,
+    actor_epoch: AtomicU64,
 }
 
 /// The cluster; it ends when dropped.
 pub struct Fake {
     world: Arc<World>,
-    doors: Mutex<Vec<Option<JoinHandle<()>>>>,
+    limiter: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
 impl Fake {
@@ -77,8 +78,8 @@ impl Fake {
             .collect();
         let node = |member: &Member| Node {
             name: member.name.clone(),
-            manners: Mutex::new(Manners::Serve),
-            asked: AtomicU64::new(0),
+            behaviour: Mutex::new(Behaviour::Serve),
+            queried: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             kept: Mutex::default(),
             compared: AtomicU64::new(0),
@@ -93,9 +94,9 @@ impl Fake {
             nodes,
             data: Mutex::default(),
             writes: Mutex::default(),
-            serial: AtomicU64::new(1),
+            actor_epoch: AtomicU64::new(1),
         });
-        let doors = listeners
+        let limiter = listeners
             .into_iter()
             .enumerate()
             .map(|(at, listener)| {
@@ -103,7 +104,7 @@ impl Fake {
                 Some(thread::spawn(move || accept(&world, at, &listener)))
             })
             .collect();
-        Fake { world, doors: Mutex::new(doors) }
+        Fake { world, limiter: Mutex::new(limiter) }
     }
 
     /// Where node `at` (from 0) listens.
@@ -112,16 +113,17 @@ impl Fake {
     }
 
     /// How node `at` behaves from now on.
-    pub fn behave(&self, at: usize, manners: Manners) {
-        *self.world.nodes[at].manners.lock().unwrap() = manners;
+    pub fn behave(&self, at: usize, behaviour: Behaviour) {
+        *self.world.nodes[at].behaviour.lock().unwrap() = behaviour;
     }
 
     /// How all nodes behave from now on.
-    pub fn all_behave(&self, manners: &Manners) {
-        (0..self.world.nodes.len()).for_each(|at| self.behave(at, manners.clone()));
+    pub fn all_behave(&self, behaviour: &Behaviour) {
+        (0..self.world.nodes.len()).for_each(|at| self.behave(at, behaviour.clone()));
     }
 
-    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many milliseconds.
+    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many
+    /// milliseconds.
     pub fn keeps(&self, at: usize, target: &str, amounts: [u64; 3]) {
         self.world.nodes[at].kept.lock().unwrap().insert(target.into(), amounts);
     }
@@ -132,8 +134,8 @@ impl Fake {
         node.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address(at));
         // Once its thread has ended, the port is closed.
-        if let Some(door) = self.doors.lock().unwrap()[at].take() {
-            door.join().unwrap();
+        if let Some(socket) = self.limiter.lock().unwrap()[at].take() {
+            socket.join().unwrap();
         }
         for stream in node.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -145,25 +147,25 @@ impl Fake {
         self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
         let listener = TcpListener::bind(self.address(at)).unwrap();
         let world = Arc::clone(&self.world);
-        let door = thread::spawn(move || accept(&world, at, &listener));
-        self.doors.lock().unwrap()[at] = Some(door);
+        let socket = thread::spawn(move || accept(&world, at, &listener));
+        self.limiter.lock().unwrap()[at] = Some(socket);
     }
 
-    /// Whether node `at` has been told to stop.
+    /// Whether node `at` has been ordered to stop.
     pub fn is_stopped(&self, at: usize) -> bool {
         self.world.nodes[at].stopped.load(Ordering::SeqCst)
     }
 
     /// How many requests for data node `at` has had.
-    pub fn asked(&self, at: usize) -> u64 {
-        self.world.nodes[at].asked.load(Ordering::SeqCst)
+    pub fn queried(&self, at: usize) -> u64 {
+        self.world.nodes[at].queried.load(Ordering::SeqCst)
     }
 
-    /// The places in the list of nodes of a key's homes, in their order.
-    pub fn homes(&self, key: &Key) -> Vec<usize> {
+    /// The places in the list of nodes of a key's owners, in their order.
+    pub fn owners(&self, key: &Key) -> Vec<usize> {
         let ids = self.world.report.members.ids();
-        let place = |home: &NodeId| ids.iter().position(|id| id == home).unwrap();
-        self.world.ring.homes(self.world.ring.partition(key)).iter().map(place).collect()
+        let place = |owner: &NodeId| ids.iter().position(|id| id == owner).unwrap();
+        self.world.ring.owners(self.world.ring.partition(key)).iter().map(place).collect()
     }
 
     /// How often each put was carried out, over all write ids.
@@ -198,7 +200,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     stream.read_exact(&mut preamble).ok()?;
     let mut protocol = wire::check_preamble(&preamble).ok()?;
     let mut offered = wire::preamble();
-    if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
+    if matches!(*world.nodes[at].behaviour.lock().unwrap(), Behaviour::Old) {
         protocol = wire::OLDEST_PROTOCOL;
         offered[PREAMBLE_BYTES - 2..].copy_from_slice(&protocol.to_be_bytes());
     }
@@ -214,16 +216,16 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Status => ReplyBody::Status(status(world, at).into()),
             CallBody::Links => ReplyBody::Links(links(world, at)),
             CallBody::Emulate(_) => {
-                ReplyBody::Emulated(Err(EmulateRefusal::Words("this node is a fake".into())))
+                ReplyBody::Emulated(Err(EmulateRejection::Text("this node is a fake".into())))
             }
             CallBody::Replace { .. } => {
-                ReplyBody::Replace(Err(ReplaceRefusal::Words("this node is a fake".into())))
+                ReplyBody::Replace(Err(ReplaceRejection::Text("this node is a fake".into())))
             }
             CallBody::AcceptLoss => {
-                ReplyBody::LossAccepted(Err(LossRefusal::Words("this node is a fake".into())))
+                ReplyBody::LossAccepted(Err(LossRejection::Text("this node is a fake".into())))
             }
             CallBody::Drain(_) => {
-                ReplyBody::Drain(Err(DrainRefusal::Words("this node is a fake".into())))
+                ReplyBody::Drain(Err(DrainRejection::Text("this node is a fake".into())))
             }
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
@@ -237,23 +239,23 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                 ReplyBody::Stopping
             }
             CallBody::Data { request, .. } => {
-                let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
-                let manners = world.nodes[at].manners.lock().unwrap().clone();
-                ReplyBody::Data(match manners {
-                    Manners::StallAt(nth, time) => {
-                        if asked == nth {
+                let queried = 1 + world.nodes[at].queried.fetch_add(1, Ordering::SeqCst);
+                let behaviour = world.nodes[at].behaviour.lock().unwrap().clone();
+                ReplyBody::Data(match behaviour {
+                    Behaviour::StallAt(nth, time) => {
+                        if queried == nth {
                             thread::sleep(time);
                         }
                         serve(world, request)
                     }
-                    Manners::Serve | Manners::Old => serve(world, request),
-                    Manners::Refuse(refusal) => Response::Refused(refusal),
-                    Manners::Silent => continue,
-                    Manners::Unknown => {
+                    Behaviour::Serve | Behaviour::Old => serve(world, request),
+                    Behaviour::Refuse(rejection) => Response::Refused(rejection),
+                    Behaviour::Silent => continue,
+                    Behaviour::Unknown => {
                         Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
                     }
-                    Manners::CutOnce(done) => {
-                        *world.nodes[at].manners.lock().unwrap() = Manners::Serve;
+                    Behaviour::CutOnce(done) => {
+                        *world.nodes[at].behaviour.lock().unwrap() = Behaviour::Serve;
                         if done {
                             serve(world, request);
                         }
@@ -295,15 +297,15 @@ fn serve(world: &World, request: Request) -> Response {
         Request::Put { key, value, context, write, .. }
         | Request::PutAgain { key, value, context, write, .. } => {
             let Some(seen) = seen(&key, &context) else {
-                return Response::Refused(Refusal::BadContext);
+                return Response::Refused(Rejection::BadContext);
             };
             *world.writes.lock().unwrap().entry(write).or_default() += 1;
             let object = data.entry(key.clone()).or_default();
             let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
             let dot = same.unwrap_or_else(|| {
-                let serial = world.serial.fetch_add(1, Ordering::SeqCst);
+                let actor_epoch = world.actor_epoch.fetch_add(1, Ordering::SeqCst);
                 let (next, dot) =
-                    object.update(&seen, Actor { store: 1, serial }, Version { write, value });
+                    object.update(&seen, Actor { store: 1, actor_epoch }, Version { write, value });
                 *object = next;
                 dot
             });
@@ -312,7 +314,7 @@ fn serve(world: &World, request: Request) -> Response {
         }
         Request::Delete { key, context, .. } => {
             let Some(seen) = seen(&key, &context) else {
-                return Response::Refused(Refusal::BadContext);
+                return Response::Refused(Rejection::BadContext);
             };
             let object = data.entry(key.clone()).or_default();
             *object = object.discard(&seen);
@@ -332,17 +334,18 @@ fn serve(world: &World, request: Request) -> Response {
     }
 }
 
-/// Two more partitions are equal at each look, and each brought an object; a member that is stopped is out of reach.
+/// Two more partitions are equal at each look, and each brought an object; a member that is stopped
+/// is out of reach.
 fn repair(
     world: &World,
     at: usize,
     begin: bool,
     partition: Option<Partition>,
     peer: Option<NodeId>,
-) -> Result<RepairReport, RepairRefusal> {
+) -> Result<RepairReport, RepairRejection> {
     let (me, members) = (&world.nodes[at], &world.report.members);
     if let Some(Partition(given @ 16..)) = partition {
-        return Err(RepairRefusal::Partition { given, partitions: 16 });
+        return Err(RepairRejection::Partition { given, partitions: 16 });
     }
     let stopped = |id: NodeId| {
         let node = world.nodes.iter().find(|node| NodeId::of(&node.name) == id).unwrap();
@@ -351,10 +354,10 @@ fn repair(
     let before = if begin { 0 } else { me.compared.load(Ordering::SeqCst) };
     let mut pairs = Vec::new();
     for partition in (0..16).map(Partition).filter(|one| partition.is_none_or(|p| p == *one)) {
-        let homes = world.ring.homes(partition);
+        let owners = world.ring.owners(partition);
         let own = NodeId::of(&me.name);
-        let others = homes.iter().filter(|home| homes.contains(&own) && **home != own);
-        for peer in others.filter(|home| peer.is_none_or(|peer| peer == **home)) {
+        let others = owners.iter().filter(|owner| owners.contains(&own) && **owner != own);
+        for peer in others.filter(|owner| peer.is_none_or(|peer| peer == **owner)) {
             let equal = !stopped(*peer) && (pairs.len() as u64) < before;
             pairs.push(PairStatus {
                 partition,
@@ -393,7 +396,7 @@ fn status(world: &World, at: usize) -> StatusReport {
             name: member.name.clone(),
             address: member.address.clone(),
             up: true,
-            opinion: Opinion::Up,
+            liveness: Liveness::Up,
             phi_hundredths: 12,
             latency_us: Some(1_500),
             hints,
@@ -416,7 +419,7 @@ fn status(world: &World, at: usize) -> StatusReport {
         incarnation: Incarnation(1),
         recovered: false,
         serving: true,
-        without_authority: 0,
+        read_ineligible: 0,
         uptime_ms: 1_234,
         partitions: 16,
         disk_bytes: 4_096,
@@ -435,13 +438,13 @@ fn status(world: &World, at: usize) -> StatusReport {
                 ComparisonFault::NoAnswer { ms: 10_000 },
             )),
         },
-        collection: CollectionStatus {
+        tombstone_gc: TombstoneGcStatus {
             keys: 5,
-            held_back: 1,
-            example: Some((Partition(7), HeldBack::Away { member: "n2".into() })),
+            blocked: 1,
+            example: Some((Partition(7), Blocked::Away { member: "n2".into() })),
         },
-        levels: Levels::default(),
+        gauges: Gauges::default(),
         other_rings: Vec::new(),
-        troubles: Vec::new(),
+        complaints: Vec::new(),
     }
 }

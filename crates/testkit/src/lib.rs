@@ -63,7 +63,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Exit code (-1 if a signal ended it), standard output and standard error.
-pub fn told(output: &Output) -> (i32, String, String) {
+pub fn reported(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }

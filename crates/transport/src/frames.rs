@@ -41,7 +41,7 @@ const BATCH_FRAMES: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The memory of a large frame, given back when the frame has been dealt with.
-pub type Held = Option<Memory>;
+pub type FrameMemory = Option<Memory>;
 
 /// Why no more frames come from a connection.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,8 @@ pub enum ReadError {
     #[error("it stopped inside a frame, after {0} bytes of it, for {sec} s", sec = STALL.as_secs())]
     Stalled(usize),
     /// A frame comes so slowly that its memory is held for too long.
-    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the least", sec = .1.as_secs())]
+    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the \
+        least", sec = .1.as_secs())]
     Slow(usize, Duration),
 }
 
@@ -71,7 +72,7 @@ pub struct FrameReader<R> {
     limit: usize,
     /// What memory large frames take, and who holds it.
     source: Option<(Arc<Inflow>, Holder)>,
-    held: Held,
+    held: FrameMemory,
     pace: Pace,
     seal: Option<Seal>,
 }
@@ -89,7 +90,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// What has been read and not taken, and the seal that the next frame has.
-    pub fn into_rest(self) -> (R, BytesMut, Option<Seal>) {
+    pub fn into_pause(self) -> (R, BytesMut, Option<Seal>) {
         (self.half, self.buffer, self.seal)
     }
 
@@ -125,8 +126,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
     }
 
-    /// The next message, or `None` when the other side has closed the connection between two frames.
-    pub async fn next<T>(&mut self) -> Result<Option<(T, Held)>, ReadError>
+    /// The next message, or `None` when the other side has closed the connection between two
+    /// frames.
+    pub async fn next<T>(&mut self) -> Result<Option<(T, FrameMemory)>, ReadError>
     where
         T: for<'de> BorrowDecode<'de, Bytes>,
     {
@@ -369,7 +371,8 @@ impl Outbox {
             && (exempt || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
     }
 
-    /// Queues a frame; false, and a count, when it was dropped because there is no room or connection.
+    /// Queues a frame; false, and a count, when it was dropped because there is no room or
+    /// connection.
     pub fn push(&self, frame: Bytes) -> bool {
         let mut queue = locked(&self.queue);
         if queue.state != State::Up || !self.has_room(&queue, frame.len()) {
@@ -393,8 +396,8 @@ impl Outbox {
         }
     }
 
-    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame with the next seal, if
-    /// the connection has one.
+    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame
+    /// with the next seal, if the connection has one.
     pub async fn write_to(
         &self,
         half: &mut (impl AsyncWrite + Unpin),

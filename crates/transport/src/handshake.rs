@@ -1,4 +1,5 @@
-//! The words before a connection is one: who speaks which protocol, and with a secret, who proves to be what it says.
+//! The words before a connection is one: who speaks which protocol, and with a secret, who proves
+//! to be what it says.
 
 use std::sync::Arc;
 
@@ -17,19 +18,22 @@ pub const ODD_ANSWER: &str = "it answers another question in the handshake";
 const PEER_OF_BEFORE: &str = "an introduction of protocol 5, which this node does not speak";
 
 /// What is said of an HTTP server, which a node's own status port is.
-const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a node: clients and nodes connect to listen";
+const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a node: clients \
+    and nodes connect to listen";
 
 /// What a handshake has come to on the dialing side.
 #[derive(Debug)]
 pub struct Agreed {
     /// The version of the protocol that both sides speak.
     pub protocol: u16,
-    /// With a secret: what this side seals its frames with. What the other side does, the reader knows.
+    /// With a secret: what this side seals its frames with. What the other side does, the reader
+    /// knows.
     pub seal: Option<Seal>,
 }
 
-/// The dialing side: introduces itself with `hello`, which it proves if it has a key, and gives the answer. With a key,
-/// the answer is of somebody who has it too. The error is why the connection cannot be used.
+/// The dialing side: introduces itself with `hello`, which it proves if it has a key, and gives the
+/// answer. With a key, the answer is of somebody who has it too. The error is why the connection
+/// cannot be used.
 pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     write: &mut W,
@@ -67,7 +71,8 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// Why an answer that nobody has proved is none. Not even a refusal is taken at its word: it is only shown.
+/// Why an answer that nobody has proved is none. Not even a rejection is taken at its word: it is
+/// only shown.
 fn unproven(welcome: Welcome) -> String {
     match welcome {
         Welcome::Refused(why) | Welcome::Removed(why) | Welcome::Duplicate(why) => {
@@ -119,7 +124,8 @@ fn refused<T>(why: impl Into<String>) -> Result<T, Unheard> {
     Err(Unheard::Refused(why.into()))
 }
 
-/// The accepting side of one connection: it hears who is there, and answers in the way that fits what was said.
+/// The accepting side of one connection: it hears who is there, and answers in the way that fits
+/// what was said.
 #[derive(Debug)]
 pub struct Reception {
     secrets: Option<Arc<Secrets>>,
@@ -164,7 +170,8 @@ impl Reception {
                 Ok(hello)
             }
             (Hello::Member { .. } | Hello::Probe { .. } | Hello::Client, Some(_)) => refused(
-                "this node has a secret, and takes nobody who does not prove to know it: nodes have \
+                "this node has a secret, and takes nobody who does not prove to know it: nodes \
+                 have \
                  secret_file, clients --secret-file or PIXII_SECRET_FILE",
             ),
             (Hello::Challenge(_), None) => {
@@ -193,8 +200,8 @@ impl Reception {
         let Hello::Proven { hello, proof } = answer else {
             return refused("a proof of the secret was asked for, and something else was said");
         };
-        let said = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
-        let (keys, whose) = match said {
+        let stated = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
+        let (keys, whose) = match stated {
             Hello::Member { .. } | Hello::Probe { .. } => (&secrets.peers, "nodes (secret_file)"),
             Hello::Client => (&secrets.clients, "clients (client_secret_file)"),
             _ => return refused("a proof of something that is nobody"),
@@ -202,7 +209,7 @@ impl Reception {
         match keys.find(|key| fits(proof, exchange.dialer_proof(key, &hello.0))) {
             Some(key) => {
                 self.proven = Some(Proven { exchange, key: key.clone(), hello });
-                Ok(said)
+                Ok(stated)
             }
             None => refused(format!("the secret is not the one of this cluster's {whose}")),
         }
@@ -223,8 +230,8 @@ impl Reception {
         bytes
     }
 
-    /// With who has proved itself: what this side seals its frames with. The reader expects the other side's seals from
-    /// then on.
+    /// With who has proved itself: what this side seals its frames with. The reader expects the
+    /// other side's seals from then on.
     pub fn seal<R: AsyncRead + Unpin>(self, reader: &mut FrameReader<R>) -> Option<Seal> {
         let Proven { exchange, key, hello } = self.proven?;
         let [expected, seal] = exchange.seals(&key, &hello.0);

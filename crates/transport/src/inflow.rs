@@ -153,7 +153,8 @@ impl Inflow {
             self.log.several("frame_memory", &holder.to_string()),
             warn,
             [event = "frame_memory", held, total,],
-            "large frames of {holder} wait for memory: {held} of {total} bytes are held for {}, {of_holder} of them \
+            "large frames of {holder} wait for memory: {held} of {total} bytes are held for {}, \
+             {of_holder} of them \
              by {holder}, who may hold {share}",
             self.of
         );

@@ -1,4 +1,5 @@
-//! The least pace at which bytes of a frame have to move, so that nobody holds memory by being slow.
+//! The least pace at which bytes of a frame have to move, so that nobody holds memory by being
+//! slow.
 
 use std::time::Duration;
 

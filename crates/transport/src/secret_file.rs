@@ -39,7 +39,8 @@ pub fn read(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     if mode & TOO_OPEN != 0 {
         return Err(fault(format!(
-            "its mode is {mode:04o}, so that others may read or change the secret: 0600 or 0640 is enough"
+            "its mode is {mode:04o}, so that others may read or change the secret: 0600 or 0640 \
+             is enough"
         )));
     }
     let mut bytes = Vec::new();
@@ -98,8 +99,8 @@ mod tests {
             (b"0123456789abcde", "a secret of 15 bytes: a secret has 16 to 1024"),
             (&long, "a secret of 1025 bytes: a secret has 16 to 1024"),
         ];
-        for (bytes, said) in wrong {
-            assert_eq!(parse(bytes).unwrap_err(), said);
+        for (bytes, stated) in wrong {
+            assert_eq!(parse(bytes).unwrap_err(), stated);
         }
     }
 
@@ -110,9 +111,15 @@ mod tests {
         fs::write(&path, "0123456789abcdef").unwrap();
         for mode in [0o644, 0o604, 0o620, 0o602] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let said = read(&path).unwrap_err();
-            assert!(said.contains(&format!("its mode is {mode:04o}, so that others")), "{said}");
-            assert!(!said.contains("0123456789abcdef"));
+            let stated = read(&path).unwrap_err();
+            assert!(
+                stated.contains(&format!(
+                    "its mode is {mode:04o}, so that \
+                others"
+                )),
+                "{stated}"
+            );
+            assert!(!stated.contains("0123456789abcdef"));
         }
         for mode in [0o600, 0o400, 0o640, 0o440] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();

@@ -1,6 +1,6 @@
-//! Where orders to `pixii dev` come from: its standard input, and other terminals through a Unix socket
-//! in the cluster's directory. An order is a line; the answer to another terminal is "done WHAT" or
-//! "refused WHY".
+//! Where orders to `pixii dev` come from: its standard input, and other terminals through a Unix
+//! socket in the cluster's directory. An order is a line; the answer to another terminal is "done
+//! WHAT" or "refused WHY".
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, ErrorKind, Read, Write};
@@ -39,10 +39,10 @@ impl Order {
         self.from.is_none()
     }
 
-    /// Tells another terminal what came of it.
-    pub(super) fn answer(self, told: &Result<&str, &str>) {
+    /// Notifies another terminal what came of it.
+    pub(super) fn answer(self, reported: &Result<&str, &str>) {
         if let Some(stream) = self.from {
-            answer(stream, told);
+            answer(stream, reported);
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) struct Orders {
     received: Receiver<Order>,
     /// Waiting for an order is no error when nobody can give one any more.
     _open: SyncSender<Order>,
-    _door: Option<Door>,
+    _socket: Option<OrderSocket>,
 }
 
 impl Orders {
@@ -61,11 +61,11 @@ impl Orders {
         let (send, received) = mpsc::sync_channel(1);
         let typed = send.clone();
         thread::spawn(move || read_lines(&typed));
-        let door = Door::open(dir, send.clone()).map_err(|error| {
+        let socket = OrderSocket::open(dir, send.clone()).map_err(|error| {
             let socket = dir.join(SOCKET);
             complain(&format!("no orders from other terminals: {}: {error}", socket.display()));
         });
-        Orders { received, _open: send, _door: door.ok() }
+        Orders { received, _open: send, _socket: socket.ok() }
     }
 
     /// The next order, if one comes within `wait`.
@@ -89,11 +89,11 @@ fn read_lines(orders: &SyncSender<Order>) {
 }
 
 /// The socket's file.
-struct Door {
+struct OrderSocket {
     dir: File,
 }
 
-impl Door {
+impl OrderSocket {
     fn open(dir: &Path, orders: SyncSender<Order>) -> io::Result<Self> {
         let dir = File::open(dir)?;
         let path = socket_path(&dir);
@@ -103,19 +103,19 @@ impl Door {
         }
         let listener = UnixListener::bind(&path)?;
         thread::spawn(move || admit(&listener, &orders));
-        Ok(Door { dir })
+        Ok(OrderSocket { dir })
     }
 }
 
-impl Drop for Door {
+impl Drop for OrderSocket {
     fn drop(&mut self) {
         // What is left would be in nobody's way.
         let _ = fs::remove_file(socket_path(&self.dir));
     }
 }
 
-/// The socket in an open directory, by a path that is short however long the directory's is: the path of a
-/// socket has at most 107 bytes.
+/// The socket in an open directory, by a path that is short however long the directory's is: the
+/// path of a socket has at most 107 bytes.
 fn socket_path(dir: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()).into()
 }
@@ -165,8 +165,8 @@ fn read_order(stream: &mut UnixStream) -> Result<String, String> {
     }
 }
 
-fn answer(mut stream: UnixStream, told: &Result<&str, &str>) {
-    let line = match told {
+fn answer(mut stream: UnixStream, reported: &Result<&str, &str>) {
+    let line = match reported {
         Ok(what) => format!("done {what}\n"),
         Err(why) => format!("refused {why}\n"),
     };

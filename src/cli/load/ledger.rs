@@ -41,7 +41,7 @@ pub(crate) struct Counts {
     pub(crate) loaded: u64,
     /// Lines with an unknown outcome.
     pub(crate) unknown: u64,
-    /// Refused lines for want of replicas; they are among `refused` too.
+    /// Refused lines because replicas is missing; they are among `refused` too.
     pub(crate) no_quorum: u64,
     /// Refused lines by reason.
     pub(crate) refused: BTreeMap<String, u64>,
@@ -74,13 +74,15 @@ impl Counts {
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             format!(
-                "{} is not what an interrupted load leaves ({error}); remove it to load from the start",
+                "{} is not what an interrupted load leaves ({error}); remove it to load from the \
+                 start",
                 path.display()
             )
         })
     }
 
-    /// Keeps the counts at `path`: there is a whole file there at any time, the old one or the new one.
+    /// Keeps the counts at `path`: there is a whole file there at any time, the old one or the new
+    /// one.
     pub(crate) fn save(&self, path: &Path) -> Result<(), String> {
         let save = || -> io::Result<()> {
             let mut name = path.as_os_str().to_owned();

@@ -46,7 +46,8 @@ pub(crate) struct Start {
     pub(crate) check: u64,
 }
 
-/// Batches of lines in order. After an error, which is a sentence without the file's name, nothing comes.
+/// Batches of lines in order. After an error, which is a sentence without the file's name, nothing
+/// comes.
 pub(crate) type Lines = mpsc::Receiver<Result<Vec<Line>, String>>;
 
 /// Begins to read `input`. With `raw`, backslashes stand for themselves.
@@ -175,7 +176,8 @@ fn misfit(line: &[u8]) -> String {
     let columns: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
     match columns[..] {
         [key, _, third] if third.starts_with(text::SIBLING.as_bytes()) => format!(
-            "\"{}\" has several values in the file ({}); a file cannot tell what replaces what, so put one of them",
+            "\"{}\" has several values in the file ({}); a file cannot know what replaces what, \
+             so put one of them",
             key.escape_ascii(),
             third.escape_ascii()
         ),
@@ -223,8 +225,9 @@ mod tests {
     #[test]
     fn a_sibling_of_a_dump_is_refused_by_name() {
         let found = contents(b"s\tone\tsibling 1/2\ns\ttwo\tother\n", false);
-        let told = "\"s\" has several values in the file (sibling 1/2); a file cannot tell what replaces what, so put one of them";
-        assert_eq!(found[0], Err(told.to_owned()));
+        let reported = "\"s\" has several values in the file (sibling 1/2); a file cannot know \
+            what replaces what, so put one of them";
+        assert_eq!(found[0], Err(reported.to_owned()));
         assert_eq!(found[1], Err("2 tabs; a line has one, between key and value".to_owned()));
     }
 

@@ -1,4 +1,5 @@
-//! Lines on their way into the cluster: a bounded number in flight, one per key, each accounted for.
+//! Lines on their way into the cluster: a bounded number in flight, one per key, each accounted
+//! for.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -73,7 +74,7 @@ pub(crate) struct Pour {
 }
 
 impl Pour {
-    /// A run that goes on from `counts`, with at most `in_flight` lines under way.
+    /// A run that goes on from `counts`, with at most `in_flight` lines in progress.
     pub(crate) fn new(client: Client, plan: Plan, in_flight: usize, counts: Counts) -> Self {
         Pour {
             failed: None,
@@ -98,7 +99,7 @@ impl Pour {
         self.ledger.counts()
     }
 
-    /// Writes all lines, or stops taking them and settles those under way.
+    /// Writes all lines, or stops taking them and settles those in progress.
     pub(crate) async fn run(&mut self, mut lines: Lines, interrupt: &Interrupt) {
         let mut queue = VecDeque::new();
         let mut ended = false;
@@ -131,8 +132,9 @@ impl Pour {
         }
     }
 
-    /// Sends lines while there is room. A key that is under way holds its next line back, and with it
-    /// those behind: of several lines with one key the last shall win, and none become siblings.
+    /// Sends lines while there is room. A key that is in progress holds its next line back, and
+    /// with it those behind: of several lines with one key the last shall win, and none become
+    /// siblings.
     fn launch(&mut self, queue: &mut VecDeque<Line>) {
         while self.stop.is_none()
             && self.tasks.len() < self.in_flight
@@ -146,14 +148,18 @@ impl Pour {
             let Some(line) = queue.pop_front() else { return };
             let Line { number, check, end, raw, is_marked, content } = line;
             if is_marked {
-                self.say("the file begins with a byte order mark (UTF-8), which is left out of the first key");
+                self.say(
+                    "the file begins with a byte order mark (UTF-8), which is left out of \
+                    the first key",
+                );
             }
             match content {
                 Ok((key, value)) => {
                     if raw.ends_with(b"\r") && !self.carriage_return {
                         self.carriage_return = true;
                         self.say(&format!(
-                            "line {number} ends with a carriage return, which is taken as part of the \
+                            "line {number} ends with a carriage return, which is taken as part of \
+                             the \
                              value, here and in later lines"
                         ));
                     }
@@ -202,7 +208,7 @@ impl Pour {
     }
 
     fn look_around(&mut self, interrupt: &Interrupt) {
-        if interrupt.asked() {
+        if interrupt.queried() {
             self.stop_for(Stop::Interrupted);
         }
         let counts = self.ledger.counts();

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Put};
+use pixii_client::{Client, ClientError, Put};
 use pixii_core::message::Quorum;
-use pixii_core::message::Refusal;
+use pixii_core::message::Rejection;
 use pixii_core::types::{Key, WriteId};
 use tokio::time::{Instant, sleep};
 
@@ -71,13 +71,13 @@ pub(crate) async fn write(
             }
             Err(failure) => failure,
         };
-        unknown |= matches!(failure, Failure::Unknown(_));
+        unknown |= matches!(failure, ClientError::Unknown(_));
         let again = match &failure {
-            Failure::Refused(refusal) => {
-                matches!(refusal, Refusal::Busy { .. } | Refusal::Stopping)
+            ClientError::Refused(rejection) => {
+                matches!(rejection, Rejection::Busy { .. } | Rejection::Stopping)
             }
             // The write id makes it safe: the write happens once, however often it is sent.
-            Failure::Unknown(_) | Failure::Error(_) | Failure::NobodyListens(_) => true,
+            ClientError::Unknown(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => true,
         };
         left = left_ms(deadline.checked_duration_since(Instant::now() + PAUSE));
         if again && left > 0 {
@@ -86,11 +86,13 @@ pub(crate) async fn write(
         }
         return match failure {
             _ if unknown => Ok(Fate::Unknown.into()),
-            Failure::Refused(why) => {
+            ClientError::Refused(why) => {
                 let no_quorum = why.is_no_quorum();
                 Ok(Fate::Refused { reason: why.to_string(), no_quorum }.into())
             }
-            Failure::Error(why) | Failure::Unknown(why) | Failure::NobodyListens(why) => Err(why),
+            ClientError::Error(why)
+            | ClientError::Unknown(why)
+            | ClientError::NobodyListens(why) => Err(why),
         };
     }
 }
@@ -98,7 +100,12 @@ pub(crate) async fn write(
 impl Attempts<'_> {
     /// One attempt, which repeats an earlier one if that may have happened; how many values the key
     /// has after it.
-    async fn once(&mut self, left: u32, repeats: bool, deadline: Instant) -> Result<u32, Failure> {
+    async fn once(
+        &mut self,
+        left: u32,
+        repeats: bool,
+        deadline: Instant,
+    ) -> Result<u32, ClientError> {
         let mut left = left;
         if !self.plan.blind && self.context.is_none() {
             self.context = Some(self.client.get(&self.key, self.plan.r, left).await?.context);

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use pixii_client::{Client, Options};
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::Replacement;
 use pixii_core::ring::Ring;
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::count;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -16,14 +16,14 @@ use tokio::time::{Instant, sleep};
 
 /// A node that begins its next incarnation does not listen for a moment.
 const RECONNECT: Duration = Duration::from_secs(2);
-/// For so long the order is given again while another change is under way.
+/// For so long the order is given again while another change is in progress.
 const PERSIST: Duration = Duration::from_secs(20);
 /// Time for the members to live with the change.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// So many milliseconds after it has begun an incarnation a node knows which members are down.
 const SETTLING_MS: u64 = 10_000;
 /// Time between two attempts, and between two looks at the members.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Time for connecting to one member, in milliseconds.
 const CONNECT_MS: u32 = 1_000;
 
@@ -35,10 +35,10 @@ struct Change<'a> {
 }
 
 /// Orders it, or with `yes` false only shows what would happen.
-pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outcome {
+pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> CommandResult {
     let Some((new, address)) = new.split_once('@') else {
         let new = new.escape_debug();
-        return Err(Trouble::usage(format!(
+        return Err(CommandError::usage(format!(
             "\"{new}\": the new member is given as NAME@HOST:PORT"
         )));
     };
@@ -56,20 +56,20 @@ pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outco
 }
 
 /// A client of the node that is asked, which may be about to begin its next incarnation.
-async fn connect(shared: &Shared) -> Result<Client, Trouble> {
+async fn connect(shared: &Shared) -> Result<Client, CommandError> {
     let last = Instant::now() + RECONNECT;
     loop {
         match shared.client().await {
             Ok(client) => return Ok(client),
             Err(why) if Instant::now() >= last => return Err(why),
-            Err(_) => sleep(AGAIN).await,
+            Err(_) => sleep(RETRY_INTERVAL).await,
         }
     }
 }
 
 impl Change<'_> {
     /// Gives the order, again while the ring changes for another reason.
-    async fn order(&self, shared: &Shared) -> Result<Replacement, Trouble> {
+    async fn order(&self, shared: &Shared) -> Result<Replacement, CommandError> {
         let Change { old, new, address } = *self;
         let last = Instant::now() + PERSIST;
         let (mut known, mut first) = (None, None);
@@ -99,14 +99,14 @@ impl Change<'_> {
                 || match client.status(None).await {
                     // It has just taken another change, and has yet to find the dead member dead.
                     Ok(report) if ring.version() > 1 && report.uptime_ms < SETTLING_MS => true,
-                    Ok(report) => report.levels.changing_ring,
+                    Ok(report) => report.gauges.changing_ring,
                     // It is about to begin its next incarnation.
                     Err(_) => true,
                 };
             if !possible || !changes || Instant::now() >= last {
                 return Err(why.into());
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -115,9 +115,9 @@ impl Change<'_> {
         ring.has(NodeId::of(self.new)) && !ring.has(NodeId::of(self.old))
     }
 
-    /// Returns when every member that is not down lives with the change, with what is worth
+    /// Returns when every member that is not down uses the change, with what is worth
     /// knowing; the error is that another one took its place, or that it is unfinished.
-    async fn confirm(&self, shared: &Shared) -> Result<String, Trouble> {
+    async fn confirm(&self, shared: &Shared) -> Result<String, CommandError> {
         let Change { old, new, .. } = *self;
         let last = Instant::now() + CONFIRM;
         loop {
@@ -131,7 +131,7 @@ impl Change<'_> {
                     return Ok(note.clone());
                 }
                 if first.version() > 1 {
-                    return Err(Trouble::error(format!(
+                    return Err(CommandError::error(format!(
                         "another replacement took the place of this one: {new} has no places, and \
                          {old} {} in ring version {}",
                         if first.has(NodeId::of(old)) { "keeps its own" } else { "has none" },
@@ -149,44 +149,44 @@ impl Change<'_> {
                      {waits}; see `pixii ring`",
                     CONFIRM.as_secs()
                 );
-                return Err(Trouble { exit: Exit::Unknown, message });
+                return Err(CommandError { exit: Exit::Unknown, message });
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
     /// Asks every member for its ring.
-    async fn look(&self, shared: &Shared) -> Result<Looked, Trouble> {
+    async fn look(&self, shared: &Shared) -> Result<Looked, CommandError> {
         let client = shared.client().await?;
         let status = client.status(None).await?;
         let options = Options { connect_timeout_ms: CONNECT_MS, ..shared.options()? };
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for member in client.members().filter(|member| member.name != status.name) {
             let (member, options) = (member.clone(), options.clone());
-            asked.spawn(async move {
+            queried.spawn(async move {
                 let ring = Client::connect(&[member.address], options).await;
                 (member.name, ring.map(|client| client.ring().clone()))
             });
         }
         let mut looked = Looked::default();
         looked.rings.push((status.name.clone(), client.ring().clone()));
-        while let Some(Ok((name, answer))) = asked.join_next().await {
-            let down = |opinion| opinion == Opinion::Down;
+        while let Some(Ok((name, answer))) = queried.join_next().await {
+            let down = |liveness| liveness == Liveness::Down;
             let peer = status.peers.iter().find(|peer| peer.name == name);
             match answer {
                 Ok(ring) => looked.rings.push((name, ring)),
                 Err(_) if name == self.new => {
                     looked.note = format!("{name} cannot be reached yet: start it\n");
                 }
-                // What it missed it is told when it is back.
-                Err(_) if peer.is_some_and(|peer| down(peer.opinion)) => {}
+                // What it missed it is reported when it is back.
+                Err(_) if peer.is_some_and(|peer| down(peer.liveness)) => {}
                 Err(why) => looked.waits.push(format!("{name} does not answer ({why})")),
             }
         }
         Ok(looked)
     }
 
-    fn show(&self, plan: &Replacement, note: &str, yes: bool, shared: &Shared) -> Outcome {
+    fn show(&self, plan: &Replacement, note: &str, yes: bool, shared: &Shared) -> CommandResult {
         let Change { old, new, address } = self;
         let Replacement { old_address, version, places, partitions, hints } = plan;
         if shared.json() {
@@ -205,14 +205,15 @@ impl Change<'_> {
         let (is, takes) = if yes { ("is", "takes") } else { ("would be", "would take") };
         let hints = count(*hints, "hint");
         emit(format!(
-            "{old} ({old_address}) {is} removed for good: its name does not return, and its data is \
+            "{old} ({old_address}) {is} removed for good: its name does not return, and its data \
+             is \
              never taken again\n\
              {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring \
              version {version}\n\
-             {hints} that the asked node keeps for {old} go to the other homes\n{}",
+             {hints} that the asked node keeps for {old} go to the other owners\n{}",
             match yes {
                 true => format!(
-                    "{note}{new} fills itself from the other homes: see `pixii status --node \
+                    "{note}{new} fills itself from the other owners: see `pixii status --node \
                      {new}`\n"
                 ),
                 false => "nothing was changed: add --yes to do it\n".to_owned(),
@@ -237,7 +238,7 @@ impl Looked {
     fn waits_for(self, change: &Change) -> String {
         let behind = self.rings.iter().filter(|(_, ring)| !change.holds(ring));
         let behind =
-            behind.map(|(name, ring)| format!("{name} lives with ring version {}", ring.version()));
+            behind.map(|(name, ring)| format!("{name} uses ring version {}", ring.version()));
         let all: Vec<String> = self.waits.into_iter().chain(behind).collect();
         match all.is_empty() {
             true => "the members live with different rings".to_owned(),

@@ -15,7 +15,7 @@ use super::device::Device;
 use super::format::{Edit, FIRST_SEGMENT_AT};
 use super::table::{Frozen, Table, Tables, memory_of};
 use super::{CommitLog, Limits, clear};
-use crate::disk::guarded::{Batch, Fault, LOG_PER_BYTE, Sled};
+use crate::disk::guarded::{Batch, LOG_PER_BYTE, Sled, StoreFault};
 use crate::disk::layout::{LAST_WRITE, meta_key, seal};
 
 /// Bytes of a step beside its number of changes: chunks are long.
@@ -61,14 +61,14 @@ pub(super) struct Shared {
     table_bytes: AtomicUsize,
     /// The log was too short for a full table.
     is_log_short: AtomicBool,
-    turn: Mutex<Turn>,
+    turn: Mutex<KeyTransaction>,
     turned: Condvar,
     look: Mutex<Option<Look>>,
 }
 
 /// What the checkpoints are at.
 #[derive(Debug, Default)]
-struct Turn {
+struct KeyTransaction {
     /// There is a frozen table.
     is_due: bool,
     /// The part of it that the tree has, from 0 to 1.
@@ -100,7 +100,7 @@ impl Shared {
         log: CommitLog,
         table: Table,
         limits: Limits,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, StoreFault> {
         let segments = log.segments().map_err(|error| sled.fail(error.into()))?;
         let segment_bytes = log.segment_bytes();
         let applied = super::last_write(&sled)?;
@@ -133,7 +133,7 @@ impl Shared {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
+    fn turn(&self) -> MutexGuard<'_, KeyTransaction> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,7 +160,7 @@ impl Shared {
 
     /// Waits until log and tables have room for these changes. A full table is frozen before, so
     /// that the next one fills while that is on its way.
-    pub(super) fn make_room(&self, log: &mut CommitLog, edits: &[Edit]) -> Result<(), Fault> {
+    pub(super) fn make_room(&self, log: &mut CommitLog, edits: &[Edit]) -> Result<(), StoreFault> {
         let memory = memory_of(edits);
         self.keep_pace();
         loop {
@@ -211,7 +211,7 @@ impl Shared {
     }
 
     /// Hands the active table to the thread. The tree gets only what the log has synced.
-    pub(super) fn freeze(&self, log: &mut CommitLog) -> Result<(), Fault> {
+    pub(super) fn freeze(&self, log: &mut CommitLog) -> Result<(), StoreFault> {
         log.sync().map_err(|error| self.sled.fail(error.into()))?;
         let mut tables = self.tables_mut();
         let table = std::mem::take(&mut tables.active);
@@ -224,12 +224,12 @@ impl Shared {
     }
 
     /// Waits until no table is frozen; false if the disk has no room for it and that is `enough`.
-    fn wait(&self, gives_up: bool) -> Result<bool, Fault> {
+    fn wait(&self, gives_up: bool) -> Result<bool, StoreFault> {
         let mut turn = self.turn();
         while turn.is_due {
             self.sled.check()?;
             if turn.has_ended {
-                return Err(self.sled.fail(Fault::Io("the checkpoints have ended".into())));
+                return Err(self.sled.fail(StoreFault::Io("the checkpoints have ended".into())));
             }
             if gives_up && turn.lacks_space {
                 return Ok(false);
@@ -245,7 +245,7 @@ impl Shared {
 
     /// Brings everything to the tree, synced; false if the disk has no room for it and the caller
     /// `gives_up` then.
-    fn drain(&self, log: &mut CommitLog, gives_up: bool) -> Result<bool, Fault> {
+    fn drain(&self, log: &mut CommitLog, gives_up: bool) -> Result<bool, StoreFault> {
         loop {
             if !self.wait(gives_up)? {
                 return Ok(false);
@@ -258,7 +258,7 @@ impl Shared {
     }
 
     /// Syncs the log, and brings everything to the tree if the disk has room for that.
-    pub(super) fn drain_for_close(&self) -> Result<(), Fault> {
+    pub(super) fn drain_for_close(&self) -> Result<(), StoreFault> {
         self.sled.check()?;
         let mut log = self.log();
         log.sync().map_err(|error| self.sled.fail(error.into()))?;
@@ -272,7 +272,7 @@ impl Shared {
         log: &mut CommitLog,
         edits: Vec<Edit>,
         seq: u64,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreFault> {
         log.sync().map_err(|error| self.sled.fail(error.into()))?;
         self.drain(log, false)?;
         let mut batch = Batch::default();
@@ -291,7 +291,7 @@ impl Shared {
     }
 
     /// See [`super::LoggedTree::free_beside`]. Asks the file system only now and then.
-    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, Fault> {
+    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
         self.sled.check()?;
         let in_tables = self.tables().bytes();
         let coming = usize::try_from(coming_bytes).unwrap_or(usize::MAX);
@@ -352,7 +352,7 @@ impl Shared {
     }
 
     /// Brings a frozen table to the tree; false if the thread is to end before that is done.
-    fn checkpoint(&self, frozen: &Frozen) -> Result<bool, Fault> {
+    fn checkpoint(&self, frozen: &Frozen) -> Result<bool, StoreFault> {
         let all = frozen.table.len().max(1);
         let (mut step, mut bytes, mut done) = (Vec::new(), 0, 0);
         let (mut synced, mut unsynced_bytes) = (0, 0);
@@ -392,7 +392,7 @@ impl Shared {
     }
 
     /// Applies a part, and rests while there is time; false if the thread is to end.
-    fn step(&self, step: Vec<(&[u8], Option<&[u8]>)>, done: f64) -> Result<bool, Fault> {
+    fn step(&self, step: Vec<(&[u8], Option<&[u8]>)>, done: f64) -> Result<bool, StoreFault> {
         // A segment of sled's that is begun must never want space.
         let bytes =
             |(place, value): &(&[u8], Option<&[u8]>)| place.len() + value.map_or(0, <[u8]>::len);
@@ -425,7 +425,7 @@ impl Shared {
     }
 
     /// Gives the log more segments, written once and synced, where the disk has room for many more.
-    fn grow(&self) -> Result<(), Fault> {
+    fn grow(&self) -> Result<(), StoreFault> {
         let segments = self.segments();
         let more = self.limits.max_segments.saturating_sub(segments).min(MORE_SEGMENTS);
         let bytes = u64::from(more) * self.segment_bytes as u64;

@@ -15,7 +15,7 @@ use super::replay::Problem;
 use super::table::Table;
 use super::{CommitLog, Limits, replay};
 use crate::disk::files::sync_path;
-use crate::disk::guarded::{Batch, Fault, Sled};
+use crate::disk::guarded::{Batch, Sled, StoreFault};
 use crate::disk::known::Places;
 use crate::disk::layout::{LAST_WRITE, LOG, meta_key, seal, unseal_u64};
 
@@ -35,17 +35,31 @@ pub(in crate::disk) struct LoggedTree {
 impl LoggedTree {
     /// Opens the commit log in `data`, the folder of the tree, or makes it for a tree that never
     /// had one.
-    pub(in crate::disk) fn open(sled: Sled, data: &Path, limits: Limits) -> Result<Self, Fault> {
+    pub(in crate::disk) fn open(
+        sled: Sled,
+        data: &Path,
+        limits: Limits,
+    ) -> Result<Self, StoreFault> {
         let path = data.join(FILE);
         let known = sled.get(&meta_key(LOG))?;
         let (id, file) = match known {
             Some(bytes) => {
-                let damage = || Fault::Corrupt("the id of the commit log is not readable".into());
+                let damage = || {
+                    StoreFault::Corrupt(
+                        "the id of the commit log is not \
+                    readable"
+                            .into(),
+                    )
+                };
                 let id = unseal_u64(LOG, &bytes).ok_or_else(damage);
                 let file = File::options().read(true).write(true).open(&path);
                 let file = file.map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Fault::Corrupt("the commit log is missing".into()),
-                    _ => Fault::from(error),
+                    io::ErrorKind::NotFound => StoreFault::Corrupt(
+                        "the commit log is \
+                        missing"
+                            .into(),
+                    ),
+                    _ => StoreFault::from(error),
                 });
                 (id.map_err(|fault| sled.fail(fault))?, file.map_err(|fault| sled.fail(fault))?)
             }
@@ -55,14 +69,19 @@ impl LoggedTree {
     }
 
     /// Puts a log before a tree that names it.
-    fn attach(sled: Sled, device: Arc<dyn Device>, id: u64, limits: Limits) -> Result<Self, Fault> {
+    fn attach(
+        sled: Sled,
+        device: Arc<dyn Device>,
+        id: u64,
+        limits: Limits,
+    ) -> Result<Self, StoreFault> {
         let applied = last_write(&sled)?;
         let mut table = Table::default();
         let log = CommitLog::open(device.clone(), id, applied, &mut |_, edits| table.insert(edits));
         let log = log.map_err(|problem| {
             sled.fail(match problem {
                 Problem::Io(error) => error.into(),
-                Problem::Damaged(what) => Fault::Corrupt(what),
+                Problem::Damaged(what) => StoreFault::Corrupt(what),
             })
         })?;
         let shared = Arc::new(Shared::new(sled, device, log, table, limits)?);
@@ -88,7 +107,7 @@ impl LoggedTree {
     }
 
     /// The value at a place.
-    pub(in crate::disk) fn get(&self, place: &[u8]) -> Result<Option<Bytes>, Fault> {
+    pub(in crate::disk) fn get(&self, place: &[u8]) -> Result<Option<Bytes>, StoreFault> {
         let in_tables = self.shared.tables().get(place);
         match in_tables {
             Some(value) => self.shared.sled.check().map(|()| value),
@@ -103,8 +122,8 @@ impl LoggedTree {
         &self,
         from: &[u8],
         to: Option<&[u8]>,
-        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, StoreFault>,
+    ) -> Result<(), StoreFault> {
         let sled = &self.shared.sled;
         let mut from = from.to_vec();
         loop {
@@ -143,7 +162,7 @@ impl LoggedTree {
 
     /// Applies all changes or none, as the write `seq`: visible at once, durable after the next
     /// [`LoggedTree::sync`]. One caller at a time.
-    pub(in crate::disk) fn apply(&self, edits: Vec<Edit>, seq: u64) -> Result<(), Fault> {
+    pub(in crate::disk) fn apply(&self, edits: Vec<Edit>, seq: u64) -> Result<(), StoreFault> {
         let shared = &*self.shared;
         shared.sled.check()?;
         let mut log = shared.log();
@@ -159,7 +178,7 @@ impl LoggedTree {
     }
 
     /// Returns when everything applied survives a power cut, and says up to which write that is.
-    pub(in crate::disk) fn sync(&self) -> Result<u64, Fault> {
+    pub(in crate::disk) fn sync(&self) -> Result<u64, StoreFault> {
         let shared = &*self.shared;
         shared.sled.check()?;
         let mut log = shared.log();
@@ -169,12 +188,12 @@ impl LoggedTree {
 
     /// Bytes that are free beside what the tree needs for its log, for the tables, and for
     /// `coming_bytes` more bytes of records.
-    pub(in crate::disk) fn free_beside(&self, coming_bytes: u64) -> Result<u64, Fault> {
+    pub(in crate::disk) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
         self.shared.free_beside(coming_bytes)
     }
 
     /// Reads the log off the device; what is damaged, if anything looks so.
-    pub(in crate::disk) fn damage_of_log(&self) -> Result<Option<String>, Fault> {
+    pub(in crate::disk) fn damage_of_log(&self) -> Result<Option<String>, StoreFault> {
         let shared = &*self.shared;
         let (head, synced) = {
             let log = shared.log();
@@ -205,7 +224,7 @@ impl LoggedTree {
     }
 
     /// Syncs everything, brings it to the tree if that has room, and lets go of both.
-    pub(in crate::disk) fn close(mut self) -> Result<(), Fault> {
+    pub(in crate::disk) fn close(mut self) -> Result<(), StoreFault> {
         let drained = self.shared.drain_for_close();
         self.end_thread();
         drained?;
@@ -214,7 +233,7 @@ impl LoggedTree {
         drop(self);
         match Arc::try_unwrap(shared) {
             Ok(shared) => shared.sled.close(),
-            Err(_) => Err(Fault::Io("the store is still in use".into())),
+            Err(_) => Err(StoreFault::Io("the store is still in use".into())),
         }
     }
 
@@ -232,11 +251,11 @@ impl Drop for LoggedTree {
 }
 
 impl Places for LoggedTree {
-    fn get(&self, place: &[u8]) -> Result<Option<Bytes>, Fault> {
+    fn get(&self, place: &[u8]) -> Result<Option<Bytes>, StoreFault> {
         LoggedTree::get(self, place)
     }
 
-    fn fail(&self, fault: Fault) -> Fault {
+    fn fail(&self, fault: StoreFault) -> StoreFault {
         self.tree().fail(fault)
     }
 }
@@ -252,7 +271,7 @@ pub(in crate::disk) struct Newer {
 impl Newer {
     /// What the log in `data`, the folder of a damaged store, has that its tree lacks: every record
     /// that is whole. Nothing where there is no log that belongs to it.
-    pub(in crate::disk) fn salvaged(tree: &Sled, data: &Path) -> Result<Self, Fault> {
+    pub(in crate::disk) fn salvaged(tree: &Sled, data: &Path) -> Result<Self, StoreFault> {
         let applied = last_write(tree)?;
         let mut newer = Newer { table: Table::default(), seq: applied };
         let id = tree.get(&meta_key(LOG))?.and_then(|bytes| unseal_u64(LOG, &bytes));
@@ -269,7 +288,7 @@ impl Newer {
     }
 
     /// Brings them to a tree that has what was there before them.
-    pub(in crate::disk) fn apply_to(&self, tree: &Sled) -> Result<(), Fault> {
+    pub(in crate::disk) fn apply_to(&self, tree: &Sled) -> Result<(), StoreFault> {
         let changes = self.table.in_order();
         tree.apply_each(changes.map(|(place, value)| (&place[..], value.as_deref())))?;
         let number = seal(LAST_WRITE, &self.seq.to_be_bytes());
@@ -283,7 +302,7 @@ impl Newer {
 }
 
 /// Makes a log, and names it in the tree once it is whole.
-fn create(sled: &Sled, path: &Path, limits: &Limits) -> Result<(u64, File), Fault> {
+fn create(sled: &Sled, path: &Path, limits: &Limits) -> Result<(u64, File), StoreFault> {
     let base = last_write(sled)?;
     let id = drawn();
     let mut options = File::options();
@@ -318,10 +337,10 @@ pub(in crate::disk) fn floor_of(data: &Path, mark: u64) -> io::Result<u64> {
 }
 
 /// The last write that a tree has.
-pub(in crate::disk) fn last_write(sled: &Sled) -> Result<u64, Fault> {
+pub(in crate::disk) fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
     let bytes = sled.get(&meta_key(LAST_WRITE))?;
     let number = bytes.and_then(|bytes| unseal_u64(LAST_WRITE, &bytes));
-    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
+    let damage = || StoreFault::Corrupt("the number of the last write is not readable".into());
     number.ok_or_else(|| sled.fail(damage()))
 }
 

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_of_format_is_told_from_another_version_and_from_another_program() {
+    fn damage_of_format_is_distinguished_from_another_version_and_from_another_program() {
         assert_eq!(FORMAT.len() + 1, FORMAT_BYTES, "with the end of the line");
         let ours = format!("{FORMAT}\n");
         for at in 0..ours.len() * 8 {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mark_stands_in_for_the_other() {
+    fn each_mark_acts_as_a_fallback_for_the_other() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(marks(&file), Marks { number: 0, damaged: 0 });
         set_mark(&file, 7).unwrap();

@@ -28,7 +28,7 @@ impl Reader {
             };
             let report = self.look_up(lookup)?;
             self.progress.end();
-            self.disk.levels.reads.less(reads);
+            self.disk.gauges.reads.less(reads);
             let _ = reports.send(report);
         }
         Ok(())
@@ -66,14 +66,14 @@ pub(super) struct Scanner {
 impl Scanner {
     /// Works until nobody can ask for anything any more.
     pub(super) fn run(self, reports: &Reports) -> Result<(), StoreError> {
-        let Disk { store, levels, .. } = &self.disk;
+        let Disk { store, gauges, .. } = &self.disk;
         let mut measured = Instant::now();
         loop {
             match self.spans.recv_timeout(MEASURE) {
                 Ok(Scan { token, partition, span }) => {
                     self.disk.linger();
                     let page = store.scan(partition, &span)?;
-                    levels.scans.less(1);
+                    gauges.scans.less(1);
                     let _ = reports.send(Report::Done(Done::Scan { token, page }));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -83,7 +83,7 @@ impl Scanner {
                 // What cannot be measured now stays what it was: that harms nobody, and whatever
                 // does shows elsewhere.
                 if let Ok(bytes) = store.disk_bytes() {
-                    levels.disk_bytes.set(bytes);
+                    gauges.disk_bytes.set(bytes);
                 }
                 measured = Instant::now();
             }

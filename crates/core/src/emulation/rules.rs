@@ -85,9 +85,9 @@ pub fn parse(text: &str, members: &Members) -> Result<Vec<Rule>, String> {
 /// A distribution as a rule names it behind `delay`: "exponential 5ms", "mix 9 fixed 1ms + 1 pareto
 /// 2ms 1.5". The error is a sentence about the first mistake.
 pub fn parse_delay(text: &str) -> Result<Delay, String> {
-    let mut words = text.split_whitespace();
+    let mut tokens = text.split_whitespace();
     let fault = |what| format!("the distribution \"{}\": {what}", shown(text));
-    match latency(&mut words).map_err(fault)? {
+    match latency(&mut tokens).map_err(fault)? {
         Latency { delay, offset: Micros::ZERO, fifo: false } => Ok(delay),
         _ => Err(fault("a distribution alone has no offset and no order".into())),
     }
@@ -119,52 +119,58 @@ impl End {
     }
 }
 
-type Words<'a> = std::str::SplitWhitespace<'a>;
+type Tokens<'a> = std::str::SplitWhitespace<'a>;
 
 fn shown(text: &str) -> String {
     let start: String = text.chars().take(SHOWN).collect();
     format!("{}{}", start.escape_debug(), if start.len() < text.len() { "..." } else { "" })
 }
 
-fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
-    let from = end(words.next(), members)?;
-    let both = match words.next() {
+fn rule(tokens: &mut Tokens, members: &Members) -> Result<Rule, String> {
+    let from = end(tokens.next(), members)?;
+    let both = match tokens.next() {
         Some("->") => false,
         Some("<->") => true,
-        Some("disk") if from != End::Client => return disk(from, words),
+        Some("disk") if from != End::Client => return disk(from, tokens),
         other => return Err(odd("behind FROM", other, "-> or <->")),
     };
-    let to = end(words.next(), members)?;
+    let to = end(tokens.next(), members)?;
     if from == to && from != End::Any {
         return Err(format!("no link leads from {from} to {to}"));
     }
-    let mut next = words.next();
+    let mut next = tokens.next();
     let kind = Kind::ALL.into_iter().find(|kind| next == Some(kind.name()));
     if kind.is_some() {
-        next = words.next();
+        next = tokens.next();
     }
     let aspect = match next {
         Some("delay") => {
-            return latency(words).map(|l| Rule { from, to, both, kind, aspect: Aspect::Delay(l) });
+            return latency(tokens).map(|l| Rule {
+                from,
+                to,
+                both,
+                kind,
+                aspect: Aspect::Delay(l),
+            });
         }
-        Some("drop") => Aspect::Drop(number("drop", words.next(), 0.0..=1.0)?),
+        Some("drop") => Aspect::Drop(number("drop", tokens.next(), 0.0..=1.0)?),
         Some("cut") => Aspect::Cut,
         Some("pass") => Aspect::Pass,
         other => return Err(odd("behind TO", other, "delay, drop, cut or pass")),
     };
-    match words.next() {
+    match tokens.next() {
         None => Ok(Rule { from, to, both, kind, aspect }),
         more => Err(odd("at its end", more, "nothing")),
     }
 }
 
 /// What is behind `NODE disk`.
-fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
-    match words.next() {
+fn disk(node: End, tokens: &mut Tokens) -> Result<Rule, String> {
+    match tokens.next() {
         Some("delay") => {}
         other => return Err(odd("behind disk", other, "delay")),
     }
-    let delay = duration("disk delay", words.next())?;
+    let delay = duration("disk delay", tokens.next())?;
     if delay > MAX_DISK_DELAY {
         return Err(format!(
             "disk delay {}: a disk takes at most {} more",
@@ -173,7 +179,7 @@ fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
         ));
     }
     let (to, aspect) = (node.clone(), Aspect::Disk(delay));
-    match words.next() {
+    match tokens.next() {
         None => Ok(Rule { from: node, to, both: false, kind: None, aspect }),
         more => Err(odd("at its end", more, "nothing")),
     }
@@ -182,12 +188,12 @@ fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
 fn odd(place: &str, found: Option<&str>, expected: &str) -> String {
     match found {
         None => format!("{place} is nothing more, where {expected} is expected"),
-        Some(word) => format!("{place} is \"{}\", where {expected} is expected", shown(word)),
+        Some(token) => format!("{place} is \"{}\", where {expected} is expected", shown(token)),
     }
 }
 
-fn end(word: Option<&str>, members: &Members) -> Result<End, String> {
-    match word {
+fn end(token: Option<&str>, members: &Members) -> Result<End, String> {
+    match token {
         Some("*") => Ok(End::Any),
         Some("client") => Ok(End::Client),
         Some(name) if members.get(NodeId::of(name)).is_some() => Ok(End::Member(name.to_owned())),
@@ -199,19 +205,19 @@ fn end(word: Option<&str>, members: &Members) -> Result<End, String> {
     }
 }
 
-fn latency(words: &mut Words) -> Result<Latency, String> {
-    let (delay, mut next) = match words.next() {
-        Some("mix") => mixture(words)?,
-        kind => (simple(kind, words)?, words.next()),
+fn latency(tokens: &mut Tokens) -> Result<Latency, String> {
+    let (delay, mut next) = match tokens.next() {
+        Some("mix") => mixture(tokens)?,
+        kind => (simple(kind, tokens)?, tokens.next()),
     };
     let mut offset = Micros::ZERO;
     if next == Some("offset") {
-        offset = duration("offset", words.next())?;
-        next = words.next();
+        offset = duration("offset", tokens.next())?;
+        next = tokens.next();
     }
     let fifo = next == Some("fifo");
     if fifo {
-        next = words.next();
+        next = tokens.next();
     }
     match next {
         None => Ok(Latency { delay, offset, fifo }),
@@ -219,25 +225,33 @@ fn latency(words: &mut Words) -> Result<Latency, String> {
     }
 }
 
-fn simple(kind: Option<&str>, words: &mut Words) -> Result<Delay, String> {
+fn simple(kind: Option<&str>, tokens: &mut Tokens) -> Result<Delay, String> {
     match kind {
-        Some("fixed") => Ok(Delay::Fixed(duration("fixed", words.next())?)),
-        Some("exponential") => Ok(Delay::Exponential(duration("exponential", words.next())?)),
+        Some("fixed") => Ok(Delay::Fixed(duration("fixed", tokens.next())?)),
+        Some("exponential") => Ok(Delay::Exponential(duration("exponential", tokens.next())?)),
         Some("pareto") => {
-            let scale = duration("pareto", words.next())?;
-            Ok(Delay::Pareto { scale, shape: number("the shape of pareto", words.next(), SHAPES)? })
+            let scale = duration("pareto", tokens.next())?;
+            Ok(Delay::Pareto {
+                scale,
+                shape: number(
+                    "the shape of \
+                pareto",
+                    tokens.next(),
+                    SHAPES,
+                )?,
+            })
         }
         other => Err(odd("the kind of delay", other, "fixed, exponential, pareto or mix")),
     }
 }
 
 /// A mixture, and the word behind it.
-fn mixture<'a>(words: &mut Words<'a>) -> Result<(Delay, Option<&'a str>), String> {
+fn mixture<'a>(tokens: &mut Tokens<'a>) -> Result<(Delay, Option<&'a str>), String> {
     let mut parts = Vec::new();
     loop {
-        let weight = number("a weight of mix", words.next(), WEIGHTS)?;
-        parts.push((weight, simple(words.next(), words)?));
-        let next = words.next();
+        let weight = number("a weight of mix", tokens.next(), WEIGHTS)?;
+        parts.push((weight, simple(tokens.next(), tokens)?));
+        let next = tokens.next();
         if next != Some("+") {
             return Ok((Delay::Mixture(parts), next));
         }
@@ -247,22 +261,22 @@ fn mixture<'a>(words: &mut Words<'a>) -> Result<(Delay, Option<&'a str>), String
     }
 }
 
-fn number(what: &str, word: Option<&str>, bounds: RangeInclusive<f64>) -> Result<f64, String> {
+fn number(what: &str, token: Option<&str>, bounds: RangeInclusive<f64>) -> Result<f64, String> {
     let limit = || format!("{what} is a number from {} to {}", bounds.start(), bounds.end());
-    let word = word.ok_or_else(|| format!("{what} is missing: {}", limit()))?;
-    let parsed = word.parse::<f64>().ok().filter(|number| bounds.contains(number));
-    parsed.ok_or_else(|| format!("{what} = {}: {}", shown(word), limit()))
+    let token = token.ok_or_else(|| format!("{what} is missing: {}", limit()))?;
+    let parsed = token.parse::<f64>().ok().filter(|number| bounds.contains(number));
+    parsed.ok_or_else(|| format!("{what} = {}: {}", shown(token), limit()))
 }
 
-fn duration(what: &str, word: Option<&str>) -> Result<Micros, String> {
+fn duration(what: &str, token: Option<&str>) -> Result<Micros, String> {
     const LIMIT: &str = "a delay is 0 to 600 s, as in 500us, 1.5ms or 2s";
-    let word = word.ok_or_else(|| format!("{what} lacks its time: {LIMIT}"))?;
+    let token = token.ok_or_else(|| format!("{what} lacks its time: {LIMIT}"))?;
     let units = [("us", Micros(1)), ("ms", MILLI), ("s", SECOND)];
     let parsed = units.into_iter().find_map(|(unit, micros)| {
-        let number = word.strip_suffix(unit)?.parse::<f64>().ok()? * micros.as_f64();
+        let number = token.strip_suffix(unit)?.parse::<f64>().ok()? * micros.as_f64();
         (0.0..=MAX_DELAY.as_f64()).contains(&number).then_some(Micros::from_f64(number.round()))
     });
-    parsed.ok_or_else(|| format!("{what} {}: {LIMIT}", shown(word)))
+    parsed.ok_or_else(|| format!("{what} {}: {LIMIT}", shown(token)))
 }
 
 impl fmt::Display for Rule {
@@ -279,7 +293,7 @@ impl fmt::Display for Rule {
             Aspect::Delay(latency) => write!(f, "delay {latency}"),
             Aspect::Drop(chance) => write!(f, "drop {chance}"),
             Aspect::Cut => f.write_str("cut"),
-            // A disk has no arrow: it is told above.
+            // A disk has no arrow: it is reported above.
             Aspect::Pass | Aspect::Disk(_) => f.write_str("pass"),
         }
     }
@@ -348,7 +362,8 @@ mod tests {
         let text = "n1 -> n2 delay exponential 5ms
             * -> * delay pareto 1ms 2.5; * -> * delay mix 0.9 fixed 1ms + 0.1 exponential 20ms fifo
             n1 <-> n-3 cut\n\n* -> client delay fixed 2ms offset 1500us;;* -> * drop 0.05
-            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay fixed 0ms offset 600s fifo
+            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay \
+            fixed 0ms offset 600s fifo
             n1 disk delay 50ms; * disk delay 10s";
         let rules = parse(text, &members()).unwrap();
         let lines: Vec<String> = rules.iter().map(Rule::to_string).collect();
@@ -432,14 +447,14 @@ mod tests {
             ("client disk delay 1s", "behind FROM is \"disk\", where -> or <-> is expected"),
             ("client <-> client cut", "no link leads from client to client"),
         ];
-        for (text, said) in mistakes {
+        for (text, stated) in mistakes {
             let error = parse(&format!("* -> * pass; {text}"), &members()).unwrap_err();
-            let start = format!("the rule \"{text}\": {said}");
+            let start = format!("the rule \"{text}\": {stated}");
             assert!(error.starts_with(&start), "{error}");
         }
         let many = "* -> * cut;".repeat(101);
-        let said = "101 rules are too many: a network has at most 100";
-        assert_eq!(parse(&many, &members()).unwrap_err(), said);
+        let stated = "101 rules are too many: a network has at most 100";
+        assert_eq!(parse(&many, &members()).unwrap_err(), stated);
         let parts = ["1 fixed 1ms"; 11].join(" + ");
         let error = parse(&format!("* -> * delay mix {parts}"), &members()).unwrap_err();
         assert!(error.contains("...\": a mix has at most 10 parts"), "{error}");

@@ -13,12 +13,13 @@ use super::{Digest, LEAVES, SHAPE, Tree};
 use crate::members::Incarnation;
 use crate::types::Partition;
 
-/// What trees are of: they say nothing of another store, a later life of it, or another ring.
+/// What trees are of: they say nothing of another store, a later incarnation of it, or another
+/// ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
-    /// The id of the store, in the life that kept them.
+    /// The id of the store, in the incarnation that kept them.
     pub store: u64,
-    /// The number of that life.
+    /// The number of that incarnation.
     pub incarnation: Incarnation,
     /// The version and the digest of the ring.
     pub ring: (u64, u64),
@@ -84,7 +85,7 @@ impl KeptTrees {
         let incarnation = Incarnation(incarnation);
         let found = Binding { store, incarnation, ring: (version, digest), limit };
         if (found.store, found.incarnation) != (binding.store, binding.incarnation) {
-            return Err("they are of another life of the store");
+            return Err("they are of another incarnation of the store");
         }
         if found != binding {
             return Err("they are of another ring");

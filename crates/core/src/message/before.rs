@@ -2,7 +2,7 @@
 //! troubles and rings of a status as counters. A node that speaks protocol 7 with one of protocol 6
 //! sends [`Before`] and takes what it gets as [`Before`].
 //!
-//! A code becomes the sentence that it stands for, and a sentence `Words`. All of this goes when
+//! A code becomes the sentence that it stands for, and a sentence `Text`. All of this goes when
 //! protocol 6 is no longer spoken.
 
 use bincode::de::BorrowDecoder;
@@ -13,10 +13,11 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{
-    Body, CollectionStatus, ComparisonFault, Counter, DrainRefusal, DrainReport, EmulateRefusal,
-    HeldBack, Levels, LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
-    QuorumName, Refusal, RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal,
-    Replacement, Reply, ReplyBody, Resource, Response, StatusReport, Trouble,
+    Blocked, Body, ComparisonFault, Complaint, Counter, DrainRejection, DrainReport,
+    EmulateRejection, Gauges, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
+    QuorumName, Rejection, RepairCounts, RepairRejection, RepairReport, RepairStatus,
+    ReplaceRejection, Replacement, Reply, ReplyBody, Resource, Response, StatusReport,
+    TombstoneGcStatus,
 };
 use crate::members::Incarnation;
 use crate::types::{NodeId, Partition};
@@ -31,9 +32,9 @@ mod variant {
     pub(super) const BODY_FAILED: u32 = 18;
     pub(super) const BODY_NOT_YET: u32 = 30;
     pub(super) const RESPONSE_REFUSED: u32 = 3;
-    pub(super) const REFUSAL_QUORUM: u32 = 2;
-    pub(super) const REFUSAL_BUSY: u32 = 8;
-    pub(super) const REFUSAL_LIMIT: u32 = 22;
+    pub(super) const REJECTION_QUORUM: u32 = 2;
+    pub(super) const REJECTION_BUSY: u32 = 8;
+    pub(super) const REJECTION_LIMIT: u32 = 22;
     pub(super) const REPLY_DATA: u32 = 0;
     pub(super) const REPLY_STATUS: u32 = 2;
     pub(super) const REPLY_EMULATED: u32 = 3;
@@ -94,19 +95,19 @@ decoded!(Reply);
 decoded!(Body);
 decoded!(ReplyBody);
 decoded!(Response);
-decoded!(Refusal);
+decoded!(Rejection);
 
 impl Changed for PeerMessage {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.op.encode(encoder)?;
+        self.request_id.encode(encoder)?;
         Changed::encode(&self.body, encoder)
     }
 
     fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let op = u64::borrow_decode(decoder)?;
-        Ok(PeerMessage { op, body: Changed::decode(decoder)? })
+        let request_id = u64::borrow_decode(decoder)?;
+        Ok(PeerMessage { request_id, body: Changed::decode(decoder)? })
     }
 }
 
@@ -131,9 +132,9 @@ impl Changed for Body {
                 variant::BODY_COORDINATED.encode(encoder)?;
                 Changed::encode(response, encoder)
             }
-            Body::Failed(refusal) => {
+            Body::Failed(rejection) => {
                 variant::BODY_FAILED.encode(encoder)?;
-                Changed::encode(refusal, encoder)
+                Changed::encode(rejection, encoder)
             }
             Body::NotYet(why) => (variant::BODY_NOT_YET, why.to_string()).encode(encoder),
             same => Encode::encode(same, encoder),
@@ -147,8 +148,10 @@ impl Changed for Body {
             variant::BODY_COORDINATED => {
                 behind(decoder).map(|Before(response)| Body::Coordinated(response))
             }
-            variant::BODY_FAILED => behind(decoder).map(|Before(refusal)| Body::Failed(refusal)),
-            variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Words(text))),
+            variant::BODY_FAILED => {
+                behind(decoder).map(|Before(rejection)| Body::Failed(rejection))
+            }
+            variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Text(text))),
             _ => Body::borrow_decode(decoder),
         }
     }
@@ -157,9 +160,9 @@ impl Changed for Body {
 impl Changed for Response {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match self {
-            Response::Refused(refusal) => {
+            Response::Refused(rejection) => {
                 variant::RESPONSE_REFUSED.encode(encoder)?;
-                Changed::encode(refusal, encoder)
+                Changed::encode(rejection, encoder)
             }
             same => Encode::encode(same, encoder),
         }
@@ -170,24 +173,24 @@ impl Changed for Response {
     ) -> Result<Self, DecodeError> {
         match next_variant(decoder)? {
             variant::RESPONSE_REFUSED => {
-                behind(decoder).map(|Before(refusal)| Response::Refused(refusal))
+                behind(decoder).map(|Before(rejection)| Response::Refused(rejection))
             }
             _ => Response::borrow_decode(decoder),
         }
     }
 }
 
-impl Changed for Refusal {
+impl Changed for Rejection {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match self {
-            Refusal::Quorum { name, given, n } => {
-                (variant::REFUSAL_QUORUM, name.to_string(), given, n).encode(encoder)
+            Rejection::Quorum { name, given, n } => {
+                (variant::REJECTION_QUORUM, name.to_string(), given, n).encode(encoder)
             }
-            Refusal::Busy { what, limit } => {
-                (variant::REFUSAL_BUSY, what.to_string(), limit).encode(encoder)
+            Rejection::Busy { what, limit } => {
+                (variant::REJECTION_BUSY, what.to_string(), limit).encode(encoder)
             }
-            Refusal::Limit { what, given, limit } => {
-                (variant::REFUSAL_LIMIT, what.to_string(), given, limit).encode(encoder)
+            Rejection::Limit { what, given, limit } => {
+                (variant::REJECTION_LIMIT, what.to_string(), given, limit).encode(encoder)
             }
             same => Encode::encode(same, encoder),
         }
@@ -197,19 +200,15 @@ impl Changed for Refusal {
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
         match next_variant(decoder)? {
-            variant::REFUSAL_QUORUM => behind(decoder).map(|(name, given, n)| Refusal::Quorum {
-                name: QuorumName::Words(name),
-                given,
-                n,
+            variant::REJECTION_QUORUM => behind(decoder).map(|(name, given, n)| {
+                Rejection::Quorum { name: QuorumName::Text(name), given, n }
             }),
-            variant::REFUSAL_BUSY => behind(decoder)
-                .map(|(what, limit)| Refusal::Busy { what: Resource::Words(what), limit }),
-            variant::REFUSAL_LIMIT => behind(decoder).map(|(what, given, limit)| Refusal::Limit {
-                what: Measure::Words(what),
-                given,
-                limit,
+            variant::REJECTION_BUSY => behind(decoder)
+                .map(|(what, limit)| Rejection::Busy { what: Resource::Text(what), limit }),
+            variant::REJECTION_LIMIT => behind(decoder).map(|(what, given, limit)| {
+                Rejection::Limit { what: Measure::Text(what), given, limit }
             }),
-            _ => Refusal::borrow_decode(decoder),
+            _ => Rejection::borrow_decode(decoder),
         }
     }
 }
@@ -257,24 +256,24 @@ impl Changed for ReplyBody {
                 .map(|report| ReplyBody::Status(Box::new(report.into()))),
             variant::REPLY_EMULATED => {
                 let done: Result<Vec<String>, String> = behind(decoder)?;
-                Ok(ReplyBody::Emulated(done.map_err(EmulateRefusal::Words)))
+                Ok(ReplyBody::Emulated(done.map_err(EmulateRejection::Text)))
             }
             variant::REPLY_REPAIR => {
                 let done: Result<Repair, String> = behind(decoder)?;
-                let done = done.map(RepairReport::from).map_err(RepairRefusal::Words);
+                let done = done.map(RepairReport::from).map_err(RepairRejection::Text);
                 Ok(ReplyBody::Repair(done))
             }
             variant::REPLY_REPLACE => {
                 let done: Result<Replacement, String> = behind(decoder)?;
-                Ok(ReplyBody::Replace(done.map_err(ReplaceRefusal::Words)))
+                Ok(ReplyBody::Replace(done.map_err(ReplaceRejection::Text)))
             }
             variant::REPLY_DRAIN => {
                 let done: Result<DrainReport, String> = behind(decoder)?;
-                Ok(ReplyBody::Drain(done.map_err(DrainRefusal::Words)))
+                Ok(ReplyBody::Drain(done.map_err(DrainRejection::Text)))
             }
             variant::REPLY_LOSS_ACCEPTED => {
                 let done: Result<u32, String> = behind(decoder)?;
-                Ok(ReplyBody::LossAccepted(done.map_err(LossRefusal::Words)))
+                Ok(ReplyBody::LossAccepted(done.map_err(LossRejection::Text)))
             }
             _ => ReplyBody::borrow_decode(decoder),
         }
@@ -292,7 +291,7 @@ struct Status {
     incarnation: Incarnation,
     recovered: bool,
     serving: bool,
-    without_authority: u32,
+    read_ineligible: u32,
     uptime_ms: u64,
     partitions: u32,
     disk_bytes: u64,
@@ -302,7 +301,7 @@ struct Status {
     /// Levels, troubles and rings among them, under names of their own.
     counters: Vec<(String, u64)>,
     repair: Failing,
-    collection: Collected,
+    tombstone_gc: Purged,
 }
 
 /// A [`RepairStatus`] of protocol 6.
@@ -316,18 +315,18 @@ struct Failing {
     example: Option<(Partition, NodeId, String)>,
 }
 
-/// A [`CollectionStatus`] of protocol 6.
+/// A [`TombstoneGcStatus`] of protocol 6.
 #[derive(Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-struct Collected {
+struct Purged {
     keys: u64,
-    held_back: u32,
+    blocked: u32,
     example: Option<(Partition, String)>,
 }
 
 /// The names of levels among the counters of protocol 6. Each is there only while it is not 0.
 const DRAINED: &str = "drained";
-const CHANGING_RING: &str = "ring_changes_under_way";
+const CHANGING_RING: &str = "ring_changes_in_flight";
 const OVERSIZED_KEYS: &str = "oversized_keys";
 const PARTITIONS_LOST: &str = "partitions_lost";
 const STORE_STALLED: &str = "store_stalled_seconds";
@@ -335,33 +334,33 @@ const UNSERVABLE: &str = "unservable_partitions";
 /// What the names of members begin with that live with another ring: its version is the count.
 const RING_VERSION_OF: &str = "ring_version_of_";
 /// What a sentence for the operator begins with.
-const TROUBLE: &str = "trouble: ";
+const ERROR: &str = "trouble: ";
 
 impl From<StatusReport> for Status {
     fn from(report: StatusReport) -> Self {
-        let levels = &report.levels;
+        let gauges = &report.gauges;
         let named = [
-            (DRAINED, levels.drained.into()),
-            (CHANGING_RING, levels.changing_ring.into()),
-            (OVERSIZED_KEYS, levels.oversized_keys),
-            (PARTITIONS_LOST, levels.partitions_lost),
-            (STORE_STALLED, levels.store_stalled_seconds),
-            (UNSERVABLE, levels.unservable_partitions),
+            (DRAINED, gauges.drained.into()),
+            (CHANGING_RING, gauges.changing_ring.into()),
+            (OVERSIZED_KEYS, gauges.oversized_keys),
+            (PARTITIONS_LOST, gauges.partitions_lost),
+            (STORE_STALLED, gauges.store_stalled_seconds),
+            (UNSERVABLE, gauges.unservable_partitions),
         ];
-        let levels = named.into_iter().filter(|(_, level)| *level > 0);
+        let gauges = named.into_iter().filter(|(_, level)| *level > 0);
         let named = |counter: &Counter| !matches!(counter, Counter::Other(_));
         let counts = report.counters.iter().filter(|(counter, _)| named(counter));
         let counts = counts.map(|(counter, count)| (counter.name(), *count));
         let mut counters: Vec<(String, u64)> =
-            counts.chain(levels).map(|(name, count)| (name.to_owned(), count)).collect();
+            counts.chain(gauges).map(|(name, count)| (name.to_owned(), count)).collect();
         let rings = report.other_rings.iter();
         counters
             .extend(rings.map(|(name, version)| (format!("{RING_VERSION_OF}{name}"), *version)));
-        counters.extend(report.troubles.iter().map(|what| (format!("{TROUBLE}{what}"), 1)));
+        counters.extend(report.complaints.iter().map(|what| (format!("{ERROR}{what}"), 1)));
         let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
         let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
         let repair = Failing { unread, damaged, pending, failing, example };
-        let CollectionStatus { keys, held_back, example } = report.collection;
+        let TombstoneGcStatus { keys, blocked, example } = report.tombstone_gc;
         let example = example.map(|(partition, why)| (partition, why.to_string()));
         Status {
             cluster: report.cluster,
@@ -371,7 +370,7 @@ impl From<StatusReport> for Status {
             incarnation: report.incarnation,
             recovered: report.recovered,
             serving: report.serving,
-            without_authority: report.without_authority,
+            read_ineligible: report.read_ineligible,
             uptime_ms: report.uptime_ms,
             partitions: report.partitions,
             disk_bytes: report.disk_bytes,
@@ -380,7 +379,7 @@ impl From<StatusReport> for Status {
             emulated: report.emulated,
             counters,
             repair,
-            collection: Collected { keys, held_back, example },
+            tombstone_gc: Purged { keys, blocked, example },
         }
     }
 }
@@ -388,21 +387,21 @@ impl From<StatusReport> for Status {
 /// Counts that this program has no name for are left out.
 impl From<Status> for StatusReport {
     fn from(before: Status) -> Self {
-        let mut levels = Levels::default();
-        let (mut counters, mut other_rings, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
+        let mut gauges = Gauges::default();
+        let (mut counters, mut other_rings, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
         for (name, count) in before.counters {
             match name.as_str() {
-                DRAINED => levels.drained = count > 0,
-                CHANGING_RING => levels.changing_ring = count > 0,
-                OVERSIZED_KEYS => levels.oversized_keys = count,
-                PARTITIONS_LOST => levels.partitions_lost = count,
-                STORE_STALLED => levels.store_stalled_seconds = count,
-                UNSERVABLE => levels.unservable_partitions = count,
+                DRAINED => gauges.drained = count > 0,
+                CHANGING_RING => gauges.changing_ring = count > 0,
+                OVERSIZED_KEYS => gauges.oversized_keys = count,
+                PARTITIONS_LOST => gauges.partitions_lost = count,
+                STORE_STALLED => gauges.store_stalled_seconds = count,
+                UNSERVABLE => gauges.unservable_partitions = count,
                 name => {
                     if let Some(member) = name.strip_prefix(RING_VERSION_OF) {
                         other_rings.push((member.to_owned(), count));
-                    } else if let Some(what) = name.strip_prefix(TROUBLE) {
-                        troubles.push(Trouble::Words(what.to_owned()));
+                    } else if let Some(what) = name.strip_prefix(ERROR) {
+                        complaints.push(Complaint::Text(what.to_owned()));
                     } else {
                         counters.extend(Counter::named(name).map(|counter| (counter, count)));
                     }
@@ -410,11 +409,11 @@ impl From<Status> for StatusReport {
             }
         }
         let Failing { unread, damaged, pending, failing, example } = before.repair;
-        let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Words(why));
+        let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Text(why));
         let repair =
             RepairStatus { unread, damaged, pending, failing, example: example.map(words) };
-        let Collected { keys, held_back, example } = before.collection;
-        let example = example.map(|(partition, why)| (partition, HeldBack::Words(why)));
+        let Purged { keys, blocked, example } = before.tombstone_gc;
+        let example = example.map(|(partition, why)| (partition, Blocked::Text(why)));
         StatusReport {
             cluster: before.cluster,
             name: before.name,
@@ -423,7 +422,7 @@ impl From<Status> for StatusReport {
             incarnation: before.incarnation,
             recovered: before.recovered,
             serving: before.serving,
-            without_authority: before.without_authority,
+            read_ineligible: before.read_ineligible,
             uptime_ms: before.uptime_ms,
             partitions: before.partitions,
             disk_bytes: before.disk_bytes,
@@ -432,10 +431,10 @@ impl From<Status> for StatusReport {
             emulated: before.emulated,
             counters,
             repair,
-            collection: CollectionStatus { keys, held_back, example },
-            levels,
+            tombstone_gc: TombstoneGcStatus { keys, blocked, example },
+            gauges,
             other_rings,
-            troubles,
+            complaints,
         }
     }
 }
@@ -484,7 +483,7 @@ impl From<Repair> for RepairReport {
         let Repair { name, pairs, unreachable, unread, damaged, counts } = before;
         let pair = |pair: Pair| {
             let Pair { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes } = pair;
-            let failing = failing.map(ComparisonFault::Words);
+            let failing = failing.map(ComparisonFault::Text);
             PairStatus { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes }
         };
         let pairs = pairs.into_iter().map(pair).collect();

@@ -34,7 +34,7 @@ macro_rules! codes {
             )+
             /// In words, as programs of protocol 6 say it. Its code is 0.
             #[error("{0}")]
-            Words(String),
+            Text(String),
             /// A code that this program does not know, of a later one, and its fields.
             #[error("something that this program has no words for (code {0})")]
             Other(u16, $crate::types::Blob),
@@ -48,7 +48,7 @@ macro_rules! codes {
             pub fn code(&self) -> u16 {
                 match self {
                     $( $name::$variant $({ $( $field: _ ),+ })? => $code, )+
-                    $name::Words(_) => 0,
+                    $name::Text(_) => 0,
                     $name::Other(code, _) => *code,
                 }
             }
@@ -65,7 +65,7 @@ macro_rules! codes {
                             $crate::wire::encode(&($( $( $field, )+ )?))
                         }
                     )+
-                    $name::Words(text) => $crate::wire::encode(text),
+                    $name::Text(text) => $crate::wire::encode(text),
                     $name::Other(_, fields) => fields.0.to_vec(),
                 };
                 self.code().encode(encoder)?;
@@ -80,7 +80,7 @@ macro_rules! codes {
                 let code = u16::borrow_decode(decoder)?;
                 let fields = $crate::types::Blob::borrow_decode(decoder)?;
                 Ok(match code {
-                    0 => $name::Words($crate::message::codes::fields(&fields)?),
+                    0 => $name::Text($crate::message::codes::fields(&fields)?),
                     $(
                         $code => {
                             let ($( $( $field, )+ )?): ($( $( $type, )+ )?) =

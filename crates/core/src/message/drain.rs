@@ -9,7 +9,8 @@ use bytes::Bytes;
 pub enum DrainOrder {
     /// Nothing: tell how far it is.
     Show,
-    /// Take no request from now on, finish those under way, deliver the hints, and then close the links to all peers.
+    /// Take no request from now on, finish those in progress, deliver the hints, and then close the
+    /// links to all peers.
     Begin {
         /// So long this may take, in milliseconds; then the links are closed with what is left.
         timeout_ms: u32,
@@ -24,13 +25,13 @@ pub enum DrainOrder {
 pub enum DrainState {
     /// There is none.
     Serving,
-    /// It is under way.
+    /// It is in progress.
     Draining,
     /// It is done: the node has no links.
     Drained,
 }
 
-/// What a node tells of its drain.
+/// What a node reports of its drain.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct DrainReport {

@@ -48,7 +48,7 @@ impl Request {
 }
 
 impl Response {
-    /// The answer to a read or the acknowledgement of a write; a refusal may be to either.
+    /// The answer to a read or the acknowledgement of a write; a rejection may be to either.
     pub fn kind(&self) -> Kind {
         match self {
             Response::Found { .. } | Response::Keys { .. } => Kind::Answer,
@@ -59,11 +59,12 @@ impl Response {
 }
 
 impl Body {
-    /// What the message is about. What a node says to itself of a write is `Other`, up to the confirmation.
+    /// What the message is about. What a node says to itself of a write is `Other`, up to the
+    /// confirmation.
     pub fn kind(&self) -> Kind {
         match self {
-            Body::Merge { .. } | Body::Keep { .. } => Kind::Write,
-            Body::Held => Kind::Ack,
+            Body::Merge { .. } | Body::StoreHint { .. } => Kind::Write,
+            Body::Ack => Kind::Ack,
             Body::Read { .. } | Body::List { .. } => Kind::Read,
             Body::Copy { .. } | Body::Listed { .. } => Kind::Answer,
             Body::Coordinate { request, .. } => request.kind(),

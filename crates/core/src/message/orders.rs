@@ -7,7 +7,7 @@ use crate::types::{MAX_MEMBERS, MAX_TIMEOUT_MS, NodeId};
 
 codes! {
     /// Why a node emulates nothing new.
-    pub enum EmulateRefusal {
+    pub enum EmulateRejection {
         /// Its configuration does not allow it.
         #[error(
             "the configuration of {node} does not say allow_emulation = true, so nothing is \
@@ -32,7 +32,7 @@ codes! {
 
 codes! {
     /// Why nothing is compared.
-    pub enum RepairRefusal {
+    pub enum RepairRejection {
         /// No member has this id.
         #[error("peer = {peer:?}: no member of the cluster has this id")]
         NoMember {
@@ -66,7 +66,7 @@ codes! {
         } = 4,
         /// One of the two is no owner of the partition.
         #[error(
-            "partition = {partition}: {node} is no home of it; its homes are {}",
+            "partition = {partition}: {node} is no owner of it; its owners are {}",
             .owners.join(", ")
         )]
         NotOwner {
@@ -82,7 +82,7 @@ codes! {
 
 codes! {
     /// Why a member is not replaced. Nothing was changed.
-    pub enum ReplaceRefusal {
+    pub enum ReplaceRejection {
         /// The newcomer's name is none.
         #[error("{}", name_fault(.name))]
         Name {
@@ -161,7 +161,7 @@ codes! {
             old: String,
         } = 12,
         /// It is not down for the node.
-        #[error("{old} is not believed to be down yet: it takes {timeout_ms} ms of silence")]
+        #[error("{old} is not marked down yet: it takes {timeout_ms} ms of silence")]
         NotDown {
             /// The member.
             old: String,
@@ -180,14 +180,14 @@ codes! {
             all: u64,
         } = 14,
         /// Another replacement is in flight, and it is not known which.
-        #[error("another replacement is under way, ordered at {at}: try again")]
+        #[error("another replacement is in progress, ordered at {at}: try again")]
         AnotherUnknown {
             /// The node that was ordered to make it.
             at: String,
         } = 15,
         /// Another replacement is in flight.
         #[error(
-            "another replacement is under way: {old} by {}, ordered at {at}; try again",
+            "another replacement is in progress: {old} by {}, ordered at {at}; try again",
             .new.as_deref().unwrap_or("a new member")
         )]
         Another {
@@ -227,14 +227,14 @@ codes! {
     }
 }
 
-impl From<RingError> for ReplaceRefusal {
+impl From<RingError> for ReplaceRejection {
     fn from(error: RingError) -> Self {
         match error {
-            RingError::Stranger(member) => ReplaceRefusal::Stranger { member },
-            RingError::Duplicate => ReplaceRefusal::Duplicate,
-            RingError::Version(version) => ReplaceRefusal::Version { version },
+            RingError::Stranger(member) => ReplaceRejection::Stranger { member },
+            RingError::Duplicate => ReplaceRejection::Duplicate,
+            RingError::Version(version) => ReplaceRejection::Version { version },
             // A replacement changes nothing that these are about.
-            other => ReplaceRefusal::Words(other.to_string()),
+            other => ReplaceRejection::Text(other.to_string()),
         }
     }
 }
@@ -253,7 +253,7 @@ fn address_fault(address: &str) -> String {
 
 codes! {
     /// Why a drain is not begun.
-    pub enum DrainRefusal {
+    pub enum DrainRejection {
         /// It would take too long.
         #[error("timeout = {timeout_ms} ms: a drain takes at most {MAX_TIMEOUT_MS} ms")]
         Timeout {
@@ -271,7 +271,7 @@ codes! {
 
 codes! {
     /// Why no loss is accepted.
-    pub enum LossRefusal {
+    pub enum LossRejection {
         /// There is none.
         #[error("no acknowledged write of {node} is known to be lost")]
         NothingLost {

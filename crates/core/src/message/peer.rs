@@ -4,10 +4,10 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::before::Before;
-use super::{NotYet, Refusal, Request, Response};
+use super::{NotYet, Rejection, Request, Response};
 use crate::causal::{Context, Dot, Object};
-use crate::generation::{GcEpoch, Generation, Grave};
-use crate::members::{Beat, Cluster, Life, Member, Members};
+use crate::gc_epoch::{GcEpoch, GcState, PurgeableKey};
+use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -17,14 +17,14 @@ use crate::wire::{self, PROTOCOL};
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Change {
-    /// Mint a dot for this value, unless a live value carries the same write id already.
+    /// Issue a dot for this value, unless a live value carries the same write id already.
     Put {
         /// The client's id of the write.
         write: WriteId,
         /// The value.
         value: Blob,
     },
-    /// Forget what the context covers; mints nothing.
+    /// Forget what the context covers; issues nothing.
     Delete,
     /// As `Put`, for a put that another node may have carried out, or may yet.
     PutAgain {
@@ -36,12 +36,12 @@ pub enum Change {
 }
 
 /// A message between two nodes (or a node and itself) about the sender's or receiver's operation
-/// `op`.
+/// `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
     /// Chosen by the node that asked; answers repeat it.
-    pub op: u64,
+    pub request_id: u64,
     /// What is asked or answered.
     pub body: Body,
 }
@@ -77,9 +77,9 @@ pub enum Body {
         context: Context,
         /// What it does.
         change: Change,
-        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the
+        /// Nobody, at an owner. At a fallback that coordinates: the owners that it keeps the
         /// object for.
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
     },
     /// The object after the update. It is not synced yet: `Held` follows when it is.
     Updated {
@@ -87,9 +87,9 @@ pub enum Body {
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
-        /// The generation of the partition at which it was minted, or that of the oldest part of
+        /// The GC epoch of the partition at which it was issued, or that of the oldest part of
         /// it.
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
     },
     /// Merge this object into your copy.
     Merge {
@@ -97,25 +97,25 @@ pub enum Body {
         key: Key,
         /// The sender's copy.
         object: Object,
-        /// The generation of the partition at which that was minted or read.
-        generation: GcEpoch,
+        /// The GC epoch of the partition at which that was issued or read.
+        gc_epoch: GcEpoch,
     },
-    /// Keep this object as a hint for these home replicas, which did not answer.
-    Keep {
+    /// Keep this object as a hint for these owners, which did not answer.
+    StoreHint {
         /// The key.
         key: Key,
         /// The sender's copy.
         object: Object,
         /// Whom it is for.
-        keep_for: Vec<NodeId>,
-        /// The generation of the partition at which the object was minted or read.
-        generation: GcEpoch,
+        hint_for: Vec<NodeId>,
+        /// The GC epoch of the partition at which the object was issued or read.
+        gc_epoch: GcEpoch,
     },
     /// What was to be updated, merged or kept is here, synced.
-    Held,
+    Ack,
     /// From a node to itself: `target` holds this object, synced, so the hint that equals it can
     /// go.
-    Discharge {
+    DeleteHint {
         /// The key.
         key: Key,
         /// Whom the hint was for.
@@ -123,15 +123,15 @@ pub enum Body {
         /// What the target holds.
         object: Object,
     },
-    /// From a node to itself: the other homes have this of the key, whose record here is damaged.
+    /// From a node to itself: the other owners have this of the key, whose record here is damaged.
     Restore {
         /// The key.
         key: Key,
         /// What they have, merged.
         object: Object,
     },
-    /// How many hints have you for me? `op` is the life's nonce.
-    AskHints,
+    /// How many hints have you for me? `request_id` is the incarnation's nonce.
+    QueryHints,
     /// So many; when none, that is synced.
     Hints(u64),
     /// Who is alive, and who is a member.
@@ -148,10 +148,10 @@ pub enum Body {
         /// False if I may have forgotten something: the answer adds to a read and counts for
         /// nothing.
         authoritative: bool,
-        /// The homes that I, a stand-in, keep this for.
+        /// The owners that I, a fallback, keep this for.
         kept_for: Vec<NodeId>,
-        /// My generation of the partition, or that of the oldest hint in it.
-        generation: GcEpoch,
+        /// My GC epoch of the partition, or that of the oldest hint in it.
+        gc_epoch: GcEpoch,
     },
     /// List your keys of a partition.
     List {
@@ -171,11 +171,11 @@ pub enum Body {
         /// False if I may have forgotten something.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's
-    /// nonce.
+    /// This is who I am: sent when a link comes up, and until it is answered. `request_id` is the
+    /// incarnation's nonce.
     Introduce {
-        /// The life of the sender's store.
-        life: Life,
+        /// The incarnation of the sender's store.
+        incarnation: IncarnationId,
         /// The id of its cluster, if it is in one.
         cluster: Option<u64>,
         /// Version and digest of its ring.
@@ -183,27 +183,28 @@ pub enum Body {
     },
     /// This is what I know of you, and who I am.
     Known {
-        /// The last life of yours that I had seen before this one.
-        seen: Option<Life>,
+        /// The last incarnation of yours that I had seen before this one.
+        seen: Option<IncarnationId>,
         /// The birth of my store.
         birth: u64,
         /// My cluster, if I am in one.
         cluster: Option<Cluster>,
     },
     /// I did not do it, and it changed nothing here.
-    Failed(Refusal),
+    Failed(Rejection),
     /// Is what we hold of this partition the same?
     Compare {
         /// The partition.
         partition: Partition,
         /// The shape of my tree ([`crate::merkle::SHAPE`]).
         shape: u32,
-        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `op`.
+        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's
+        /// `request_id`.
         width: u8,
         /// My root.
         root: Digest,
-        /// My generation of the partition: in another one, other things are collected.
-        generation: GcEpoch,
+        /// My GC epoch of the partition: in another one, other things are purged.
+        gc_epoch: GcEpoch,
     },
     /// It is: our roots are the same.
     Equal,
@@ -237,56 +238,56 @@ pub enum Body {
         /// Go on behind this key; `None` when there are no more.
         next: Option<Key>,
     },
-    /// From a node to itself: these events of the key are dead at every home that confirms it.
-    Bury(Grave),
-    /// From a node to itself: some events of the key are collected.
-    Collect {
+    /// From a node to itself: these events of the key are dead at every owner that confirms it.
+    MarkDead(PurgeableKey),
+    /// From a node to itself: some events of the key are purged.
+    Purge {
         /// The key.
         key: Key,
     },
     /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that
     /// was rolled back.
-    Renounce {
+    Discard {
         /// The key.
         key: Key,
         /// Whom the old hint is for; `None` if it is about the record.
         target: Option<NodeId>,
     },
-    /// May the partition's next generation begin, in which these events are condemned?
+    /// May the partition's next GC epoch begin, in which these events are purgeable?
     Propose {
         /// The partition.
         partition: Partition,
-        /// Its generation now.
-        generation: GcEpoch,
+        /// Its GC epoch now.
+        gc_epoch: GcEpoch,
         /// The digest of my list of members.
         members: u64,
-        /// What is dead at every home once all have agreed.
-        condemned: Vec<Grave>,
+        /// What is dead at every owner once all have agreed.
+        purgeable: Vec<PurgeableKey>,
     },
-    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is
-    /// condemned is dead here, synced.
+    /// As far as I am concerned, it may: I keep no hint of an older GC epoch, and what is
+    /// purgeable is dead here, synced.
     Agreed,
     /// Not yet.
     NotYet(NotYet),
-    /// The generations that I know of all partitions.
-    Generations {
+    /// The GC epochs that I know of all partitions.
+    GcEpochs {
         /// The digest of their numbers.
         digest: u64,
         /// True if I know that my disk is as new as everybody's.
         certain: bool,
         /// True if I want to know that of you.
-        ask: bool,
+        query: bool,
     },
     /// The numbers of all that are not the first one.
-    GenerationNumbers(Vec<(Partition, GcEpoch)>),
-    /// Which generation has this partition?
-    AskGeneration(Partition),
+    GcEpochNumbers(Vec<(Partition, GcEpoch)>),
+    /// Which GC epoch has this partition?
+    QueryGcEpoch(Partition),
     /// This one.
-    Generation {
+    GcState {
         /// The partition.
         partition: Partition,
-        /// Its generation.
-        generation: Generation,
+        /// Its GC epoch.
+        gc_epoch: GcState,
     },
     /// Your ring is an older one: this is in force.
     Placement {
@@ -302,7 +303,7 @@ pub enum Body {
         key: Key,
     },
     /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
-    AskRing {
+    QueryRing {
         /// Version and digest of the ring that I change.
         ring: (u64, u64),
         /// The member that goes.
@@ -339,14 +340,14 @@ pub enum Gossip {
     /// What I know, in short.
     Digest {
         /// The newest heartbeat that I know of each member.
-        beats: Vec<(NodeId, Beat)>,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
         /// The digest of my list of members.
         members: u64,
     },
     /// What you did not know.
     News {
         /// Newer heartbeats than yours, those furthest ahead first.
-        beats: Vec<(NodeId, Beat)>,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
         /// My list of members, if it differs.
         members: Vec<Member>,
         /// The digest of it.

@@ -1,17 +1,17 @@
 //! Why something was not done, as codes.
 
-use super::Refusal;
+use super::Rejection;
 use super::codes::codes;
-use crate::generation::{GcEpoch, MAX_GRAVES};
+use crate::gc_epoch::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
-    /// What has a limit that [`Refusal::Busy`] tells of.
+    /// What has a limit that [`Rejection::Busy`] reports of.
     pub enum Resource {
         /// Calls of one client.
-        #[error("calls under way on this connection")]
+        #[error("calls in progress on this connection")]
         ConnectionCalls = 1,
         /// Calls of all clients.
-        #[error("calls under way on this node")]
+        #[error("calls in progress on this node")]
         NodeCalls = 2,
         /// Memory for replies to one client.
         #[error("bytes of replies that have not been read")]
@@ -26,7 +26,7 @@ codes! {
             address: String,
         } = 5,
         /// Requests that a node coordinates or has forwarded.
-        #[error("requests under way at this node")]
+        #[error("requests in progress at this node")]
         Requests = 6,
         /// The node's disk hangs: nothing waits for it. The limit is in milliseconds.
         #[error("the time in ms that the node's disk takes to answer")]
@@ -53,7 +53,7 @@ codes! {
 }
 
 codes! {
-    /// A number with a limit that [`Refusal::Limit`] tells of.
+    /// A number with a limit that [`Rejection::Limit`] reports of.
     pub enum Measure {
         /// Of all siblings of a key.
         #[error("bytes of the key's siblings")]
@@ -80,7 +80,7 @@ codes! {
 }
 
 codes! {
-    /// Which number of replicas [`Refusal::Quorum`] tells of.
+    /// Which number of replicas [`Rejection::Quorum`] reports of.
     pub enum QuorumName {
         /// R.
         #[error("r")]
@@ -92,7 +92,7 @@ codes! {
 }
 
 codes! {
-    /// Why a member does not agree to the next generation of a partition.
+    /// Why a member does not agree to the next GC epoch of a partition.
     pub enum NotYet {
         /// Only the first owner proposes.
         #[error("it is not up to that node to propose for partition {partition}")]
@@ -100,15 +100,15 @@ codes! {
             /// The partition.
             partition: u16,
         } = 1,
-        /// Too many keys are to be condemned.
-        #[error("{keys} keys at a time: the limit is {MAX_GRAVES}")]
+        /// Too many keys are to be purgeable.
+        #[error("{keys} keys at a time: the limit is {MAX_PURGEABLE_KEYS}")]
         TooManyKeys {
             /// So many.
             keys: u64,
         } = 2,
-        /// It is at another generation than the one that is to end.
-        #[error("it is at generation {own}, not at {proposed}")]
-        Generation {
+        /// It is at another GC epoch than the one that is to end.
+        #[error("it is at GC epoch {own}, not at {proposed}")]
+        GcState {
             /// Its own.
             own: GcEpoch,
             /// The one of the proposal.
@@ -117,30 +117,30 @@ codes! {
         /// The lists of members differ.
         #[error("it knows other members")]
         Members = 4,
-        /// The generation before is not ended there.
-        #[error("it is not done with what was collected before")]
+        /// The GC epoch before is not ended there.
+        #[error("it is not done with what was purged before")]
         AtWork = 5,
-        /// It keeps hints that are older than the generation.
+        /// It keeps hints that are older than the GC epoch.
         #[error("it keeps {hints} hints of an older generation")]
         OldHints {
             /// So many.
             hints: u64,
         } = 6,
-        /// A put in its queues may issue again what is to be condemned.
+        /// A put in its queues may issue again what is to be purgeable.
         #[error("a put that was sent to several nodes waits here")]
         RepeatedPut = 7,
-        /// Its replica could not note what is condemned.
-        #[error("{refusal}")]
+        /// Its replica could not note what is purgeable.
+        #[error("{rejection}")]
         Refused {
             /// Why.
-            refusal: Refusal,
+            rejection: Rejection,
         } = 8,
     }
 }
 
 codes! {
     /// What holds back the collection of a partition's tombstones. Members are named.
-    pub enum HeldBack {
+    pub enum Blocked {
         /// Members have not answered a proposal.
         #[error("no answer from {}", .members.join(", "))]
         NoAnswer {
@@ -162,7 +162,7 @@ codes! {
         /// The proposer has lost its disk, or has an old one.
         #[error("this node has not got back all that it lost")]
         NotRecovered = 4,
-        /// The proposer has not read the partition, or the generation before is not ended there.
+        /// The proposer has not read the partition, or the GC epoch before is not ended there.
         #[error("this node is still reading")]
         Reading = 5,
         /// A member does not agree.
@@ -213,10 +213,10 @@ codes! {
     /// Why a comparison of a partition with another owner of it failed.
     pub enum ComparisonFault {
         /// The peer refused a question.
-        #[error("{refusal}")]
+        #[error("{rejection}")]
         Refused {
             /// Why.
-            refusal: Refusal,
+            rejection: Rejection,
         } = 1,
         /// It answered another question.
         #[error("a {answer} in answer to a question for {question}")]

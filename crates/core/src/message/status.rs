@@ -1,11 +1,11 @@
-//! What a node tells of itself.
+//! What a node reports of itself.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::codes::codes;
-use super::{ComparisonFault, Counter, HeldBack};
-use crate::members::{Incarnation, Opinion};
+use super::{Blocked, ComparisonFault, Counter};
+use crate::members::{Incarnation, Liveness};
 use crate::types::{NodeId, Partition};
 
 /// A node's account of itself.
@@ -24,13 +24,14 @@ pub struct StatusReport {
     pub incarnation: Incarnation,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
-    /// True while it takes requests, writes among them: not before it has learned from its peers whether its disk is the newest.
+    /// True while it takes requests, writes among them: not before it has learned from its peers
+    /// whether its disk is the newest.
     pub serving: bool,
     /// Partitions whose absent keys do not count here.
-    pub without_authority: u32,
+    pub read_ineligible: u32,
     /// Time since the start, in milliseconds.
     pub uptime_ms: u64,
-    /// Partitions that the node is home to.
+    /// Partitions that the node owns.
     pub partitions: u32,
     /// Bytes that the store takes on disk.
     pub disk_bytes: u64,
@@ -42,23 +43,23 @@ pub struct StatusReport {
     pub emulated: Vec<String>,
     /// Counts since the start.
     pub counters: Vec<(Counter, u64)>,
-    /// How its partitions compare with their other homes.
+    /// How its partitions compare with their other owners.
     pub repair: RepairStatus,
-    /// What is to be collected.
-    pub collection: CollectionStatus,
+    /// What is to be purged.
+    pub tombstone_gc: TombstoneGcStatus,
     /// What holds now.
-    pub levels: Levels,
+    pub gauges: Gauges,
     /// The names of the members that live with another ring than the node, as it knows, each with
     /// the version of its ring.
     pub other_rings: Vec<(String, u64)>,
     /// What an operator has to see to.
-    pub troubles: Vec<Trouble>,
+    pub complaints: Vec<Complaint>,
 }
 
 /// What holds at a node now, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Levels {
+pub struct Gauges {
     /// True while an operator has taken the node out.
     pub drained: bool,
     /// True while a change of the ring is in flight at the node, or granted by it to another one.
@@ -77,13 +78,13 @@ pub struct Levels {
 
 codes! {
     /// What an operator has to see to.
-    pub enum Trouble {
+    pub enum Complaint {
         /// A peer does not let this node in.
         #[error("peer {peer} refuses this node: {why}")]
         Refused {
             /// The peer.
             peer: String,
-            /// What it says: refusals of a handshake are in words ([`crate::wire::Welcome`]).
+            /// What it says: rejections of a handshake are in words ([`crate::wire::Welcome`]).
             why: String,
         } = 1,
         /// A peer belongs to another cluster of the same name.
@@ -133,9 +134,9 @@ impl StatusReport {
         self.counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
     }
 
-    /// What cannot be served for want of other nodes, in words; `None` if everything can.
+    /// What cannot be served because other nodes is missing, in words; `None` if everything can.
     pub fn unservable(&self) -> Option<String> {
-        let (unservable, all) = (self.levels.unservable_partitions, self.partitions);
+        let (unservable, all) = (self.gauges.unservable_partitions, self.partitions);
         let text = format!(
             "{unservable} of {all} partitions of this node cannot be read and written: too few of \
              their other owners are up"
@@ -146,11 +147,11 @@ impl StatusReport {
     /// What is unfinished about the ring, a sentence each.
     pub fn unfinished_ring(&self) -> Vec<String> {
         let other = |(member, version): &(String, u64)| {
-            format!("{member} lives with another ring, version {version}, and is told")
+            format!("{member} uses another ring, version {version}, and is reported")
         };
         let mut all: Vec<String> = self.other_rings.iter().map(other).collect();
-        if self.levels.changing_ring {
-            all.push("a replacement is under way".to_owned());
+        if self.gauges.changing_ring {
+            all.push("a replacement is in progress".to_owned());
         }
         all
     }
@@ -169,7 +170,7 @@ pub struct PeerStatus {
     /// True while the link to it is up.
     pub up: bool,
     /// What this node believes of it.
-    pub opinion: Opinion,
+    pub liveness: Liveness,
     /// How surprising its silence is, in hundredths of the phi of the failure detector.
     pub phi_hundredths: u32,
     /// How long it takes to answer a read, in microseconds; `None` before it ever did.
@@ -178,7 +179,8 @@ pub struct PeerStatus {
     pub hints: u64,
     /// Their size, in bytes.
     pub hint_bytes: u64,
-    /// For how long this node has had hints for it without a break, in this life, in milliseconds.
+    /// For how long this node has had hints for it without a break, in this incarnation, in
+    /// milliseconds.
     pub hint_age_ms: u64,
     /// Messages dropped since the start because its queue was full or its link down.
     pub dropped: u64,
@@ -186,44 +188,44 @@ pub struct PeerStatus {
     pub repair: PeerRepair,
 }
 
-/// Anti-entropy at a node, in short. A pair is a partition that it is home to, and another home of it.
+/// Anti-entropy at a node, in short. A pair is a partition that it owns, and another owner of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairStatus {
     /// Partitions that have not been read to their end since the start: they are not compared yet.
     pub unread: u32,
-    /// Records that fail their checksum and wait to be fetched from the other homes.
+    /// Records that fail their checksum and wait to be fetched from the other owners.
     pub damaged: u64,
     /// Pairs that are being compared, or are to be at once.
     pub pending: u32,
     /// Pairs whose last comparison failed.
     pub failing: u32,
-    /// One of these: the partition, the other home, and why.
+    /// One of these: the partition, the other owner, and why.
     pub example: Option<(Partition, NodeId, ComparisonFault)>,
 }
 
 /// Tombstones, and other events without a value, at a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct CollectionStatus {
-    /// Keys here whose clock tells of events that have no value any more.
+pub struct TombstoneGcStatus {
+    /// Keys here whose clock reports of events that have no value any more.
     pub keys: u64,
-    /// Partitions that this node is home to whose collection is known to be held back.
-    pub held_back: u32,
+    /// Partitions that this node owns whose collection is known to be held back.
+    pub blocked: u32,
     /// One of these, and by what.
-    pub example: Option<(Partition, HeldBack)>,
+    pub example: Option<(Partition, Blocked)>,
 }
 
 /// Anti-entropy with one peer, in short.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerRepair {
-    /// Partitions that both are home to.
+    /// Partitions that both own.
     pub shared: u32,
     /// Those of them that were found equal since the start.
     pub equal: u32,
-    /// The longest time since one of them was last found equal, in milliseconds; `None` if one never was, or none
-    /// is shared.
+    /// The longest time since one of them was last found equal, in milliseconds; `None` if one
+    /// never was, or none is shared.
     pub oldest_ms: Option<u64>,
     /// Those that are being compared, or are to be at once.
     pub pending: u32,
@@ -231,25 +233,28 @@ pub struct PeerRepair {
     pub failing: u32,
 }
 
-/// What a node knows of its partitions and their other homes, as far as it was asked.
+/// What a node knows of its partitions and their other owners, as far as it was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairReport {
     /// The node's name.
     pub name: String,
-    /// Each partition with each other home of it.
+    /// Each partition with each other owner of it.
     pub pairs: Vec<PairStatus>,
-    /// Those of the other homes that cannot be reached now.
+    /// Those of the other owners that cannot be reached now.
     pub unreachable: Vec<NodeId>,
-    /// Partitions of the whole node that have not been read to their end since the start: they are not compared yet.
+    /// Partitions of the whole node that have not been read to their end since the start: they are
+    /// not compared yet.
     pub unread: u32,
-    /// Records of the whole node that fail their checksum and wait to be fetched from the other homes.
+    /// Records of the whole node that fail their checksum and wait to be fetched from the other
+    /// owners.
     pub damaged: u64,
     /// What the whole node has done of it.
     pub counts: RepairCounts,
 }
 
-/// What anti-entropy has done since the start of a node, where it began; what others began is counted there.
+/// What anti-entropy has done since the start of a node, where it began; what others began is
+/// counted there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairCounts {
@@ -267,16 +272,16 @@ pub struct RepairCounts {
     pub bytes_pushed: u64,
 }
 
-/// A partition and another home of it, as a node knows them.
+/// A partition and another owner of it, as a node knows them.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PairStatus {
     /// The partition.
     pub partition: Partition,
-    /// The other home.
+    /// The other owner.
     pub peer: NodeId,
-    /// The time since they were last found equal, in milliseconds; `None` before they were, in this life or since an
-    /// order to compare them.
+    /// The time since they were last found equal, in milliseconds; `None` before they were, in this
+    /// incarnation or since an order to compare them.
     pub equal_ms: Option<u64>,
     /// True while they are being compared, or are to be at once.
     pub pending: bool,

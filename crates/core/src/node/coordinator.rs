@@ -1,5 +1,5 @@
-//! The coordinator: carries a request through the home replicas of its key, and the nodes that
-//! stand in for them, until enough of them have answered or the deadline has passed.
+//! The coordinator: carries a request through the owners of its key, and the nodes that
+//! act as a fallback for them, until enough of them have answered or the deadline has passed.
 
 mod common;
 mod env;
@@ -23,16 +23,16 @@ use self::operation::Operation;
 use self::plan::{Plan, Route, Work};
 use self::read::{Merged, ReadOp};
 use self::write::WriteOp;
-use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role};
+use super::io::Io;
 use super::{ClientId, Config, Experiment};
-use crate::members::Opinion;
-use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
+use crate::members::Liveness;
+use crate::message::{Body, Counter, RecentTrips, Rejection, Request, Resource, Response};
+use crate::quorum::QuorumTracker;
 use crate::rng::Rng;
-use crate::tally::Tally;
 use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
 
-/// Most requests under way.
+/// Most requests in progress.
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
@@ -41,7 +41,7 @@ const MAX_LINGERING: usize = 4_096;
 /// and the bytes of values that they may keep in memory.
 const MAX_LINGERING_BYTES: usize = 64 << 20;
 
-/// Requests under way at one node, and which peers it can send to.
+/// Requests in progress at one node, and which peers it can send to.
 #[derive(Clone, Debug)]
 pub(super) struct Coordinator {
     env: Env,
@@ -68,7 +68,7 @@ pub(super) enum Origin {
         /// The node.
         node: NodeId,
         /// Its operation.
-        op: RequestId,
+        request_id: RequestId,
     },
 }
 
@@ -90,7 +90,7 @@ impl Coordinator {
         self.env.experiment = experiment;
     }
 
-    /// True when no request is under way.
+    /// True when no request is in progress.
     pub(super) fn is_idle(&self) -> bool {
         self.load() == 0
     }
@@ -112,7 +112,7 @@ impl Coordinator {
 
     /// What the latest round trips took.
     pub(super) fn recent(&self) -> Vec<RecentTrips> {
-        self.env.recent.told()
+        self.env.recent.reported()
     }
 
     /// True if requests for this member had better be sent to others.
@@ -127,9 +127,9 @@ impl Coordinator {
         self.env.unservable(partitions)
     }
 
-    /// Answers a request with a refusal of the node itself.
-    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, fx: &mut Effects) {
-        answer(origin, Response::Refused(refusal), fx);
+    /// Answers a request with a rejection of the node itself.
+    pub(super) fn refuse(&self, origin: Origin, rejection: Rejection, io: &mut Io) {
+        answer(origin, Response::Refused(rejection), io);
     }
 
     /// Takes a request; a client's may be forwarded, a forwarded one is coordinated here or
@@ -140,151 +140,162 @@ impl Coordinator {
         origin: Origin,
         request: Request,
         timeout_ms: u32,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let planned = self.admit(timeout_ms).and_then(|()| self.env.plan(&request));
         let routed = planned.and_then(|plan| Ok((self.env.route(now, origin, &plan)?, plan)));
         match routed {
-            Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, fx),
+            Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, io),
             Ok((Route::Forward(to), plan)) => {
-                fx.out.count(Counter::RequestsForwarded);
+                io.out.count(Counter::RequestsForwarded);
                 let writes = plan.work.is_write();
                 let (to, others) = if writes { to.split_at(1) } else { (&to[..], &[][..]) };
                 let others = others.to_vec().into();
-                let common = self.begin(now, origin, Tally::new(to, 1, true), timeout_ms);
+                let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
                 let mut forward = ForwardOp { common, request, writes, others };
-                forward.send_on(now, &mut self.env, fx);
-                self.operations.insert(forward.common.op, Operation::Forward(forward));
+                forward.send_on(now, &mut self.env, io);
+                self.operations.insert(forward.common.request_id, Operation::Forward(forward));
             }
-            Err(refusal) => answer(origin, Response::Refused(refusal), fx),
+            Err(rejection) => answer(origin, Response::Refused(rejection), io),
         }
     }
 
     /// False if the forwarded request has been here: a copy of it that came late could carry out
-    /// what the client was told is refused.
+    /// what the client was notified is refused.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
-        let Origin::Peer { node, op } = origin else { return true };
+        let Origin::Peer { node, request_id } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
-        if remembered.contains(&op) {
+        if remembered.contains(&request_id) {
             return false;
         }
         if remembered.len() == MAX_REMEMBERED {
             remembered.pop_front();
         }
-        remembered.push_back(op);
+        remembered.push_back(request_id);
         true
     }
 
-    fn admit(&self, timeout_ms: u32) -> Result<(), Refusal> {
+    fn admit(&self, timeout_ms: u32) -> Result<(), Rejection> {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
-            return Err(Refusal::Timeout(timeout_ms));
+            return Err(Rejection::Timeout(timeout_ms));
         }
         if self.load() >= MAX_OPERATIONS {
             let what = Resource::Requests;
-            return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
+            return Err(Rejection::Busy { what, limit: MAX_OPERATIONS as u32 });
         }
         Ok(())
     }
 
-    /// Starts a request here: at a home replica of its key, or at a stand-in when no home can be
+    /// Starts a request here: at an owner of its key, or at a fallback when no owner can be
     /// reached.
-    fn coordinate(
-        &mut self,
-        now: Time,
-        origin: Origin,
-        plan: Plan,
-        timeout_ms: u32,
-        fx: &mut Effects,
-    ) {
+    fn coordinate(&mut self, now: Time, origin: Origin, plan: Plan, timeout_ms: u32, io: &mut Io) {
         let me = self.env.config.me;
-        let Plan { mut homes, stand_ins, needed, strict, work } = plan;
-        let is_home = homes.contains(&me);
+        let Plan { mut owners, fallbacks, needed, strict, work } = plan;
+        let is_owner = owners.contains(&me);
         // The own replica is asked first: it costs no message.
-        homes.sort_by_key(|home| *home != me);
-        let mut tally = Tally::new(&homes, needed, strict);
-        for home in &homes {
-            if !self.env.view.can_use(*home) {
-                tally.fail(*home);
+        owners.sort_by_key(|owner| *owner != me);
+        let mut quorum_tracker = QuorumTracker::new(&owners, needed, strict);
+        for owner in &owners {
+            if !self.env.view.can_use(*owner) {
+                quorum_tracker.fail(*owner);
             }
         }
-        let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
-        let ask_all = self.env.experiment.ask_all;
-        let first = if ask_all { tally.unasked().count() as u8 } else { needed };
+        let mut fallbacks: VecDeque<NodeId> = fallbacks.into();
+        let query_all = self.env.experiment.query_all;
+        let first = if query_all { quorum_tracker.unasked().count() as u8 } else { needed };
         let operation = match work {
             Work::Read { key } => {
-                let common = self.begin(now, origin, tally, timeout_ms);
-                let mut read = ReadOp { common, key, merged: Merged::default(), stand_ins };
-                read.ask_more(now, first, &mut self.env, fx);
+                let common = self.begin(now, origin, quorum_tracker, timeout_ms);
+                let mut read = ReadOp { common, key, merged: Merged::default(), fallbacks };
+                read.query_more(now, first, &mut self.env, io);
                 Operation::Read(read)
             }
             Work::List { partition, after, limit_bytes } => {
-                let (common, pages) = (self.begin(now, origin, tally, timeout_ms), Vec::new());
+                let (common, pages) =
+                    (self.begin(now, origin, quorum_tracker, timeout_ms), Vec::new());
                 let mut list = ListOp { common, partition, after, limit_bytes, pages };
-                list.ask_more(now, first, &mut self.env, fx);
+                list.query_more(now, first, &mut self.env, io);
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
-                let keep_for = if is_home {
-                    tally.ask(me);
+                let hint_for = if is_owner {
+                    quorum_tracker.query(me);
                     Vec::new()
                 } else {
-                    fx.out.count(Counter::WritesCoordinatedByAStandIn);
-                    stand_ins.retain(|node| *node != me);
-                    tally.ask_stand_in(me, &homes[..1]);
-                    homes
+                    io.out.count(Counter::WritesCoordinatedByAStandIn);
+                    fallbacks.retain(|node| *node != me);
+                    quorum_tracker.query_fallback(me, &owners[..1]);
+                    owners
                 };
-                let common = self.begin(now, origin, tally, timeout_ms);
+                let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let context = seen.clone();
-                let update = Body::Update { key: key.clone(), context, change, keep_for };
-                fx.out.send(vec![me], common.op, update);
+                let update = Body::Update { key: key.clone(), context, change, hint_for };
+                io.out.send(vec![me], common.request_id, update);
                 let kept_here = BTreeSet::new();
-                Operation::Write(WriteOp { common, key, seen, minted: None, stand_ins, kept_here })
+                Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
             }
         };
-        self.operations.insert(operation.common().op, operation);
+        self.operations.insert(operation.common().request_id, operation);
     }
 
     /// Names a request, and sets its deadline.
-    fn begin(&mut self, now: Time, origin: Origin, tally: Tally, timeout_ms: u32) -> Common {
-        let op = self.ids.next();
+    fn begin(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        quorum_tracker: QuorumTracker,
+        timeout_ms: u32,
+    ) -> Common {
+        let request_id = self.ids.next();
         let deadline = now + u64::from(timeout_ms) * MILLI;
-        self.env.timers.insert((deadline, op));
+        self.env.timers.insert((deadline, request_id));
         let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
-        Common { op, origin, deadline, timeout_ms, tally, open, answered, lingering_bytes }
+        Common {
+            request_id,
+            origin,
+            deadline,
+            timeout_ms,
+            quorum_tracker,
+            open,
+            answered,
+            lingering_bytes,
+        }
     }
 
-    /// A home has refused a forwarded request for reasons of its own, and so did nothing: the next
-    /// one gets it, and when there is none left, this node carries it out in their place.
+    /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the
+    /// next one gets it, and when there is none left, this node carries it out in their place.
     fn go_elsewhere(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
-        why: Refusal,
-        fx: &mut Effects,
+        why: Rejection,
+        io: &mut Io,
     ) {
-        let Some(Operation::Forward(forward)) = self.operations.get_mut(&op) else { return };
-        if forward.go_on(now, from, &mut self.env, fx) {
+        let Some(Operation::Forward(forward)) = self.operations.get_mut(&request_id) else {
+            return;
+        };
+        if forward.go_on(now, from, &mut self.env, io) {
             return;
         }
         let (origin, left_ms) = (forward.common.origin, forward.common.left_ms(now).max(1));
         match self.env.plan(&forward.request) {
-            Ok(plan) if self.env.can_stand_in(&plan) => {
-                fx.out.count(Counter::RequestsTakenOver);
-                self.forget(op);
-                self.coordinate(now, origin, plan, left_ms, fx);
+            Ok(plan) if self.env.can_fallback(&plan) => {
+                io.out.count(Counter::RequestsTakenOver);
+                self.forget(request_id);
+                self.coordinate(now, origin, plan, left_ms, io);
             }
-            _ => self.finish(op, Response::Refused(why), fx),
+            _ => self.finish(request_id, Response::Refused(why), io),
         }
     }
 
     /// Removes an operation and all its timers.
-    fn forget(&mut self, op: RequestId) -> Option<Operation> {
-        let operation = self.operations.remove(&op)?;
+    fn forget(&mut self, request_id: RequestId) -> Option<Operation> {
+        let operation = self.operations.remove(&request_id)?;
         let common = operation.common();
-        self.env.timers.remove(&(common.deadline, op));
+        self.env.timers.remove(&(common.deadline, request_id));
         for question in &common.open {
-            self.env.timers.remove(&(question.due, op));
+            self.env.timers.remove(&(question.due, request_id));
         }
         Some(operation)
     }
@@ -293,12 +304,12 @@ impl Coordinator {
     pub(super) fn answer(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let env = &mut self.env;
         let question = operation.common_mut().close(from, env);
         let since = question.map(|question| question.since);
@@ -313,91 +324,97 @@ impl Coordinator {
         let heard = match operation {
             Operation::Read(read) => read.answer(from, took, body, env),
             Operation::List(list) => list.answer(from, body),
-            Operation::Write(write) => write.answer(now, from, took, body, env, fx),
+            Operation::Write(write) => write.answer(now, from, took, body, env, io),
             Operation::Forward(forward) => forward.answer(from, body),
         };
         match heard {
             Heard::Nothing => {}
-            Heard::Progress => self.advance(now, op, fx),
-            Heard::Done(response) => self.finish(op, response, fx),
-            Heard::Lost(refusal) => {
-                if let Refusal::Hints(limit) = refusal {
+            Heard::Progress => self.advance(now, request_id, io),
+            Heard::Done(response) => self.finish(request_id, response, io),
+            Heard::Lost(rejection) => {
+                if let Rejection::Hints(limit) = rejection {
                     self.env.view.note_full(now, from, limit);
                 }
-                self.lose(now, op, from, fx);
+                self.lose(now, request_id, from, io);
             }
-            Heard::Elsewhere(why) => self.go_elsewhere(now, op, from, why, fx),
+            Heard::Elsewhere(why) => self.go_elsewhere(now, request_id, from, why, io),
         }
     }
 
     /// A node will not answer this request any more.
-    fn lose(&mut self, now: Time, op: RequestId, node: NodeId, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
-        operation.lose(now, node, &mut self.env, fx);
-        self.advance(now, op, fx);
+    fn lose(&mut self, now: Time, request_id: RequestId, node: NodeId, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
+        operation.lose(now, node, &mut self.env, io);
+        self.advance(now, request_id, io);
     }
 
     /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
-    fn advance(&mut self, now: Time, op: RequestId, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+    fn advance(&mut self, now: Time, request_id: RequestId, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         if operation.common().answered {
             if operation.is_over() {
-                self.end(op, fx);
+                self.end(request_id, io);
             }
-        } else if let Some(response) = operation.advance(now, &mut self.env, fx) {
-            self.finish(op, response, fx);
+        } else if let Some(response) = operation.advance(now, &mut self.env, io) {
+            self.finish(request_id, response, io);
         }
     }
 
     /// A link came up or went down: what waits for that peer stops waiting.
-    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         self.env.view.link(peer, up);
         if !up {
-            self.stop_waiting(now, peer, fx);
+            self.stop_waiting(now, peer, io);
         }
     }
 
-    /// This node's opinion of a peer has changed: nobody waits for one that is down.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
-        self.env.view.opine(peer, opinion);
-        if opinion == Opinion::Down {
-            self.stop_waiting(now, peer, fx);
+    /// This node's view of the liveness of a peer has changed: nobody waits for one that is down.
+    pub(super) fn set_liveness(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        liveness: Liveness,
+        io: &mut Io,
+    ) {
+        self.env.view.set_liveness(peer, liveness);
+        if liveness == Liveness::Down {
+            self.stop_waiting(now, peer, io);
         }
     }
 
-    fn stop_waiting(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
+    fn stop_waiting(&mut self, now: Time, peer: NodeId, io: &mut Io) {
         let waiting: Vec<RequestId> = self.operations.keys().copied().collect();
-        for op in waiting {
-            let Some(operation) = self.operations.get_mut(&op) else { continue };
+        for request_id in waiting {
+            let Some(operation) = self.operations.get_mut(&request_id) else { continue };
             let common = operation.common_mut();
             let open = common.close(peer, &mut self.env).is_some();
-            if open || common.tally.unasked().any(|home| home == peer) {
-                self.lose(now, op, peer, fx);
+            if open || common.quorum_tracker.unasked().any(|owner| owner == peer) {
+                self.lose(now, request_id, peer, io);
             }
         }
     }
 
     /// Hedges and deadlines that are due.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        while let Some((due, op)) = self.env.timers.first().copied() {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        while let Some((due, request_id)) = self.env.timers.first().copied() {
             if due > now {
                 return;
             }
             self.env.timers.pop_first();
-            let Some(operation) = self.operations.get_mut(&op) else { continue };
+            let Some(operation) = self.operations.get_mut(&request_id) else { continue };
             if operation.common().deadline <= now {
                 if let Operation::Write(write) = operation {
-                    write.withdraw(&self.env, fx);
+                    write.withdraw(&self.env, io);
                 }
                 if !operation.common().answered {
-                    let response = operation.expire(&self.env, fx);
-                    self.finish(op, response, fx);
+                    let response = operation.expire(&self.env, io);
+                    self.finish(request_id, response, io);
                 }
-                self.end(op, fx);
+                self.end(request_id, io);
             } else if !self.env.experiment.no_hedges {
-                operation.hedge(now, &mut self.env, fx);
+                operation.hedge(now, &mut self.env, io);
                 if matches!(operation, Operation::Write(_)) {
-                    self.advance(now, op, fx);
+                    self.advance(now, request_id, io);
                 }
             }
         }
@@ -409,41 +426,41 @@ impl Coordinator {
     }
 
     /// Answers. What still waits for replicas stays, to bring them up to date.
-    fn finish(&mut self, op: RequestId, response: Response, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+    fn finish(&mut self, request_id: RequestId, response: Response, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let bytes = operation.bytes();
         let common = operation.common_mut();
         debug_assert!(!common.answered, "a request is answered once");
-        answer(common.origin, response, fx);
+        answer(common.origin, response, io);
         common.answered = true;
         common.lingering_bytes = bytes;
         self.lingering += 1;
         self.lingering_bytes += bytes;
         let full = self.lingering > MAX_LINGERING || self.lingering_bytes > MAX_LINGERING_BYTES;
         if full || operation.is_over() {
-            self.end(op, fx);
+            self.end(request_id, io);
         }
     }
 
     /// Ends an answered operation: replicas seen to be behind get what the others had, and those
     /// that have not confirmed a write get a hint.
-    fn end(&mut self, op: RequestId, fx: &mut Effects) {
-        let Some(operation) = self.forget(op) else { return };
+    fn end(&mut self, request_id: RequestId, io: &mut Io) {
+        let Some(operation) = self.forget(request_id) else { return };
         debug_assert!(operation.common().answered, "a request ends with its answer");
         self.lingering -= 1;
         self.lingering_bytes -= operation.common().lingering_bytes;
         match operation {
-            Operation::Read(read) => read.repair(&self.env, fx),
-            Operation::Write(write) => write.leave_hints(&self.env, fx),
+            Operation::Read(read) => read.repair(&self.env, io),
+            Operation::Write(write) => write.leave_hints(&self.env, io),
             Operation::List(_) | Operation::Forward(_) => {}
         }
     }
 }
 
-fn answer(origin: Origin, response: Response, fx: &mut Effects) {
+fn answer(origin: Origin, response: Response, io: &mut Io) {
     match origin {
         Origin::Client { client, id } => {
-            fx.out.count(match &response {
+            io.out.count(match &response {
                 Response::Found { .. } => Counter::GetsAnswered,
                 Response::Written { dot: Some(_), .. } => Counter::PutsAcknowledged,
                 Response::Written { dot: None, .. } => Counter::DeletesAcknowledged,
@@ -451,11 +468,11 @@ fn answer(origin: Origin, response: Response, fx: &mut Effects) {
                 Response::Refused(_) => Counter::RequestsRefused,
                 Response::Unknown { .. } => Counter::WritesUnknown,
             });
-            fx.out.reply(client, id, response);
+            io.out.reply(client, id, response);
         }
-        Origin::Peer { node, op } => {
-            fx.out.count(Counter::RequestsCoordinatedForPeers);
-            fx.out.send(vec![node], op, Body::Coordinated(response));
+        Origin::Peer { node, request_id } => {
+            io.out.count(Counter::RequestsCoordinatedForPeers);
+            io.out.send(vec![node], request_id, Body::Coordinated(response));
         }
     }
 }

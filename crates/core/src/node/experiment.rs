@@ -8,8 +8,8 @@ pub struct Experiment {
     pub no_read_repair: bool,
     /// Nobody is asked beside one that is late.
     pub no_hedges: bool,
-    /// A read asks all homes at once, not only as many as it needs.
-    pub ask_all: bool,
+    /// A read asks all owners at once, not only as many as it needs.
+    pub query_all: bool,
     /// The network also carries a read's question to the own copy, its answer, and the own
     /// confirmation of a write.
     pub own_link: bool,
@@ -24,7 +24,7 @@ impl Experiment {
         match name {
             "no-read-repair" => Some(&mut self.no_read_repair),
             "no-hedges" => Some(&mut self.no_hedges),
-            "ask-all" => Some(&mut self.ask_all),
+            "ask-all" => Some(&mut self.query_all),
             "own-link" => Some(&mut self.own_link),
             _ => None,
         }

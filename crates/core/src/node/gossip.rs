@@ -1,28 +1,32 @@
-//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by anti-entropy between
-//! random pairs; whether another node is up is this node's own opinion.
+//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by
+//! anti-entropy between random pairs; whether another node is up is this node's own liveness.
 
 mod detector;
 
 use self::detector::Detector;
-use super::effects::Effects;
 use super::ids::RequestId;
+use super::io::Io;
 use super::{Config, Notice};
-use crate::members::{Beat, Incarnation, Member, Members, Opinion};
-use crate::message::{Body, Counter, Gossip as Word};
+use crate::members::{Heartbeat, Incarnation, Liveness, Member, Members};
+use crate::message::{Body, Counter, Gossip as GossipMessage};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
-/// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
-const MAX_NEWS: usize = 1_000;
-/// Members that everybody gossips with a little more often, so that separated groups find each other.
+/// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in
+/// later rounds.
+const MAX_NEWER_MEMBERS: usize = 1_000;
+/// Members that everybody gossips with a little more often, so that separated groups find each
+/// other.
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
 const EAGER: u8 = 3;
-/// The steps of an exchange, told apart by the message's `op`: a digest, its answer, and what the answer asked for.
+/// The steps of an exchange, distinguished by the message's `request_id`: a digest, its answer, and
+/// what the answer asked for.
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
-/// A life that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
+/// An incarnation that far ahead of the known one was not lived: nobody restarts a node so often
+/// unnoticed.
 const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -37,7 +41,8 @@ pub(super) struct Gossip {
     count: u64,
     /// Every other member, sorted.
     ids: Vec<NodeId>,
-    /// What is known of the member at the same place in `ids`. Rounds walk through all of them: lists, not trees.
+    /// What is known of the member at the same place in `ids`. Rounds walk through all of them:
+    /// lists, not trees.
     peers: Vec<Peer>,
     seeds: Vec<NodeId>,
     /// Sorted.
@@ -50,20 +55,20 @@ pub(super) struct Gossip {
 
 #[derive(Clone, Debug)]
 struct Peer {
-    beat: Beat,
+    heartbeat: Heartbeat,
     detector: Detector,
-    opinion: Opinion,
+    liveness: Liveness,
 }
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, now: Time, id: NodeId, fx: &mut Effects) {
-        if self.opinion == Opinion::Down {
+    fn revive(&mut self, now: Time, id: NodeId, io: &mut Io) {
+        if self.liveness == Liveness::Down {
             self.detector.returned();
         }
-        if self.opinion != Opinion::Up {
-            self.opinion = Opinion::Up;
-            fx.out.opine(id, Opinion::Up, self.detector.silence(now));
+        if self.liveness != Liveness::Up {
+            self.liveness = Liveness::Up;
+            io.out.set_liveness(id, Liveness::Up, self.detector.silence(now));
         }
     }
 }
@@ -78,7 +83,7 @@ impl Gossip {
         ids.sort_unstable();
         ids.dedup();
         let detector = Detector::new(config.gossip_interval);
-        let peer = Peer { beat: Beat::default(), detector, opinion: Opinion::Up };
+        let peer = Peer { heartbeat: Heartbeat::default(), detector, liveness: Liveness::Up };
         Gossip {
             me: config.me,
             interval: config.gossip_interval,
@@ -101,9 +106,9 @@ impl Gossip {
     }
 
     /// What this node believes of a member, and how surprising its silence is.
-    pub(super) fn opinion(&self, now: Time, peer: NodeId) -> (Opinion, f64) {
-        let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
-        self.peer(peer).map_or((Opinion::Up, 0.0), view)
+    pub(super) fn liveness(&self, now: Time, peer: NodeId) -> (Liveness, f64) {
+        let view = |peer: &Peer| (peer.liveness, peer.detector.phi(now));
+        self.peer(peer).map_or((Liveness::Up, 0.0), view)
     }
 
     fn peer(&self, id: NodeId) -> Option<&Peer> {
@@ -131,56 +136,61 @@ impl Gossip {
     }
 
     /// A message of a peer has come, whatever it says.
-    pub(super) fn heard(&mut self, now: Time, from: NodeId, fx: &mut Effects) {
+    pub(super) fn heard(&mut self, now: Time, from: NodeId, io: &mut Io) {
         if let Some(peer) = self.peer_mut(from) {
-            peer.revive(now, from, fx);
+            peer.revive(now, from, io);
             peer.detector.sign(now);
         }
     }
 
     /// A round, when it is due: judge the silent ones, and send digests.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if now < self.next_round || self.peers.is_empty() {
             return;
         }
         self.next_round = now + self.interval;
         self.count += 1;
         let known =
-            fx.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
-        if known < fx.local.meta().incarnation {
-            self.announce(fx);
+            io.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
+        if known < io.local.meta().incarnation {
+            self.announce(io);
         }
         for (id, peer) in self.ids.iter().zip(&mut self.peers) {
-            let opinion = peer.detector.opinion(now, self.timeout);
-            if opinion != peer.opinion {
-                peer.opinion = opinion;
-                fx.out.opine(*id, opinion, peer.detector.silence(now));
+            let liveness = peer.detector.liveness(now, self.timeout);
+            if liveness != peer.liveness {
+                peer.liveness = liveness;
+                io.out.set_liveness(*id, liveness, peer.detector.silence(now));
             }
         }
         let to = self.partners();
         if to.is_empty() {
             return;
         }
-        let beats = self.beats(fx);
-        fx.out.count(Counter::GossipRounds);
-        fx.out.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
+        let heartbeats = self.heartbeats(io);
+        io.out.count(Counter::GossipRounds);
+        io.out.send(
+            to,
+            DIGEST,
+            Body::Gossip(GossipMessage::Digest { heartbeats, members: self.digest }),
+        );
     }
 
-    fn own_beat(&self, fx: &Effects) -> Beat {
-        Beat { incarnation: fx.local.meta().incarnation, count: self.count }
+    fn own_heartbeat(&self, io: &Io) -> Heartbeat {
+        Heartbeat { incarnation: io.local.meta().incarnation, count: self.count }
     }
 
     /// Every member's newest heartbeat, sorted by id.
-    fn beats(&self, fx: &Effects) -> Vec<(NodeId, Beat)> {
-        let mut beats = Vec::with_capacity(self.ids.len() + 1);
-        beats.extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.beat)));
+    fn heartbeats(&self, io: &Io) -> Vec<(NodeId, Heartbeat)> {
+        let mut heartbeats = Vec::with_capacity(self.ids.len() + 1);
+        heartbeats
+            .extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.heartbeat)));
         let place = self.ids.partition_point(|id| *id < self.me);
-        beats.insert(place, (self.me, self.own_beat(fx)));
-        beats
+        heartbeats.insert(place, (self.me, self.own_heartbeat(io)));
+        heartbeats
     }
 
-    /// A random linked peer; a seed with a probability that gives each seed a few digests a round; more when
-    /// there is news about members.
+    /// A random linked peer; a seed with a probability that gives each seed a few digests a round;
+    /// more when there is news about members.
     fn partners(&mut self) -> Vec<NodeId> {
         let mut partners = Vec::new();
         for _ in 0..=self.eager {
@@ -204,184 +214,185 @@ impl Gossip {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
-        word: Word,
-        fx: &mut Effects,
+        request_id: RequestId,
+        message: GossipMessage,
+        io: &mut Io,
     ) {
-        match word {
-            Word::Digest { beats, members } => {
-                if beats.len() > MAX_MEMBERS {
-                    return fx.out.count(Counter::GossipOverTheLimit);
+        match message {
+            GossipMessage::Digest { heartbeats, members } => {
+                if heartbeats.len() > MAX_MEMBERS {
+                    return io.out.count(Counter::GossipOverTheLimit);
                 }
-                self.answer(from, beats, members, fx);
+                self.answer(from, heartbeats, members, io);
             }
-            Word::News { beats, members, digest, wanted } => {
-                if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
-                    return fx.out.count(Counter::GossipOverTheLimit);
+            GossipMessage::News { heartbeats, members, digest, wanted } => {
+                if heartbeats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
+                    return io.out.count(Counter::GossipOverTheLimit);
                 }
-                self.learn_members(&members, fx);
-                self.learn_beats(now, from, beats, fx);
-                if op == ANSWER && (!wanted.is_empty() || digest != self.digest) {
-                    let beats = self.beats_of(&wanted, fx);
-                    let members = self.members_unless(digest, fx);
+                self.learn_members(&members, io);
+                self.learn_heartbeats(now, from, heartbeats, io);
+                if request_id == ANSWER && (!wanted.is_empty() || digest != self.digest) {
+                    let heartbeats = self.heartbeats_of(&wanted, io);
+                    let members = self.members_unless(digest, io);
                     let (digest, wanted) = (self.digest, Vec::new());
-                    if !beats.is_empty() || !members.is_empty() {
-                        let news = Word::News { beats, members, digest, wanted };
-                        fx.out.send(vec![from], LAST, Body::Gossip(news));
+                    if !heartbeats.is_empty() || !members.is_empty() {
+                        let news = GossipMessage::News { heartbeats, members, digest, wanted };
+                        io.out.send(vec![from], LAST, Body::Gossip(news));
                     }
                 }
             }
         }
     }
 
-    /// Tells what the other does not know, and asks for what it knows better.
+    /// Reports what the other does not know, and asks for what it knows better.
     fn answer(
         &mut self,
         from: NodeId,
-        mut theirs: Vec<(NodeId, Beat)>,
+        mut theirs: Vec<(NodeId, Heartbeat)>,
         digest: u64,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        // Both sorted: one walk through them finds what belongs together. Of twins the last one counts.
+        // Both sorted: one walk through them finds what belongs together. Of twins the last one
+        // counts.
         theirs.sort_by_key(|(id, _)| *id);
         let mut theirs = theirs.into_iter().peekable();
         let (mut newer, mut wanted) = (Vec::new(), Vec::new());
-        for (id, beat) in self.beats(fx) {
-            let mut known = Beat::default();
-            while let Some((other, beat)) = theirs.next_if(|(other, _)| *other <= id) {
+        for (id, heartbeat) in self.heartbeats(io) {
+            let mut known = Heartbeat::default();
+            while let Some((other, heartbeat)) = theirs.next_if(|(other, _)| *other <= id) {
                 if other == id {
-                    known = beat;
+                    known = heartbeat;
                 }
             }
-            if beat > known {
-                let lag = if beat.incarnation > known.incarnation {
+            if heartbeat > known {
+                let lag = if heartbeat.incarnation > known.incarnation {
                     u64::MAX
                 } else {
-                    beat.count - known.count
+                    heartbeat.count - known.count
                 };
-                newer.push((lag, id, beat));
-            } else if known > beat {
+                newer.push((lag, id, heartbeat));
+            } else if known > heartbeat {
                 wanted.push(id);
             }
         }
         // The oldest of theirs first: what is left out comes in a later round.
         newer.sort_unstable_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
-        newer.truncate(MAX_NEWS);
-        wanted.truncate(MAX_NEWS);
-        let beats = newer.into_iter().map(|(_, id, beat)| (id, beat)).collect();
-        let members = self.members_unless(digest, fx);
-        let news = Word::News { beats, members, digest: self.digest, wanted };
-        fx.out.send(vec![from], ANSWER, Body::Gossip(news));
+        newer.truncate(MAX_NEWER_MEMBERS);
+        wanted.truncate(MAX_NEWER_MEMBERS);
+        let heartbeats = newer.into_iter().map(|(_, id, heartbeat)| (id, heartbeat)).collect();
+        let members = self.members_unless(digest, io);
+        let news = GossipMessage::News { heartbeats, members, digest: self.digest, wanted };
+        io.out.send(vec![from], ANSWER, Body::Gossip(news));
     }
 
-    fn beats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Beat)> {
-        let beat = |id: &NodeId| match self.peer(*id) {
-            Some(peer) => Some((*id, peer.beat)),
-            None => (*id == self.me).then(|| (self.me, self.own_beat(fx))),
+    fn heartbeats_of(&self, wanted: &[NodeId], io: &Io) -> Vec<(NodeId, Heartbeat)> {
+        let heartbeat = |id: &NodeId| match self.peer(*id) {
+            Some(peer) => Some((*id, peer.heartbeat)),
+            None => (*id == self.me).then(|| (self.me, self.own_heartbeat(io))),
         };
-        wanted.iter().filter_map(beat).collect()
+        wanted.iter().filter_map(heartbeat).collect()
     }
 
     /// The list of members, for one whose list is not the same.
-    fn members_unless(&self, digest: u64, fx: &Effects) -> Vec<Member> {
+    fn members_unless(&self, digest: u64, io: &Io) -> Vec<Member> {
         if digest == self.digest {
             return Vec::new();
         }
-        fx.local.members().iter().cloned().collect()
+        io.local.members().iter().cloned().collect()
     }
 
-    fn learn_beats(
+    fn learn_heartbeats(
         &mut self,
         now: Time,
         from: NodeId,
-        beats: Vec<(NodeId, Beat)>,
-        fx: &mut Effects,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
+        io: &mut Io,
     ) {
-        for (id, beat) in beats {
+        for (id, heartbeat) in heartbeats {
             if id == self.me {
-                self.hear_of_myself(from, beat, fx);
+                self.hear_of_myself(from, heartbeat, io);
                 continue;
             }
             let Some(peer) = self.peer_mut(id) else {
-                fx.out.count(Counter::GossipOfStrangers);
+                io.out.count(Counter::GossipOfStrangers);
                 continue;
             };
-            let known = peer.beat;
-            if !is_credible(beat, known.incarnation) {
-                fx.out.count(Counter::ForgedLivesRefused);
+            let known = peer.heartbeat;
+            if !is_credible(heartbeat, known.incarnation) {
+                io.out.count(Counter::ForgedIncarnationsRefused);
                 continue;
             }
-            if beat > known {
-                peer.beat = beat;
-                peer.revive(now, id, fx);
-                peer.detector.beat(now);
+            if heartbeat > known {
+                peer.heartbeat = heartbeat;
+                peer.revive(now, id, io);
+                peer.detector.heartbeat(now);
             }
         }
     }
 
-    /// Others may know of a later life of this node than it lives: its disk forgot some. What that means is not
-    /// this role's to say.
-    fn hear_of_myself(&mut self, from: NodeId, beat: Beat, fx: &mut Effects) {
-        let own = self.own_beat(fx);
-        if beat <= own {
+    /// Others may know of a later incarnation of this node than it lives: its disk forgot some.
+    /// What that means is not this role's to say.
+    fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, io: &mut Io) {
+        let own = self.own_heartbeat(io);
+        if heartbeat <= own {
             return;
         }
-        if !is_credible(beat, own.incarnation) {
-            fx.out.count(Counter::ForgedLivesRefused);
-            return fx.out.notice(Notice::Forged(from));
+        if !is_credible(heartbeat, own.incarnation) {
+            io.out.count(Counter::ForgedIncarnationsRefused);
+            return io.out.notice(Notice::Forged(from));
         }
-        if beat.incarnation > own.incarnation {
-            fx.out.hear_of_own_life(from, beat.incarnation);
+        if heartbeat.incarnation > own.incarnation {
+            io.out.hear_of_own_incarnation(from, heartbeat.incarnation);
         } else {
-            self.count = beat.count + 1;
+            self.count = heartbeat.count + 1;
         }
     }
 
-    /// Makes this node's present life known as a member's.
-    fn announce(&mut self, fx: &mut Effects) {
-        let Some(own) = fx.local.members().get(self.me) else { return };
-        let own = Member { incarnation: fx.local.meta().incarnation, ..own.clone() };
-        self.learn_members(&[own], fx);
+    /// Makes this node's present incarnation known as a member's.
+    fn announce(&mut self, io: &mut Io) {
+        let Some(own) = io.local.members().get(self.me) else { return };
+        let own = Member { incarnation: io.local.meta().incarnation, ..own.clone() };
+        self.learn_members(&[own], io);
     }
 
-    fn learn_members(&mut self, news: &[Member], fx: &mut Effects) {
-        let before: Members = fx.local.members().clone();
-        let own = fx.local.meta().incarnation;
+    fn learn_members(&mut self, news: &[Member], io: &mut Io) {
+        let before: Members = io.local.members().clone();
+        let own = io.local.meta().incarnation;
         let mut sound = Vec::new();
         for member in news {
             let id = member.id();
             let known = before.get(id);
             if known.is_none() {
-                fx.out.count(Counter::GossipOfStrangers);
+                io.out.count(Counter::GossipOfStrangers);
             }
-            let beat = Beat { incarnation: member.incarnation, count: 0 };
+            let heartbeat = Heartbeat { incarnation: member.incarnation, count: 0 };
             let credible =
-                is_credible(beat, known.map_or(Incarnation::NONE, |known| known.incarnation));
+                is_credible(heartbeat, known.map_or(Incarnation::NONE, |known| known.incarnation));
             // What others say of this node's own address counts only as far as it said so itself.
             if credible && (id != self.me || member.incarnation <= own) {
                 sound.push(member);
             }
         }
-        if !fx.learn_members(&sound) {
+        if !io.learn_members(&sound) {
             return;
         }
-        self.digest = fx.local.members().digest();
+        self.digest = io.local.members().digest();
         self.eager = EAGER;
         // Lists of the same members, so in the same order.
-        let pairs = before.iter().zip(fx.local.members().iter());
+        let pairs = before.iter().zip(io.local.members().iter());
         let moved: Vec<(NodeId, String)> = pairs
             .filter(|(known, member)| known.address != member.address)
             .map(|(_, member)| (member.id(), member.address.clone()))
             .filter(|(id, _)| *id != self.me)
             .collect();
         for (peer, address) in moved {
-            fx.out.address(peer, address);
+            io.out.address(peer, address);
         }
     }
 }
 
 /// False for numbers that no node came to by living.
-fn is_credible(beat: Beat, known: Incarnation) -> bool {
+fn is_credible(heartbeat: Heartbeat, known: Incarnation) -> bool {
     let latest = known.0.saturating_add(MAX_LEAP).min(MAX_NUMBER);
-    beat.incarnation.0 <= latest && beat.count <= MAX_NUMBER
+    heartbeat.incarnation.0 <= latest && heartbeat.count <= MAX_NUMBER
 }

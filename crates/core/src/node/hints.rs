@@ -1,10 +1,10 @@
 //! What is kept for other members, counted: replicas keep hints, handoff delivers them, and
-//! generations end only when no old one is left.
+//! GC epochs end only when no old one is left.
 
 use std::collections::BTreeMap;
 
-use super::generations::Generations;
-use crate::generation::GcEpoch;
+use super::gc_epochs::GcEpochs;
+use crate::gc_epoch::GcEpoch;
 use crate::store::{HintTotal, Kept, Record, hint_bytes};
 use crate::types::{Key, NodeId, Partition, Time};
 
@@ -13,24 +13,24 @@ use crate::types::{Key, NodeId, Partition, Time};
 pub(super) struct HintPlace {
     /// The key's partition.
     pub(super) partition: Partition,
-    /// True if this node is no home of the key: the hint may have filled its target's slot.
-    pub(super) owed: bool,
+    /// True if this node is no owner of the key: the hint may have filled its target's slot.
+    pub(super) pending: bool,
 }
 
 /// What a hint counts as.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HintSize {
     pub(super) bytes: u64,
-    pub(super) generation: GcEpoch,
+    pub(super) gc_epoch: GcEpoch,
 }
 
 impl HintSize {
     /// Of what is kept of a key; of a damaged hint nothing is known, and it may be of the first
-    /// generation.
+    /// GC epoch.
     pub(super) fn of(key: &Key, record: Option<&Record>) -> Self {
         record.map_or(HintSize::default(), |record| HintSize {
             bytes: hint_bytes(key, record),
-            generation: record.generation,
+            gc_epoch: record.gc_epoch,
         })
     }
 }
@@ -40,9 +40,9 @@ impl HintSize {
 #[derive(Clone, Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
-    /// How many hints there are of each generation of a partition.
+    /// How many hints there are of each GC epoch of a partition.
     stamps: BTreeMap<(Partition, GcEpoch), u64>,
-    /// Members that are owed nothing any more, and that have not been told.
+    /// Members that are pending nothing any more, and that have not been reported.
     drained: Vec<NodeId>,
     bytes: u64,
     limit_bytes: u64,
@@ -58,12 +58,12 @@ impl HintLedger {
         HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
 
-    /// See `Local::account_hint`.
+    /// See `LocalState::count_hint`.
     pub(super) fn change(
         &mut self,
         now: Time,
         target: NodeId,
-        HintPlace { partition, owed }: HintPlace,
+        HintPlace { partition, pending }: HintPlace,
         before: Option<HintSize>,
         after: Option<HintSize>,
     ) {
@@ -73,9 +73,10 @@ impl HintLedger {
         // What a damaged hint takes is not known, so no sum may go below zero.
         total.bytes = (total.bytes + bytes(after)).saturating_sub(bytes(before));
         self.bytes = (self.bytes + bytes(after)).saturating_sub(bytes(before));
-        if owed {
-            total.owed = total.owed + u64::from(after.is_some()) - u64::from(before.is_some());
-            if total.owed == 0 {
+        if pending {
+            total.pending =
+                total.pending + u64::from(after.is_some()) - u64::from(before.is_some());
+            if total.pending == 0 {
                 self.drained.push(target);
             }
         }
@@ -83,10 +84,10 @@ impl HintLedger {
             self.totals.remove(&target);
         }
         if let Some(after) = after {
-            *self.stamps.entry((partition, after.generation)).or_default() += 1;
+            *self.stamps.entry((partition, after.gc_epoch)).or_default() += 1;
         }
         if let Some(before) = before {
-            let place = (partition, before.generation);
+            let place = (partition, before.gc_epoch);
             let left = self.stamps.get(&place).map_or(0, |count| count.saturating_sub(1));
             if left == 0 {
                 self.stamps.remove(&place);
@@ -96,29 +97,29 @@ impl HintLedger {
         }
     }
 
-    /// True if some hint is older than the generation before the present one of its partition: it
+    /// True if some hint is older than the GC epoch before the present one of its partition: it
     /// can only be of an old disk.
-    pub(super) fn has_outlived(&self, generations: &Generations) -> bool {
+    pub(super) fn has_outlived(&self, gc_epochs: &GcEpochs) -> bool {
         let mut stamps = self.stamps.keys();
-        stamps.any(|(partition, stamp)| stamp.next() < generations.number(*partition))
+        stamps.any(|(partition, stamp)| stamp.next() < gc_epochs.number(*partition))
     }
 
-    /// How many hints of a partition are of an older generation than this one.
-    pub(super) fn older(&self, partition: Partition, generation: GcEpoch) -> u64 {
+    /// How many hints of a partition are of an older GC epoch than this one.
+    pub(super) fn older(&self, partition: Partition, gc_epoch: GcEpoch) -> u64 {
         self.stamps
-            .range((partition, GcEpoch::FIRST)..(partition, generation))
+            .range((partition, GcEpoch::FIRST)..(partition, gc_epoch))
             .map(|(_, count)| count)
             .sum()
     }
 
-    /// What is kept for a member, and since when in this life.
+    /// What is kept for a member, and since when in this incarnation.
     pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Time)> {
         self.totals.get(&target).copied()
     }
 
     /// How many hints for a member may have filled its slot.
-    pub(super) fn owed(&self, target: NodeId) -> u64 {
-        self.totals.get(&target).map_or(0, |(total, _)| total.owed)
+    pub(super) fn pending(&self, target: NodeId) -> u64 {
+        self.totals.get(&target).map_or(0, |(total, _)| total.pending)
     }
 
     /// Everybody that something is kept for.
@@ -136,7 +137,7 @@ impl HintLedger {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Members whose last owed hint has gone since this was asked.
+    /// Members whose last pending hint has gone since this was asked.
     pub(super) fn take_drained(&mut self) -> Vec<NodeId> {
         std::mem::take(&mut self.drained)
     }

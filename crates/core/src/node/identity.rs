@@ -1,15 +1,16 @@
-//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its disk
-//! or had it rolled back. Until its peers have told, it mints nothing and answers no client.
+//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its
+//! disk or had it rolled back. Until its peers have reported, it issues nothing and answers no
+//! client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::effects::Effects;
-use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
-use crate::members::{Cluster, Incarnation, Life};
-use crate::message::{Body, Counter, Refusal};
+use crate::members::{Cluster, Incarnation, IncarnationId};
+use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
 
@@ -20,8 +21,8 @@ const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
 const ALONE: Micros = Micros::from_millis(3_000);
 
-/// Who has not answered for so long is told of: the founding of a cluster waits for all.
-const LONG: Micros = Micros::from_millis(10_000);
+/// Who has not answered for so long is reported: the founding of a cluster waits for all.
+const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
 #[derive(Clone, Debug)]
@@ -34,21 +35,21 @@ pub(super) struct Identity {
     bootstrap: bool,
     nonce: u64,
     started: Option<Time>,
-    /// True once it was told whom the founding waits for.
+    /// True once it was reported whom the founding waits for.
     complained: bool,
     next_round: Option<Time>,
     links: BTreeSet<NodeId>,
     /// Those of them that have not answered since their link came up.
     unanswered: BTreeSet<NodeId>,
-    /// What each peer has answered in this life.
+    /// What each peer has answered in this incarnation.
     heard: BTreeMap<NodeId, Heard>,
     /// The cluster that somebody was met in, while this node is in none.
     met: Option<Cluster>,
     /// Peers of another cluster, and its id.
     foreign: BTreeMap<NodeId, u64>,
-    /// A later life of this node that somebody was told of, before this one has settled.
-    rumour: Option<(Life, NodeId)>,
-    /// True once a peer told of a later life after this one had settled.
+    /// A later incarnation of this node that somebody was notified of, before this one has settled.
+    rumour: Option<(IncarnationId, NodeId)>,
+    /// True once a peer notified of a later incarnation after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<SyncSeq>,
@@ -56,7 +57,7 @@ pub(super) struct Identity {
 
 #[derive(Clone, Debug)]
 struct Heard {
-    seen: Option<Life>,
+    seen: Option<IncarnationId>,
     birth: u64,
     /// Whether it is in a cluster.
     member: bool,
@@ -96,14 +97,14 @@ impl Identity {
     }
 
     /// Why the node does not serve yet, if it does not.
-    pub(super) fn refusal(&self, fx: &Effects) -> Option<Refusal> {
-        (!fx.local.is_settled()).then(|| self.starting())
+    pub(super) fn rejection(&self, io: &Io) -> Option<Rejection> {
+        (!io.local.is_settled()).then(|| self.starting())
     }
 
-    /// The refusal of a node that does not serve yet.
-    pub(super) fn starting(&self) -> Refusal {
+    /// The rejection of a node that does not serve yet.
+    pub(super) fn starting(&self) -> Rejection {
         let (heard, peers) = self.heard();
-        Refusal::Starting { heard, peers }
+        Rejection::Starting { heard, peers }
     }
 
     /// How many peers have answered, and how many there are.
@@ -125,27 +126,28 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is told of every life, also one that has settled.
-    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
+    /// A link came up or went down: a peer is notified of every incarnation, also one that has
+    /// settled.
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.links.insert(peer);
             self.unanswered.insert(peer);
-            self.introduce(vec![peer], fx);
+            self.introduce(vec![peer], io);
             self.next_round.get_or_insert(now + ROUND);
         } else {
             self.links.remove(&peer);
             self.unanswered.remove(&peer);
         }
-        self.decide(now, fx);
+        self.decide(now, io);
     }
 
     /// Asks again where no answer came, and decides with those that are there when time is up.
     /// Gives those that can be reached and have not answered yet, when they are asked again.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) -> Option<Vec<NodeId>> {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
         }
-        let lost = fx.local.meta().cluster.is_none();
+        let lost = io.local.meta().cluster.is_none();
         let satisfied = |heard: &Heard| !lost || heard.member;
         let wanting = |peer: &NodeId| {
             let satisfied = self.heard.get(peer).is_some_and(satisfied);
@@ -153,30 +155,30 @@ impl Identity {
         };
         let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
         // A link that comes up begins the rounds anew.
-        let done = wanting.is_empty() && fx.local.is_settled();
+        let done = wanting.is_empty() && io.local.is_settled();
         self.next_round = (!done).then_some(now + ROUND);
         let silent = self.unanswered.iter().copied().filter(|peer| !self.is_foreign(*peer));
         let silent: Vec<NodeId> = silent.collect();
-        self.introduce(wanting, fx);
-        self.decide(now, fx);
+        self.introduce(wanting, io);
+        self.decide(now, io);
         (!silent.is_empty()).then_some(silent)
     }
 
-    /// This life; its number is higher than it began with once a later one was heard of.
-    fn life(&self, fx: &Effects) -> Life {
-        Life { incarnation: fx.local.meta().incarnation, nonce: self.nonce }
+    /// This incarnation; its number is higher than it began with once a later one was heard of.
+    fn incarnation(&self, io: &Io) -> IncarnationId {
+        IncarnationId { incarnation: io.local.meta().incarnation, nonce: self.nonce }
     }
 
-    /// Names the introductions of this life.
+    /// Names the introductions of this incarnation.
     fn id(&self) -> RequestId {
         RequestId::of_wire(self.nonce)
     }
 
-    /// Tells peers of this life and its ring.
-    pub(super) fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
-        let cluster = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
-        let (life, ring) = (self.life(fx), self.placement);
-        fx.out.send(to, self.id(), Body::Introduce { life, cluster, ring });
+    /// Notifies peers of this incarnation and its ring.
+    pub(super) fn introduce(&self, to: Vec<NodeId>, io: &mut Io) {
+        let cluster = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let (incarnation, ring) = (self.incarnation(io), self.placement);
+        io.out.send(to, self.id(), Body::Introduce { incarnation, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -184,109 +186,122 @@ impl Identity {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         if !self.peers().any(|peer| peer == from) {
             return;
         }
         match body {
-            Body::Introduce { life, cluster, .. } => {
-                self.judge_cluster(from, cluster, fx);
-                self.answer(from, op, life, fx);
-                if cluster.is_some() && fx.local.meta().cluster.is_none() {
-                    self.introduce(vec![from], fx);
+            Body::Introduce { incarnation, cluster, .. } => {
+                self.judge_cluster(from, cluster, io);
+                self.answer(from, request_id, incarnation, io);
+                if cluster.is_some() && io.local.meta().cluster.is_none() {
+                    self.introduce(vec![from], io);
                 }
             }
-            // The answer to an introduction of an earlier life says nothing about this one.
-            Body::Known { seen, birth, cluster } if op == self.id() => {
+            // The answer to an introduction of an earlier incarnation says nothing about this one.
+            Body::Known { seen, birth, cluster } if request_id == self.id() => {
                 self.unanswered.remove(&from);
-                self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
+                self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), io);
                 if self.is_foreign(from) {
                     return;
                 }
-                if fx.local.is_settled() {
-                    fx.local.witness();
-                    self.doubt(from, seen, fx);
+                if io.local.is_settled() {
+                    io.local.witness();
+                    self.doubt(from, seen, io);
                 }
                 self.heard.insert(from, Heard { seen, birth, member: cluster.is_some() });
-                if fx.local.meta().cluster.is_none() {
+                if io.local.meta().cluster.is_none() {
                     self.met = self.met.take().or(cluster);
                 }
-                self.decide(now, fx);
+                self.decide(now, io);
             }
             _ => {}
         }
     }
 
-    /// Gossip tells of a later life of this node: as good as a peer that has seen it.
-    pub(super) fn hear_of_own_life(
+    /// Gossip reports of a later incarnation of this node: as good as a peer that has seen it.
+    pub(super) fn hear_of_own_incarnation(
         &mut self,
         from: NodeId,
         incarnation: Incarnation,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        // Of which boot it was is not told, but it was not this one.
-        let seen = Life { incarnation, nonce: !self.nonce };
-        if !self.life(fx).is_outdated_by(seen) {
+        // Of which boot it was is not reported, but it was not this one.
+        let seen = IncarnationId { incarnation, nonce: !self.nonce };
+        if !self.incarnation(io).is_outdated_by(seen) {
             return;
         }
-        fx.out.count(Counter::OwnLifeRaised);
-        if !fx.local.is_settled() {
-            let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
+        io.out.count(Counter::OwnIncarnationRaised);
+        if !io.local.is_settled() {
+            let later = |(known, _): &(IncarnationId, NodeId)| known.incarnation >= incarnation;
             if !self.rumour.as_ref().is_some_and(later) {
                 self.rumour = Some((seen, from));
             }
         } else if self.doubted {
-            // Another life of the same disk goes on: the numbers only tell who spoke last.
-            fx.change_meta(|meta| meta.incarnation = incarnation.next());
-            self.introduce(self.links.iter().copied().collect(), fx);
+            // Another incarnation of the same disk goes on: the numbers only tell who spoke last.
+            io.change_meta(|meta| meta.incarnation = incarnation.next());
+            self.introduce(self.links.iter().copied().collect(), io);
         } else {
-            self.doubt(from, Some(seen), fx);
+            self.doubt(from, Some(seen), io);
         }
     }
 
-    /// A peer that was not heard before this life settled may know of a later one: the disk is an old one
-    /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
-    fn doubt(&mut self, from: NodeId, seen: Option<Life>, fx: &mut Effects) {
+    /// A peer that was not heard before this incarnation settled may know of a later one: the disk
+    /// is an old one after all, or a copy of it runs elsewhere. Once per life, or two copies would
+    /// chase each other.
+    fn doubt(&mut self, from: NodeId, seen: Option<IncarnationId>, io: &mut Io) {
         if let Some(seen) = seen
-            && self.life(fx).is_outdated_by(seen)
+            && self.incarnation(io).is_outdated_by(seen)
             && !self.doubted
         {
             self.doubted = true;
-            fx.out.notice(Notice::Copied(from));
-            self.suspect(true, seen.incarnation.next(), fx);
-            self.introduce(self.links.iter().copied().collect(), fx);
+            io.out.notice(Notice::Copied(from));
+            self.suspect(true, seen.incarnation.next(), io);
+            self.introduce(self.links.iter().copied().collect(), io);
         }
     }
 
     /// Says what was known of the peer, when what it says now is safely known too.
-    fn answer(&mut self, from: NodeId, op: RequestId, life: Life, fx: &mut Effects) {
-        // A node that is to found a cluster by itself must not be counted by those that wait for all.
-        if self.bootstrap && fx.local.meta().cluster.is_none() {
+    fn answer(
+        &mut self,
+        from: NodeId,
+        request_id: RequestId,
+        incarnation: IncarnationId,
+        io: &mut Io,
+    ) {
+        // A node that is to found a cluster by itself must not be counted by those that wait for
+        // all.
+        if self.bootstrap && io.local.meta().cluster.is_none() {
             return;
         }
-        let seen =
-            fx.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
-        // A cluster is not told of before it is synced: there must never be a second one.
-        let mut mark = fx.local.meta().cluster.is_some().then(|| fx.out.last_mark());
-        if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
-            mark = Some(fx.change_meta(|meta| {
+        let seen = io
+            .local
+            .meta()
+            .lives
+            .iter()
+            .find(|(node, _)| *node == from)
+            .map(|(_, incarnation)| *incarnation);
+        // A cluster is not notified of before it is synced: there must never be a second one.
+        let mut seq = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
+        if seen.is_none_or(|seen| incarnation.incarnation > seen.incarnation) {
+            seq = Some(io.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
-                meta.lives.push((from, life));
+                meta.lives.push((from, incarnation));
             }));
         }
-        let (birth, cluster) = (fx.local.meta().birth, fx.local.meta().cluster.clone());
-        fx.out.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
+        let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());
+        io.out.send_synced(seq, from, request_id, Body::Known { seen, birth, cluster });
     }
 
-    fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
-        let ours = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+    fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, io: &mut Io) {
+        let ours = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         match (ours, theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 if self.foreign.insert(peer, theirs).is_none() {
-                    fx.out.notice(Notice::Foreign(peer, [ours, theirs]));
+                    io.out.notice(Notice::Foreign(peer, [ours, theirs]));
                 }
             }
             // It has begun anew, with an empty disk.
@@ -295,7 +310,7 @@ impl Identity {
     }
 
     /// Decides what can be decided with what has been heard.
-    fn decide(&mut self, now: Time, fx: &mut Effects) {
+    fn decide(&mut self, now: Time, io: &mut Io) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {
             return;
@@ -303,56 +318,58 @@ impl Identity {
         let passed = now.saturating_since(started);
         // Nobody else is heard.
         let all = self.heard.len() == self.peers().count();
-        if fx.local.meta().cluster.is_none() {
-            self.find_cluster(all, passed, fx);
+        if io.local.meta().cluster.is_none() {
+            self.find_cluster(all, passed, io);
         }
-        if self.continues && fx.local.meta().cluster.is_some() {
-            // Nobody can know of a later life.
-            self.decided = Some(fx.out.last_mark());
-            return self.synced(fx);
+        if self.continues && io.local.meta().cluster.is_some() {
+            // Nobody can know of a later incarnation.
+            self.decided = Some(io.out.last_mark());
+            return self.synced(io);
         }
         let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
-        if fx.local.meta().cluster.is_none() || !ready {
+        if io.local.meta().cluster.is_none() || !ready {
             return;
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
-        let life = self.life(fx);
-        let outdated = later.chain(self.rumour).filter(|(seen, _)| life.is_outdated_by(*seen));
+        let incarnation = self.incarnation(io);
+        let outdated =
+            later.chain(self.rumour).filter(|(seen, _)| incarnation.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
-        let mark = match latest {
+        let seq = match latest {
             Some((seen, witness)) => {
-                fx.out.notice(Notice::Outdated(witness));
-                self.suspect(true, seen.incarnation.next(), fx)
+                io.out.notice(Notice::Outdated(witness));
+                self.suspect(true, seen.incarnation.next(), io)
             }
-            // Every life that issued dots was first seen by a peer; one that is silent may be the
-            // only one that
-            // saw it. A first life cannot follow another, and a single node has no witness at all.
-            None if life.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
+            // Every incarnation that issued dots was first seen by a peer; one that is silent may
+            // be the only one that saw it. A first incarnation cannot follow another, and a single
+            // node has no witness at all.
+            None if incarnation.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
-                    fx.out.notice(Notice::Alone);
+                    io.out.notice(Notice::Alone);
                 }
-                self.suspect(false, life.incarnation, fx)
+                self.suspect(false, incarnation.incarnation, io)
             }
-            None => fx.out.last_mark(),
+            None => io.out.last_mark(),
         };
-        self.decided = Some(mark);
-        self.synced(fx);
+        self.decided = Some(seq);
+        self.synced(io);
     }
 
     /// Joins the cluster that a peer is in, or founds one when nobody is.
-    fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
+    fn find_cluster(&mut self, all: bool, passed: Micros, io: &mut Io) {
         let met = self.met.take();
-        let birth = fx.local.meta().birth;
+        let birth = io.local.meta().birth;
         if let Some(cluster) = met {
             let founder = cluster.founders.contains(&(self.me, birth));
             if !founder {
-                fx.out.notice(Notice::Reborn);
+                io.out.notice(Notice::Reborn);
             }
             let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
-            fx.change_meta(|meta| {
+            io.change_meta(|meta| {
                 meta.cluster = Some(cluster);
-                meta.without_authority = lost;
-                // It does not know what the others have collected; what it mints meanwhile is not old.
+                meta.read_ineligible = lost;
+                // It does not know what the others have purged; what it issues meanwhile is not
+                // old.
                 if !founder {
                     meta.suspect();
                 }
@@ -360,12 +377,13 @@ impl Identity {
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
             let founders = peers.chain([(self.me, birth)]).collect();
-            let cluster = Cluster::found(&fx.local.meta().owner.cluster, founders);
-            fx.change_meta(|meta| meta.cluster = Some(cluster));
-            fx.out.notice(Notice::Founded);
-        } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
+            let cluster = Cluster::found(&io.local.meta().identity.cluster, founders);
+            io.change_meta(|meta| meta.cluster = Some(cluster));
+            io.out.notice(Notice::Founded);
+        } else if passed >= SILENCE_REPORTED_AFTER && !std::mem::replace(&mut self.complained, true)
+        {
             let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
-            silent.for_each(|peer| fx.out.notice(Notice::Awaited(peer)));
+            silent.for_each(|peer| io.out.notice(Notice::WaitsFor(peer)));
         }
     }
 
@@ -375,36 +393,31 @@ impl Identity {
     }
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
-    /// authority.
-    fn suspect(
-        &mut self,
-        rolled_back: bool,
-        incarnation: Incarnation,
-        fx: &mut Effects,
-    ) -> SyncSeq {
+    /// read eligibility.
+    fn suspect(&mut self, rolled_back: bool, incarnation: Incarnation, io: &mut Io) -> SyncSeq {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
-        fx.change_meta(|meta| {
+        io.change_meta(|meta| {
             meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
-                meta.without_authority = lost;
+                meta.read_ineligible = lost;
             }
         })
     }
 
     /// Something is durable: settles when the decision is.
-    pub(super) fn synced(&mut self, fx: &mut Effects) {
-        if let Some(mark) = self.decided
-            && fx.out.is_durable(mark)
-            && !fx.local.is_settled()
+    pub(super) fn synced(&mut self, io: &mut Io) {
+        if let Some(seq) = self.decided
+            && io.out.is_durable(seq)
+            && !io.local.is_settled()
         {
-            fx.local.settle();
-            fx.out.notice(Notice::Settled);
+            io.local.settle();
+            io.out.notice(Notice::Settled);
             if !self.heard.is_empty() || self.peers().next().is_none() {
-                fx.local.witness();
+                io.local.witness();
             }
             // Peers that heard of an outdated life hear of the one that goes on.
-            self.introduce(self.links.iter().copied().collect(), fx);
+            self.introduce(self.links.iter().copied().collect(), io);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The names of requests and of scans: each carries whom its answer is for.
 
-/// Names a request, in the message that asks and in every answer to it. On the wire it is the `op`
-/// of the message. The bits at the top say which role asked; whoever answers only gives it back.
+/// Names a request, in the message that asks and in every answer to it. On the wire it is the
+/// `request_id` of the message. The bits at the top say which role asked; whoever answers only
+/// gives it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestId(u64);
 
@@ -9,7 +10,7 @@ pub(super) struct RequestId(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Coordinator,
-    Collection,
+    TombstoneGc,
     Repair,
     /// An owner holds what the requests of this role bring to another limit.
     Handoff,
@@ -21,7 +22,7 @@ impl Role {
     pub(super) const fn tag(self) -> u64 {
         match self {
             Role::Coordinator => 0,
-            Role::Collection => 1 << 61,
+            Role::TombstoneGc => 1 << 61,
             Role::Repair => 1 << 62,
             Role::Handoff => 1 << 63,
         }
@@ -32,8 +33,8 @@ impl RequestId {
     /// Of a request whose answer nobody awaits.
     pub(super) const NONE: RequestId = RequestId(0);
 
-    pub(super) const fn of_wire(op: u64) -> Self {
-        RequestId(op)
+    pub(super) const fn of_wire(request_id: u64) -> Self {
+        RequestId(request_id)
     }
 
     pub(super) const fn wire(self) -> u64 {
@@ -45,7 +46,7 @@ impl RequestId {
         match self.0.leading_zeros() {
             0 => Role::Handoff,
             1 => Role::Repair,
-            2 => Role::Collection,
+            2 => Role::TombstoneGc,
             _ => Role::Coordinator,
         }
     }
@@ -111,10 +112,10 @@ pub(super) enum ScanPurpose {
     Exchange,
     /// A list of keys for a peer's comparison.
     PeerList,
-    /// The choice of tombstones that are to be collected.
-    Graves,
-    /// Records that are to be renounced.
-    Chore,
+    /// The choice of tombstones that are to be purged.
+    PurgeableKeys,
+    /// Records that are to be discarded.
+    Task,
 }
 
 impl ScanToken {
@@ -132,8 +133,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_finds_the_role_that_asked() {
-        for role in [Role::Coordinator, Role::Collection, Role::Repair, Role::Handoff] {
+    fn an_answer_finds_the_role_that_queried() {
+        for role in [Role::Coordinator, Role::TombstoneGc, Role::Repair, Role::Handoff] {
             for random in [0, 1, u64::MAX / 2, u64::MAX - 64] {
                 let mut ids = RequestIds::new(role, random);
                 let (first, second) = (ids.next(), ids.next());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::{Incarnation, Opinion};
+use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -19,15 +19,15 @@ pub(super) struct Outbox {
     own_link: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
-    opinions: VecDeque<(NodeId, Opinion)>,
-    /// Own records that were found to be damaged, and that nobody has been told of.
+    liveness: VecDeque<(NodeId, Liveness)>,
+    /// Own records that were found to be damaged, and that nobody has been notified of.
     damaged: VecDeque<(Partition, Key)>,
-    /// Who told of which life of this node that is later than this one.
-    own_lives: VecDeque<(NodeId, Incarnation)>,
+    /// Who notified of which incarnation of this node that is later than this one.
+    own_incarnations: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
     held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
-    said: u64,
+    stated: u64,
     last_mark: SyncSeq,
     synced: SyncSeq,
     last_token: u64,
@@ -41,11 +41,11 @@ impl Outbox {
             own_link: false,
             out: Vec::new(),
             local: VecDeque::new(),
-            opinions: VecDeque::new(),
+            liveness: VecDeque::new(),
             damaged: VecDeque::new(),
-            own_lives: VecDeque::new(),
+            own_incarnations: VecDeque::new(),
             held: BTreeMap::new(),
-            said: 0,
+            stated: 0,
             last_mark: SyncSeq::NONE,
             synced: SyncSeq::NONE,
             last_token: 0,
@@ -59,8 +59,8 @@ impl Outbox {
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.
-    pub(super) fn send(&mut self, mut to: Vec<NodeId>, op: RequestId, body: Body) {
-        let message = PeerMessage { op: op.wire(), body };
+    pub(super) fn send(&mut self, mut to: Vec<NodeId>, request_id: RequestId, body: Body) {
+        let message = PeerMessage { request_id: request_id.wire(), body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
             let all = to.len();
@@ -74,36 +74,36 @@ impl Outbox {
         }
     }
 
-    /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
+    /// Sends a message when the store has synced past `seq`; at once if there is none to wait for.
     pub(super) fn send_synced(
         &mut self,
-        mark: Option<SyncSeq>,
+        seq: Option<SyncSeq>,
         to: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
     ) {
-        match mark {
-            Some(mark) if mark > self.synced => {
-                self.said += 1;
-                self.held.insert((mark, self.said), (to, op, body));
+        match seq {
+            Some(seq) if seq > self.synced => {
+                self.stated += 1;
+                self.held.insert((seq, self.stated), (to, request_id, body));
             }
-            _ => self.send(vec![to], op, body),
+            _ => self.send(vec![to], request_id, body),
         }
     }
 
-    /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: SyncSeq) {
-        self.synced = self.synced.max(mark);
+    /// Notes that every write up to `seq` is durable, and lets go what waited for that.
+    pub(super) fn release(&mut self, seq: SyncSeq) {
+        self.synced = self.synced.max(seq);
         let later = self.held.split_off(&(self.synced.next(), 0));
-        for (to, op, body) in std::mem::replace(&mut self.held, later).into_values() {
-            self.send(vec![to], op, body);
+        for (to, request_id, body) in std::mem::replace(&mut self.held, later).into_values() {
+            self.send(vec![to], request_id, body);
         }
     }
 
-    /// Writes a batch; the mark tells when it is durable.
+    /// Writes a batch; the mark reports when it is durable.
     pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
         self.last_mark = self.last_mark.next();
-        self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
+        self.out.push(Output::Store(Work::Write { seq: self.last_mark, changes }));
         self.last_mark
     }
 
@@ -113,8 +113,8 @@ impl Outbox {
     }
 
     /// True when the write with this mark is durable.
-    pub(super) fn is_durable(&self, mark: SyncSeq) -> bool {
-        mark <= self.synced
+    pub(super) fn is_durable(&self, seq: SyncSeq) -> bool {
+        seq <= self.synced
     }
 
     /// True when every write is durable.
@@ -185,9 +185,9 @@ impl Outbox {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This life is to end: the next one begins with what the store has.
-    pub(super) fn end_life(&mut self) {
-        self.out.push(Output::Relive);
+    /// This incarnation is to end: the next one begins with what the store has.
+    pub(super) fn end_incarnation(&mut self) {
+        self.out.push(Output::BeginIncarnation);
     }
 
     /// The replacement that was ordered is not made.
@@ -196,7 +196,7 @@ impl Outbox {
         self.out.push(Output::NotReplaced(why));
     }
 
-    /// Tells the operator.
+    /// Notifies the operator.
     pub(super) fn notice(&mut self, notice: Notice) {
         self.out.push(Output::Notice(notice));
     }
@@ -221,16 +221,16 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// This node's opinion of a member is another one now, after this `silence`; the other roles
-    /// are told.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
-        self.opinions.push_back((peer, opinion));
-        self.notice(Notice::Opined(peer, opinion, silence));
+    /// This node's view of the liveness of a member is another one now, after this `silence`; the
+    /// other roles are reported.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
+        self.liveness.push_back((peer, liveness));
+        self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
-    /// The next opinion that the other roles have not been told of.
-    pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
-        self.opinions.pop_front()
+    /// The next liveness that the other roles have not been notified of.
+    pub(super) fn next_liveness(&mut self) -> Option<(NodeId, Liveness)> {
+        self.liveness.pop_front()
     }
 
     /// The own record of a key is damaged.
@@ -243,14 +243,14 @@ impl Outbox {
         self.damaged.pop_front()
     }
 
-    /// A peer tells of a later life of this node than it lives.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
-        self.own_lives.push_back((from, incarnation));
+    /// A peer reports of a later incarnation of this node than it lives.
+    pub(super) fn hear_of_own_incarnation(&mut self, from: NodeId, incarnation: Incarnation) {
+        self.own_incarnations.push_back((from, incarnation));
     }
 
     /// The next such word that has not been judged.
-    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, Incarnation)> {
-        self.own_lives.pop_front()
+    pub(super) fn next_own_incarnation(&mut self) -> Option<(NodeId, Incarnation)> {
+        self.own_incarnations.pop_front()
     }
 
     /// Hands over what is to be done.

@@ -1,5 +1,6 @@
-//! The placement of keys: a node lives with one ring. A later one, by an operator's command or from a peer that has it,
-//! is made durable and ends this life; the next one begins with it. A peer with an older ring is told.
+//! The placement of keys: a node uses one ring. A later one, by an operator's command or from a
+//! peer that has it, is made durable and ends this incarnation; the next one begins with it. A peer
+//! with an older ring is reported.
 
 mod ballot;
 
@@ -7,23 +8,23 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::effects::Effects;
-use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
-use super::words::{Hindrance, RingChange};
+use super::interface::{Hindrance, RingChange};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
-use crate::members::{Member, Members, Standing};
+use crate::members::{Member, Members, MembershipStatus};
 use crate::message::{Body, Counter};
 use crate::ring::Ring;
 use crate::store::Change;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
 
-/// A member that has not answered this node's introductions is told of the ring so often: it may
-/// take this node for a stranger.
-const TELL: Micros = Micros::from_millis(1_000);
+/// A member that has not answered this node's introductions is notified of the ring so often: it
+/// may take this node for a stranger.
+const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 
-/// The ring of this life, and the one that is to follow.
+/// The ring of this incarnation, and the one that is to follow.
 #[derive(Clone, Debug)]
 pub(super) struct Placement {
     me: NodeId,
@@ -38,8 +39,8 @@ pub(super) struct Placement {
     others: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
     strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
-    /// When those that do not answer are told of the ring again.
-    next_tell: Time,
+    /// When those that do not answer are notified of the ring again.
+    next_report: Time,
 }
 
 impl Placement {
@@ -53,29 +54,31 @@ impl Placement {
             ballot: Ballot::default(),
             others: BTreeMap::new(),
             strangers: BTreeMap::new(),
-            next_tell: Time::START,
+            next_report: Time::START,
         }
     }
 
-    /// False for a node that has no place in the ring: one that is removed, or is to come. It is no peer.
+    /// False for a node that has no place in the ring: one that is removed, or is to come. It is no
+    /// peer.
     pub(super) fn has(&self, node: NodeId) -> bool {
         self.ring.has(node)
     }
 
-    /// A peer has introduced itself, with a ring that is earlier than this life's, equal, or later. Whoever has the earlier
-    /// one is told of the later one, and is about to begin another life; this one says nothing about that.
+    /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or
+    /// later. Whoever has the earlier one is notified of the later one, and is about to begin
+    /// another incarnation; this one says nothing about that.
     pub(super) fn meet(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         theirs: (u64, u64),
         cluster: Option<u64>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Ordering {
-        let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
-            self.tell(vec![from], op, fx);
+            self.report(vec![from], request_id, io);
         }
         if theirs == self.id {
             self.others.remove(&from);
@@ -92,32 +95,32 @@ impl Placement {
         }
     }
 
-    /// Tells these of the ring, once it is known to be durable.
-    fn tell(&self, to: Vec<NodeId>, op: RequestId, fx: &mut Effects) {
-        let mark = fx.out.last_mark();
+    /// Notifies these of the ring, once it is known to be durable.
+    fn report(&self, to: Vec<NodeId>, request_id: RequestId, io: &mut Io) {
+        let seq = io.out.last_mark();
         for peer in to {
-            let (ring, members) = ((*self.ring).clone(), fx.local.members().clone());
-            fx.out.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
+            let (ring, members) = ((*self.ring).clone(), io.local.members().clone());
+            io.out.send_synced(Some(seq), peer, request_id, Body::Placement { ring, members });
         }
     }
 
-    /// Tells those that have not answered of a later ring than the configured one: a node that lost
-    /// its disk begins with what is configured, and may take this one for a stranger, whom it
+    /// Notifies those that have not answered of a later ring than the configured one: a node that
+    /// lost its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
-    pub(super) fn tell_silent(&mut self, now: Time, silent: Vec<NodeId>, fx: &mut Effects) {
-        if self.id.0 == 1 || fx.local.meta().cluster.is_none() || now < self.next_tell {
+    pub(super) fn report_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
+        if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
             return;
         }
-        self.next_tell = now + TELL;
-        self.tell(silent, RequestId::NONE, fx);
+        self.next_report = now + REPORT_INTERVAL;
+        self.report(silent, RequestId::NONE, io);
     }
 
     /// A node without a place in the ring speaks. It is heard only when it has a later ring of the
     /// same cluster, or of a cluster that this node, which is in none, belongs to by its
     /// configuration.
-    pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
-        let standing = fx.local.members().get(from).map(|member| member.standing);
-        let is_removed = standing == Some(Standing::Removed);
+    pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, io: &mut Io) {
+        let membership = io.local.members().get(from).map(|member| member.membership);
+        let is_removed = membership == Some(MembershipStatus::Removed);
         match body {
             Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
                 if self.strangers.len() >= MAX_MEMBERS {
@@ -127,40 +130,40 @@ impl Placement {
             }
             Body::Placement { ring, members } if !is_removed && ring.has(from) => {
                 let known = self.strangers.get(&from).filter(|(id, _)| *id == ring.id());
-                let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+                let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
                 let fits = |(_, cluster): &&((u64, u64), Option<u64>)| {
                     cluster.is_some() && (own.is_none() || *cluster == own)
                 };
                 if known.filter(fits).is_some() {
-                    fx.out.count(Counter::RingsOfStrangersTaken);
-                    self.hear(from, ring, &members, fx);
+                    io.out.count(Counter::RingsOfStrangersTaken);
+                    self.hear(from, ring, &members, io);
                 }
             }
-            _ => fx.out.count(Counter::MessagesOfStrangersIgnored),
+            _ => io.out.count(Counter::MessagesOfStrangersIgnored),
         }
     }
 
-    /// A peer tells of another ring. The later one is taken; what two commands made of one ring at
-    /// once is reconciled.
-    pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, fx: &mut Effects) {
+    /// A peer reports of another ring. The later one is taken; what two commands made of one ring
+    /// at once is reconciled.
+    pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, io: &mut Io) {
         if self.taking.is_some() || ring.id() == self.id {
             return;
         }
         if (ring.n(), ring.partitions()) != (self.ring.n(), self.ring.partitions()) {
             if ring.id() > self.id && ring.has(self.me) {
-                fx.out.notice(Notice::Misplaced(from));
+                io.out.notice(Notice::Misplaced(from));
             }
             return;
         }
-        let (ring, members) = reconcile((&self.ring, fx.local.members()), (&ring, members));
+        let (ring, members) = reconcile((&self.ring, io.local.members()), (&ring, members));
         if ring.id() <= self.id || !ring.has(self.me) {
             return;
         }
         // Another change came first, unless this is what was ordered here.
         if self.ballot.own().is_some_and(|(old, new)| ring.has(old) || !ring.has(new)) {
-            self.ballot.fail(Hindrance::Other(None, from), fx);
+            self.ballot.fail(Hindrance::Other(None, from), io);
         }
-        self.take(ring, &members, fx);
+        self.take(ring, &members, io);
     }
 
     /// True while a later ring is on its way to the disk.
@@ -169,8 +172,8 @@ impl Placement {
     }
 
     /// The change of the ring that this node was ordered to make, or has granted to another one.
-    pub(super) fn under_way(&self) -> Option<RingChange> {
-        self.ballot.under_way(self.me)
+    pub(super) fn in_flight(&self) -> Option<RingChange> {
+        self.ballot.in_flight(self.me)
     }
 
     /// The members that introduced themselves with another ring, each with its version.
@@ -180,19 +183,19 @@ impl Placement {
 
     /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done
     /// when more than half of the members have granted it.
-    pub(super) fn replace(&mut self, now: Time, old: NodeId, new: Member, fx: &mut Effects) {
+    pub(super) fn replace(&mut self, now: Time, old: NodeId, new: Member, io: &mut Io) {
         self.ballot.expire(now);
         if self.taking.is_some() {
-            return fx.out.not_replaced(Hindrance::Other(None, self.me));
+            return io.out.not_replaced(Hindrance::Other(None, self.me));
         }
-        if let Some(other) = self.under_way() {
-            return fx.out.not_replaced(Hindrance::Other(Some(other), other.by));
+        if let Some(other) = self.in_flight() {
+            return io.out.not_replaced(Hindrance::Other(Some(other), other.by));
         }
         if let Err(why) = self.ring.replace(old, new.id()) {
-            return fx.out.not_replaced(Hindrance::Ring(why));
+            return io.out.not_replaced(Hindrance::Ring(why));
         }
         let voters = Voters { ring: self.id, members: &self.members };
-        self.ballot.propose(now, old, new, voters, fx);
+        self.ballot.propose(now, old, new, voters, io);
     }
 
     /// Another member asks whether it may change the ring, answers that question, or gives a grant
@@ -201,29 +204,35 @@ impl Placement {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         match body {
-            Body::AskRing { ring, old, new } => {
+            Body::QueryRing { ring, old, new } => {
                 let changes = ring != self.id || self.taking.is_some();
-                self.ballot.asked(now, op, RingChange { old, new, by: from }, changes, fx);
+                self.ballot.queried(
+                    now,
+                    request_id,
+                    RingChange { old, new, by: from },
+                    changes,
+                    io,
+                );
             }
             Body::RingGranted if self.taking.is_none() => {
-                if let Some((old, new)) = self.ballot.granted(from, op, &self.members, fx) {
-                    self.carry_out(old, new, fx);
+                if let Some((old, new)) = self.ballot.granted(from, request_id, &self.members, io) {
+                    self.carry_out(old, new, io);
                 }
             }
-            Body::RingDenied { by } => self.ballot.denied(from, op, by),
+            Body::RingDenied { by } => self.ballot.denied(from, request_id, by),
             _ => {}
         }
     }
 
     /// Asks again, and gives up what was not granted in time.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        self.ballot.tick(now, &self.members, fx);
-        self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, fx);
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        self.ballot.tick(now, &self.members, io);
+        self.ballot.query(now, Voters { ring: self.id, members: &self.members }, io);
     }
 
     /// When the next tick is due.
@@ -231,60 +240,61 @@ impl Placement {
         self.ballot.next_wake()
     }
 
-    fn carry_out(&mut self, old: NodeId, new: Member, fx: &mut Effects) {
+    fn carry_out(&mut self, old: NodeId, new: Member, io: &mut Io) {
         let ring = match self.ring.replace(old, new.id()) {
             Ok(ring) => ring,
-            Err(why) => return fx.out.not_replaced(Hindrance::Ring(why)),
+            Err(why) => return io.out.not_replaced(Hindrance::Ring(why)),
         };
         let version = ring.version();
-        let removed = fx.local.members().get(old).cloned();
-        let removed = removed.map(|old| Member { standing: Standing::Removed, version, ..old });
-        let new = Member { standing: Standing::Member, version, ..new };
-        let mut members = fx.local.members().clone();
+        let removed = io.local.members().get(old).cloned();
+        let removed =
+            removed.map(|old| Member { membership: MembershipStatus::Removed, version, ..old });
+        let new = Member { membership: MembershipStatus::Member, version, ..new };
+        let mut members = io.local.members().clone();
         members.adopt(&Members::new(removed.into_iter().chain([new]).collect()));
-        self.take(ring, &members, fx);
+        self.take(ring, &members, io);
     }
 
-    fn take(&mut self, ring: Ring, members: &Members, fx: &mut Effects) {
+    fn take(&mut self, ring: Ring, members: &Members, io: &mut Io) {
         debug_assert!(self.taking.is_none(), "one ring at a time is on its way to the disk");
-        debug_assert!(ring.id() > self.id, "a life is followed by one with a later ring");
+        debug_assert!(ring.id() > self.id, "an incarnation is followed by one with a later ring");
         let own = own_partitions(&self.ring, self.me);
         let mut gained = own_partitions(&ring, self.me);
         gained.retain(|partition| !own.contains(partition));
         if removed_owners(&ring, members) > 0 {
             // Two commands gave the places of two members to the same newcomer: one of them has to
             // be replaced again.
-            fx.out.count(Counter::RingsWithPlacesOfRemovedMembers);
+            io.out.count(Counter::RingsWithPlacesOfRemovedMembers);
         }
-        self.taking = Some(write(ring, members, gained, fx));
+        self.taking = Some(write(ring, members, gained, io));
     }
 
-    /// Something is durable: the next life may begin when the next ring is.
-    pub(super) fn synced(&mut self, fx: &mut Effects) {
-        if self.taking.is_some_and(|mark| fx.out.is_durable(mark)) {
+    /// Something is durable: the next incarnation may begin when the next ring is.
+    pub(super) fn synced(&mut self, io: &mut Io) {
+        if self.taking.is_some_and(|seq| io.out.is_durable(seq)) {
             self.taking = None;
-            fx.out.end_life();
+            io.out.end_incarnation();
         }
     }
 }
 
-/// Makes a later ring durable, with its members, and the loss of authority for the partitions that
-/// it brings here; the mark tells when it is.
-fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> SyncSeq {
-    let members = fx.local.replace_members(members);
-    let meta = fx.local.change_meta(|meta| {
+/// Makes a later ring durable, with its members, and the loss of read eligibility for the
+/// partitions that it brings here; the mark reports when it is.
+fn write(ring: Ring, members: &Members, gained: Vec<Partition>, io: &mut Io) -> SyncSeq {
+    let members = io.local.replace_members(members);
+    let meta = io.local.change_meta(|meta| {
         // A node that is in no cluster yet loses it when it meets one.
         if meta.cluster.is_some() {
-            meta.without_authority.extend(gained);
-            meta.without_authority.sort_unstable();
-            meta.without_authority.dedup();
+            meta.read_ineligible.extend(gained);
+            meta.read_ineligible.sort_unstable();
+            meta.read_ineligible.dedup();
         }
     });
-    fx.out.write(vec![Change::Ring(ring), members, meta])
+    io.out.write(vec![Change::Ring(ring), members, meta])
 }
 
 fn is_removed(members: &Members, id: NodeId) -> bool {
-    members.get(id).is_some_and(|member| member.standing == Standing::Removed)
+    members.get(id).is_some_and(|member| member.membership == MembershipStatus::Removed)
 }
 
 /// How many of those that have a place in the ring are removed.
@@ -297,7 +307,7 @@ fn removed_owners(ring: &Ring, members: &Members) -> usize {
 ///
 /// The later one, mostly. Two that were made at once, or a later one that has places of a member
 /// which the earlier one's command removed, are joined ([`Ring::joined`]). A newcomer that has no
-/// place in the result is removed: it may have lived with its ring. The version tells how many
+/// place in the result is removed: it may have lived with its ring. The version reports how many
 /// members were removed, so that what holds more changes is later.
 pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Members) {
     let (latest, earlier) = if other.0.supersedes(one.0) { (other, one) } else { (one, other) };
@@ -321,15 +331,17 @@ pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Mem
     let had_place = |id: NodeId| latest.has(id) || (earlier.version() > 1 && earlier.has(id));
     let lost = |member: &&Member| {
         let id = member.id();
-        member.standing != Standing::Removed && had_place(id) && !joined.has(id)
+        member.membership != MembershipStatus::Removed && had_place(id) && !joined.has(id)
     };
     let lost: Vec<Member> = members.iter().filter(lost).cloned().collect();
     if lost.is_empty() && joined.places_like(latest) {
         return (latest.clone(), members);
     }
-    let removed = members.iter().filter(|member| member.standing == Standing::Removed).count();
+    let removed =
+        members.iter().filter(|member| member.membership == MembershipStatus::Removed).count();
     let version = (1 + removed + lost.len()).max(latest.version() as usize + 1) as u64;
-    let remove = |member: Member| Member { standing: Standing::Removed, version, ..member };
+    let remove =
+        |member: Member| Member { membership: MembershipStatus::Removed, version, ..member };
     let gone = lost.into_iter().map(remove).collect();
     members.adopt(&Members::new(gone));
     (joined.of_version(version), members)

@@ -1,8 +1,8 @@
-//! Which members can be reached now, as a role sees it: linked, and not believed to be down.
+//! Which members can be reached now, as a role sees it: linked, and not marked down.
 
 use std::collections::BTreeSet;
 
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::types::NodeId;
 
 /// Nobody can be reached at first.
@@ -22,11 +22,12 @@ impl Reach {
         }
     }
 
-    /// This node's opinion of a peer has changed; true if it is believed to be down from now on, or no more.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) -> bool {
-        match opinion {
-            Opinion::Down => self.down.insert(peer),
-            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
+    /// This node's view of the liveness of a peer has changed; true if it is marked down from now
+    /// on, or no more.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) -> bool {
+        match liveness {
+            Liveness::Down => self.down.insert(peer),
+            Liveness::Up | Liveness::Suspect => self.down.remove(&peer),
         }
     }
 

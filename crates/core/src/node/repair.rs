@@ -1,14 +1,14 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
-//! every other home of it, over and over, and at once when something may be missing; what differs
+//! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
-//! `reading` brings the trees from the disk, `healing` mends damaged records, `authority` says what
-//! does not count meanwhile.
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says
+//! what does not count meanwhile.
 //!
-//! A node that has lost its authority for a partition regains it here: once it has taken over all
-//! that each other home has.
+//! A node that has lost its read eligibility for a partition regains it here: once it has taken
+//! over all that each other owner has.
 
 mod answers;
-mod authority;
+mod eligibility;
 mod exchange;
 mod healing;
 mod reading;
@@ -17,39 +17,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answers::Answers;
-use self::authority::Loss;
-use self::exchange::{Exchange, Moved, Step, Stop, Way};
+use self::eligibility::Loss;
+use self::exchange::{Direction, Exchange, Moved, Step, Stop};
 use self::healing::Healing;
 use self::reading::Reader;
-use super::effects::Effects;
-use super::forest::own_partitions;
-use super::generations::Stamped;
+use super::gc_epochs::Stamped;
 use super::ids::{RequestId, RequestIds, Role, ScanToken};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::reach::Reach;
 use super::{Config, Notice};
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::message::{Body, ComparisonFault, Counter};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
-/// Exchanges under way while no client waits for this node, and while some do.
+/// Exchanges in progress while no client waits for this node, and while some do.
 const MAX_EXCHANGES: usize = 8;
 const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
 /// the same; one that failed is tried again after it, then twice it, and so on.
-const AGAIN: Micros = Micros::from_millis(1_000);
+const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
 /// What is due is looked for so often; it is no matter of less.
-const LOOK: Micros = Micros::from_millis(100);
+const CHECK_INTERVAL: Micros = Micros::from_millis(100);
 /// While clients wait for this node, an exchange that has read records is followed by a pause of so
 /// many times what it took, and of this at most.
-const REST_PER_EXCHANGE: u64 = 3;
-const MOST_REST: Micros = Micros::from_millis(2_000);
+const PAUSE_PER_EXCHANGE: u64 = 3;
+const MAX_PAUSE: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.
 const SPREAD: Micros = Micros::from_millis(500);
 
-/// What is to be compared, when, and what is under way.
+/// What is to be compared, when, and what is in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Repair {
     me: NodeId,
@@ -61,12 +61,12 @@ pub(super) struct Repair {
     exchanges: Vec<Exchange>,
     look_at: Time,
     /// No exchange begins beside clients before.
-    rest_until: Time,
-    lane: Lane,
+    paused_until: Time,
+    in_flight: InFlight,
     answers: Answers,
     reader: Reader,
     healing: Healing,
-    /// Partitions without authority, each with the homes that have nothing any more that is missing
+    /// Partitions read-ineligible, each with the owners that have nothing any more that is missing
     /// here.
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// The id of the store that lacks it.
@@ -74,7 +74,7 @@ pub(super) struct Repair {
     loss: Loss,
 }
 
-/// A partition and another home of it.
+/// A partition and another owner of it.
 #[derive(Clone, Debug, Default)]
 struct Pair {
     /// When they are to be compared; `None` if that is up to the other one.
@@ -87,38 +87,44 @@ struct Pair {
 
 /// What an object in flight belongs to.
 #[derive(Clone, Debug)]
-pub(super) struct Flight {
+pub(super) struct Transfer {
     peer: NodeId,
     partition: Partition,
     key: Key,
-    way: Way,
+    direction: Direction,
 }
 
 /// The ids of questions, and the objects in flight.
 #[derive(Clone, Debug)]
-pub(super) struct Lane {
+pub(super) struct InFlight {
     ids: RequestIds,
-    flights: BTreeMap<RequestId, Flight>,
+    transfers: BTreeMap<RequestId, Transfer>,
 }
 
-impl Lane {
+impl InFlight {
     fn question(&mut self) -> RequestId {
         self.ids.next()
     }
 
-    fn fly(&mut self, peer: NodeId, partition: Partition, key: Key, way: Way) -> RequestId {
-        let op = self.question();
-        self.flights.insert(op, Flight { peer, partition, key, way });
-        op
+    fn fly(
+        &mut self,
+        peer: NodeId,
+        partition: Partition,
+        key: Key,
+        direction: Direction,
+    ) -> RequestId {
+        let request_id = self.question();
+        self.transfers.insert(request_id, Transfer { peer, partition, key, direction });
+        request_id
     }
 }
 
-/// A partition and another home of it, as this node knows them.
+/// A partition and another owner of it, as this node knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairView {
     /// The partition.
     pub partition: Partition,
-    /// The other home.
+    /// The other owner.
     pub peer: NodeId,
     /// For how long nothing else is known than that they hold the same; `None` before they were
     /// compared.
@@ -140,9 +146,9 @@ impl Repair {
         let own = own_partitions(&config.ring, me);
         let mut pairs = BTreeMap::new();
         for partition in &own {
-            let homes = config.ring.homes(*partition);
-            let place = homes.iter().position(|home| *home == me);
-            for (at, peer) in homes.iter().enumerate().filter(|(_, home)| **home != me) {
+            let owners = config.ring.owners(*partition);
+            let place = owners.iter().position(|owner| *owner == me);
+            for (at, peer) in owners.iter().enumerate().filter(|(_, owner)| **owner != me) {
                 // One of the two begins.
                 let due = (Some(at) > place).then_some(Time::START);
                 pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
@@ -158,8 +164,8 @@ impl Repair {
             pairs,
             exchanges: Vec::new(),
             look_at: Time::START,
-            rest_until: Time::START,
-            lane: Lane { ids, flights: BTreeMap::new() },
+            paused_until: Time::START,
+            in_flight: InFlight { ids, transfers: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
             healing: Healing::default(),
@@ -190,17 +196,17 @@ impl Repair {
         self.reached(now, peer);
     }
 
-    /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion) {
-        if self.reach.opine(peer, opinion) {
+    /// This node's view of the liveness of a peer has changed.
+    pub(super) fn set_liveness(&mut self, now: Time, peer: NodeId, liveness: Liveness) {
+        if self.reach.set_liveness(peer, liveness) {
             self.reached(now, peer);
         }
     }
 
-    /// What was under way with a peer is given up, and begun anew if it can be reached.
+    /// What was in progress with a peer is given up, and begun anew if it can be reached.
     fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
-        self.lane.flights.retain(|_, flight| flight.peer != peer);
+        self.in_flight.transfers.retain(|_, transfer| transfer.peer != peer);
         if !self.reach.has(peer) {
             return;
         }
@@ -228,43 +234,43 @@ impl Repair {
     }
 
     /// An own record is damaged.
-    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
-        self.healing.find(partition, key, fx);
+    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, io: &mut Io) {
+        self.healing.find(partition, key, io);
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        self.reader.tick(now, fx);
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        self.reader.tick(now, io);
         let mut at = 0;
         while at < self.exchanges.len() {
-            let step = self.exchanges[at].tick(now, &mut self.lane, fx);
-            if !self.end_if_over(now, at, step, fx) {
+            let step = self.exchanges[at].tick(now, &mut self.in_flight, io);
+            if !self.end_if_over(now, at, step, io) {
                 at += 1;
             }
         }
-        if !fx.local.is_settled() || now < self.look_at {
+        if !io.local.is_settled() || now < self.look_at {
             return;
         }
-        self.look_at = now + LOOK;
-        self.look_after_authority(now, fx);
-        self.begin_exchanges(now, fx);
+        self.look_at = now + CHECK_INTERVAL;
+        self.check_read_eligibility(now, io);
+        self.begin_exchanges(now, io);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
         let others = |partition: Partition| {
-            let others = ring.homes(partition).iter().copied().filter(|home| *home != me);
+            let others = ring.owners(partition).iter().copied().filter(|owner| *owner != me);
             let others: Vec<NodeId> = others.collect();
             others.iter().all(|peer| reach.has(*peer)).then_some(others)
         };
-        self.healing.tick(now, &others, &mut self.lane, fx);
+        self.healing.tick(now, &others, &mut self.in_flight, io);
     }
 
-    fn begin_exchanges(&mut self, now: Time, fx: &mut Effects) {
-        let most = if fx.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
+    fn begin_exchanges(&mut self, now: Time, io: &mut Io) {
+        let most = if io.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
         if self.exchanges.len() >= most {
             return;
         }
         let due =
             |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
-        // Those that wait longest first, with those that authority depends on before all.
+        // Those that wait longest first, with those that read eligibility depends on before all.
         let mut due: Vec<(bool, Time, Partition, NodeId)> = self
             .pairs
             .iter()
@@ -275,32 +281,32 @@ impl Repair {
             })
             .collect();
         due.sort_unstable();
-        // What authority depends on does not rest: reads are refused meanwhile.
-        let rests = fx.local.is_busy() && now < self.rest_until;
-        for (has_authority, _, partition, peer) in due {
-            if self.exchanges.len() >= most || (rests && has_authority) {
+        // What read eligibility depends on does not rest: reads are refused meanwhile.
+        let pauses = io.local.is_busy() && now < self.paused_until;
+        for (is_read_eligible, _, partition, peer) in due {
+            if self.exchanges.len() >= most || (pauses && is_read_eligible) {
                 break;
             }
             // One sender at a time for what may be missing.
             if self.exchanges.iter().any(|exchange| exchange.partition == partition) {
                 continue;
             }
-            let lane = &mut self.lane;
-            let begun = Exchange::begin(now, partition, peer, !has_authority, lane, fx);
+            let in_flight = &mut self.in_flight;
+            let begun = Exchange::begin(now, partition, peer, !is_read_eligible, in_flight, io);
             self.exchanges.extend(begun);
         }
     }
 
     /// A peer asks about a tree.
-    pub(super) fn ask(
+    pub(super) fn query(
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        if let Some(partition) = self.answers.ask(from, op, body, &self.ring, fx)
+        if let Some(partition) = self.answers.query(from, request_id, body, &self.ring, io)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
             pair.equal_at = Some(now);
@@ -312,30 +318,30 @@ impl Repair {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        if self.healing.hear(now, from, op, &body, fx) {
+        if self.healing.hear(now, from, request_id, &body, io) {
             return;
         }
-        if self.lane.flights.contains_key(&op) {
-            self.fly_on(now, from, op, body, fx);
+        if self.in_flight.transfers.contains_key(&request_id) {
+            self.fly_on(now, from, request_id, body, io);
             return;
         }
-        let awaited = |e: &Exchange| e.awaits(op) && e.peer == from;
-        let Some(at) = self.exchanges.iter().position(awaited) else { return };
-        let step = self.exchanges[at].hear(now, body, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let waited_for = |e: &Exchange| e.awaits(request_id) && e.peer == from;
+        let Some(at) = self.exchanges.iter().position(waited_for) else { return };
+        let step = self.exchanges[at].hear(now, body, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// Something has become of an object in flight.
-    fn fly_on(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
-        let Some(mut flight) = self.lane.flights.remove(&op) else {
+    fn fly_on(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body, io: &mut Io) {
+        let Some(mut transfer) = self.in_flight.transfers.remove(&request_id) else {
             debug_assert!(false, "the flight was found by its id");
             return;
         };
-        let belongs = |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
+        let belongs = |e: &Exchange| e.peer == transfer.peer && e.partition == transfer.partition;
         let Some(at) = self.exchanges.iter().position(belongs) else {
             debug_assert!(false, "the flights of an exchange end with it");
             return;
@@ -343,31 +349,31 @@ impl Repair {
         let exchange = &mut self.exchanges[at];
         let own = from == self.me;
         // From where it is read to where it goes: in a push both are the other way round.
-        let (read, written) = match flight.way {
-            Way::Push => (own, !own),
-            Way::Pull | Way::Both => (!own, own),
+        let (read, written) = match transfer.direction {
+            Direction::Push => (own, !own),
+            Direction::Pull | Direction::Both => (!own, own),
         };
-        let (over, failed) = match (body, flight.way) {
+        let (over, failed) = match (body, transfer.direction) {
             (Body::Failed(_), _) => (true, true),
-            (Body::Copy { object, generation, .. }, way) if read => {
-                let copy = Stamped { object, generation };
-                (exchange.carry(op, &flight.key, way, copy, fx), false)
+            (Body::Copy { object, gc_epoch, .. }, direction) if read => {
+                let copy = Stamped { object, gc_epoch };
+                (exchange.carry(request_id, &transfer.key, direction, copy, io), false)
             }
-            (Body::Held, Way::Both) if written => {
-                flight.way = Way::Push;
-                fx.out.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
+            (Body::Ack, Direction::Both) if written => {
+                transfer.direction = Direction::Push;
+                io.out.send(vec![self.me], request_id, Body::Read { key: transfer.key.clone() });
                 (false, false)
             }
-            (Body::Held, _) if written => (true, false),
+            (Body::Ack, _) if written => (true, false),
             // A repeated answer to an earlier step.
             _ => (false, false),
         };
         if !over {
-            self.lane.flights.insert(op, flight);
+            self.in_flight.transfers.insert(request_id, transfer);
             return;
         }
-        let step = exchange.landed(now, failed, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let step = exchange.landed(now, failed, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// A page has been read for the trees.
@@ -376,11 +382,11 @@ impl Repair {
         now: Time,
         token: ScanToken,
         page: &ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        if let Some((partition, damaged)) = self.reader.scanned(now, token, page, fx) {
+        if let Some((partition, damaged)) = self.reader.scanned(now, token, page, io) {
             for key in damaged {
-                self.healing.find(partition, key, fx);
+                self.healing.find(partition, key, io);
             }
         }
     }
@@ -391,43 +397,38 @@ impl Repair {
         now: Time,
         token: ScanToken,
         page: ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(at) = self.exchanges.iter().position(|e| e.awaits_scan(token)) else { return };
-        let step = self.exchanges[at].scanned(now, page, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let step = self.exchanges[at].scanned(now, page, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// A page has been read for a peer's comparison.
-    pub(super) fn peer_list_scanned(
-        &mut self,
-        token: ScanToken,
-        page: &ScanPage,
-        fx: &mut Effects,
-    ) {
-        self.answers.scanned(token, page, fx);
+    pub(super) fn peer_list_scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
+        self.answers.scanned(token, page, io);
     }
 
     /// Takes note of an exchange that has ended; true if it has.
-    fn end_if_over(&mut self, now: Time, at: usize, step: Step, fx: &mut Effects) -> bool {
+    fn end_if_over(&mut self, now: Time, at: usize, step: Step, io: &mut Io) -> bool {
         let ended = match step {
             Ok(None) => return false,
             Ok(Some(())) => Ok(()),
             Err(why) => Err(why),
         };
         let exchange = self.exchanges.swap_remove(at);
-        let proves = exchange.proves(fx);
+        let proves = exchange.proves(io);
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
-        self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
+        self.in_flight.transfers.retain(|_, f| f.peer != peer || f.partition != partition);
         if has_read {
-            let rest = REST_PER_EXCHANGE * now.saturating_since(begun);
-            self.rest_until = now + rest.min(MOST_REST);
+            let rest = PAUSE_PER_EXCHANGE * now.saturating_since(begun);
+            self.paused_until = now + rest.min(MAX_PAUSE);
         }
         let ended = match ended {
             Err(Stop::NotYet) => {
-                fx.out.count(Counter::ExchangesPutOff);
+                io.out.count(Counter::ExchangesPutOff);
                 if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
-                    pair.due = Some(now + 2 * AGAIN);
+                    pair.due = Some(now + 2 * RETRY_INTERVAL);
                 }
                 return true;
             }
@@ -443,21 +444,23 @@ impl Repair {
         let failed = moved.failed > 0;
         let objects = ComparisonFault::Objects { objects: moved.failed };
         let why = ended.err().or_else(|| failed.then_some(objects));
-        fx.out.count(Counter::Exchanges);
-        fx.out.count_many(Counter::ObjectsPulled, moved.pulled);
-        fx.out.count_many(Counter::ObjectsPushed, moved.pushed);
+        io.out.count(Counter::Exchanges);
+        io.out.count_many(Counter::ObjectsPulled, moved.pulled);
+        io.out.count_many(Counter::ObjectsPushed, moved.pushed);
         if moved.pulled + moved.pushed > 0 {
             pair.moved = moved;
-            fx.out.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
+            io.out.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
         }
         match why {
             Some(why) => {
-                fx.out.count(Counter::ExchangesFailed);
+                io.out.count(Counter::ExchangesFailed);
                 if pair.failing.is_none() {
-                    fx.out.notice(Notice::RepairFailed(partition, peer));
+                    io.out.notice(Notice::RepairFailed(partition, peer));
                 }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
-                pair.due = Some(now + (AGAIN * (1 << tries.min(10))).min(interval.max(AGAIN)));
+                pair.due = Some(
+                    now + (RETRY_INTERVAL * (1 << tries.min(10))).min(interval.max(RETRY_INTERVAL)),
+                );
                 pair.failing = Some((why, tries));
             }
             None if moved.equal => {
@@ -470,40 +473,42 @@ impl Repair {
                 let moved_something = moved.pulled + moved.pushed > 0;
                 if !moved_something && moved.left == 0 {
                     // The leaves differ and their keys do not: one of the two trees is wrong.
-                    fx.out.count(Counter::DifferencesUnexplained);
-                    fx.local.forest.doubt(partition);
+                    io.out.count(Counter::DifferencesUnexplained);
+                    io.local.trees.doubt(partition);
                 }
-                pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
+                pair.due =
+                    Some(now + if moved_something { RETRY_INTERVAL } else { 2 * RETRY_INTERVAL });
             }
         }
         if self.lacking.contains_key(&partition) {
-            // Authority depends on it, whoever is to begin otherwise.
-            pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
+            // ReadEligibility depends on it, whoever is to begin otherwise.
+            pair.due =
+                Some(pair.due.map_or(now + RETRY_INTERVAL, |due| due.min(now + RETRY_INTERVAL)));
         }
         if pair.failing.is_none() && proves {
-            self.count_proof(now, partition, peer, fx);
+            self.count_proof(now, partition, peer, io);
         }
-        self.begin_exchanges(now, fx);
+        self.begin_exchanges(now, io);
         true
     }
 
     /// This node has all that a peer had of a partition; it may depend on that whether absent keys
     /// count here.
-    fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, fx: &mut Effects) {
+    fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, io: &mut Io) {
         if let Some(heard) = self.lacking.get_mut(&partition) {
             heard.insert(peer);
-            self.look_after_authority(now, fx);
+            self.check_read_eligibility(now, io);
         }
     }
 
-    /// True if it is up to this node to compare a partition with another home of it.
+    /// True if it is up to this node to compare a partition with another owner of it.
     fn initiates(&self, partition: Partition, peer: NodeId) -> bool {
         let first =
-            self.ring.homes(partition).iter().find(|home| **home == self.me || **home == peer);
+            self.ring.owners(partition).iter().find(|owner| **owner == self.me || **owner == peer);
         first == Some(&self.me)
     }
 
-    /// Every partition of this node with each other home of it.
+    /// Every partition of this node with each other owner of it.
     pub(super) fn view(&self, now: Time) -> Vec<PairView> {
         let view = |((partition, peer), pair): (&(Partition, NodeId), &Pair)| PairView {
             partition: *partition,

@@ -1,23 +1,23 @@
 //! The replica: one store's copies. Everything that happens to one key is serialised here; dots are
-//! minted here, under the actor rules that keep them unique.
+//! issued here, under the actor rules that keep them unique.
 
-mod turn;
+mod key_transaction;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::turn::Turn;
+use self::key_transaction::KeyTransaction;
 use self::update::{Made, make, merge};
-use super::effects::Effects;
-use super::forest::Held;
-use super::generations::Stamped;
+use super::gc_epochs::Stamped;
 use super::ids::{ReadToken, RequestId, Role, SyncSeq};
-use super::local::stalled;
+use super::io::Io;
+use super::local_state::stalled;
+use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
-use crate::generation::{GcEpoch, Grave};
-use crate::message::{self, Body, Counter, Refusal, Resource};
+use crate::gc_epoch::{GcEpoch, PurgeableKey};
+use crate::message::{self, Body, Counter, Rejection, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
@@ -47,13 +47,13 @@ pub(super) struct Replica {
     shortage: Option<Shortage>,
 }
 
-/// A key with something under way: a read of the disk, or a write that is not synced yet.
+/// A key with something in progress: a read of the disk, or a write that is not synced yet.
 #[derive(Clone, Debug, Default)]
 struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.
     copies: Option<Copies>,
     /// The newest write of this key that is not synced.
-    mark: Option<SyncSeq>,
+    seq: Option<SyncSeq>,
     work: VecDeque<Work>,
 }
 
@@ -72,12 +72,12 @@ enum Copy {
 
 impl Copy {
     /// What was found at a place; `None` if nothing was.
-    fn of(found: Found, fx: &mut Effects) -> Option<Self> {
+    fn of(found: Found, io: &mut Io) -> Option<Self> {
         match found {
             Found::Nothing => None,
             Found::Record(record) => Some(Copy::Record(record)),
             Found::Damaged => {
-                fx.out.count(Counter::DamagedRecordsRead);
+                io.out.count(Counter::DamagedRecordsRead);
                 Some(Copy::Damaged)
             }
         }
@@ -88,7 +88,7 @@ impl Copy {
 #[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
-    op: RequestId,
+    request_id: RequestId,
     kind: Kind,
 }
 
@@ -97,26 +97,26 @@ enum Kind {
     Update {
         context: Context,
         change: message::Change,
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
     },
     Merge {
         object: Object,
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
         hint: bool,
     },
-    Keep {
+    StoreHint {
         object: Object,
-        keep_for: Vec<NodeId>,
-        generation: GcEpoch,
+        hint_for: Vec<NodeId>,
+        gc_epoch: GcEpoch,
     },
-    Discharge {
+    DeleteHint {
         target: NodeId,
         object: Object,
     },
     Restore(Object),
-    Bury(Context),
-    Collect,
-    Renounce(Option<NodeId>),
+    MarkDead(Context),
+    Purge,
+    Discard(Option<NodeId>),
     Read,
     /// An update that nobody waits for any more.
     Withdrawn,
@@ -126,12 +126,12 @@ enum Kind {
 enum Answer {
     /// When everything of the key is synced.
     Synced(Body),
-    /// At once: it tells nothing of what is held here.
+    /// At once: it reports nothing of what is held here.
     Now(Body),
 }
 
 impl Replica {
-    /// The replica at the start of a life.
+    /// The replica at the start of an incarnation.
     pub(super) fn new(config: &Config) -> Self {
         Replica {
             ring: config.ring.clone(),
@@ -147,63 +147,65 @@ impl Replica {
     }
 
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
-    pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
+    pub(super) fn query(&mut self, from: NodeId, request_id: RequestId, body: Body, io: &mut Io) {
         let (key, kind) = match body {
-            Body::Update { key, context, change, keep_for } => {
-                (key, Kind::Update { context, change, keep_for })
+            Body::Update { key, context, change, hint_for } => {
+                (key, Kind::Update { context, change, hint_for })
             }
-            Body::Merge { key, object, generation } => {
-                let hint = op.role() == Role::Handoff;
-                (key, Kind::Merge { object, generation, hint })
+            Body::Merge { key, object, gc_epoch } => {
+                let hint = request_id.role() == Role::Handoff;
+                (key, Kind::Merge { object, gc_epoch, hint })
             }
-            Body::Keep { key, object, keep_for, generation } => {
-                (key, Kind::Keep { object, keep_for, generation })
+            Body::StoreHint { key, object, hint_for, gc_epoch } => {
+                (key, Kind::StoreHint { object, hint_for, gc_epoch })
             }
-            Body::Bury(Grave { key, dead }) => (key, Kind::Bury(dead)),
-            Body::Collect { key } => (key, Kind::Collect),
-            Body::Renounce { key, target } => (key, Kind::Renounce(target)),
-            Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
+            Body::MarkDead(PurgeableKey { key, dead }) => (key, Kind::MarkDead(dead)),
+            Body::Purge { key } => (key, Kind::Purge),
+            Body::Discard { key, target } => (key, Kind::Discard(target)),
+            Body::DeleteHint { key, target, object } => (key, Kind::DeleteHint { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
-                if fx.local.stall().is_some() {
-                    return refuse(from, op, stalled(), fx);
+                if io.local.stall().is_some() {
+                    return refuse(from, request_id, stalled(), io);
                 }
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
-                let token = fx.out.list(partition, after, limit_bytes);
-                self.lists.insert(token, (from, op, partition));
+                let token = io.out.list(partition, after, limit_bytes);
+                self.lists.insert(token, (from, request_id, partition));
                 return;
             }
-            Body::Withdraw { key } => return self.withdraw(&key, from, op),
+            Body::Withdraw { key } => return self.withdraw(&key, from, request_id),
             _ => return,
         };
-        if let Err(refusal) = self.admit(&key, &kind, fx) {
-            return refuse(from, op, refusal, fx);
+        if let Err(rejection) = self.admit(&key, &kind, io) {
+            return refuse(from, request_id, rejection, io);
         }
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
-        state.work.push_back(Work { from, op, kind });
+        state.work.push_back(Work { from, request_id, kind });
         if state.copies.is_some() {
-            self.run(&key, fx);
+            self.run(&key, io);
         } else if !reading {
             let partition = self.ring.partition(&key);
-            // Only homes are kept for, and those that were it before they were removed; where
+            // Only owners are kept for, and those that were it before they were removed; where
             // nothing is kept for anybody, there is nothing to look up.
-            let homes = self.ring.homes(partition);
-            let is_due = |target: &NodeId| homes.contains(target) || !self.ring.has(*target);
-            let hints_for = fx.local.hints.targets().filter(is_due).collect();
-            let token = fx.out.read(partition, key.clone(), hints_for);
+            let owners = self.ring.owners(partition);
+            let is_due = |target: &NodeId| owners.contains(target) || !self.ring.has(*target);
+            let hints_for = io.local.hints.targets().filter(is_due).collect();
+            let token = io.out.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }
     }
 
     /// Voids an update that has not been carried out. Its place in the queue stays: it may be what
     /// a read of the disk waits for.
-    fn withdraw(&mut self, key: &Key, from: NodeId, op: RequestId) {
+    fn withdraw(&mut self, key: &Key, from: NodeId, request_id: RequestId) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let its = |work: &&mut Work| {
-            work.from == from && work.op == op && matches!(work.kind, Kind::Update { .. })
+            work.from == from
+                && work.request_id == request_id
+                && matches!(work.kind, Kind::Update { .. })
         };
         for work in state.work.iter_mut().filter(its) {
             work.kind = Kind::Withdrawn;
@@ -221,15 +223,15 @@ impl Replica {
         self.shortage = shortage;
     }
 
-    /// The store has stalled, or gets on again: who waits for it here is told to ask elsewhere.
+    /// The store has stalled, or gets on again: who waits for it here is ordered to ask elsewhere.
     /// What was written and waits for its sync may yet become durable, so nothing is said of that.
-    pub(super) fn stalled(&mut self, fx: &mut Effects) {
-        let Some(stall) = fx.local.stall() else { return };
+    pub(super) fn stalled(&mut self, io: &mut Io) {
+        let Some(stall) = io.local.stall() else { return };
         // In an order that is the same in every run, whatever it is in memory.
         let mut lists: Vec<_> = std::mem::take(&mut self.lists).into_iter().collect();
         lists.sort_unstable();
-        for (_, (to, op, _)) in lists {
-            refuse(to, op, stalled(), fx);
+        for (_, (to, request_id, _)) in lists {
+            refuse(to, request_id, stalled(), io);
         }
         if stall != Stall::All {
             return;
@@ -241,35 +243,36 @@ impl Replica {
             for work in state.work.iter_mut().filter(|work| waits_for_disk(&work.kind)) {
                 // Its place stays: the read that it waits for is still to come.
                 work.kind = Kind::Withdrawn;
-                refuse(work.from, work.op, stalled(), fx);
+                refuse(work.from, work.request_id, stalled(), io);
             }
         }
     }
 
-    fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
-        if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
-            let homes = self.ring.homes(self.ring.partition(key));
-            let odd = |target: &&NodeId| !homes.contains(target) || **target == fx.local.me();
-            if let Some(stranger) = keep_for.iter().find(odd) {
-                return Err(Refusal::Stranger(*stranger));
+    fn admit(&self, key: &Key, kind: &Kind, io: &Io) -> Result<(), Rejection> {
+        if let Kind::Update { hint_for, .. } | Kind::StoreHint { hint_for, .. } = kind {
+            let owners = self.ring.owners(self.ring.partition(key));
+            let odd = |target: &&NodeId| !owners.contains(target) || **target == io.local.me();
+            if let Some(stranger) = hint_for.iter().find(odd) {
+                return Err(Rejection::Stranger(*stranger));
             }
         }
-        let writes = matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. });
+        let writes =
+            matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. });
         // A read of what is not synced waits for the sync.
-        let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
-        let held_up = match fx.local.stall() {
+        let unsynced = || self.keys.get(key).is_some_and(|state| state.seq.is_some());
+        let blocked = match io.local.stall() {
             None => false,
             Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
             Some(Stall::All) => waits_for_disk(kind),
         };
-        if held_up {
+        if blocked {
             return Err(stalled());
         }
         if let (Some(shortage), true) = (self.shortage, writes) {
             let Shortage { free_bytes, reserve_bytes } = shortage;
-            return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
+            return Err(Rejection::NoSpace { free_bytes, reserve_bytes });
         }
-        let busy = |what: Resource, limit: usize| Refusal::Busy { what, limit: limit as u32 };
+        let busy = |what: Resource, limit: usize| Rejection::Busy { what, limit: limit as u32 };
         if writes && self.unsynced.len() >= MAX_UNSYNCED {
             return Err(busy(Resource::UnsyncedWrites, MAX_UNSYNCED));
         }
@@ -291,7 +294,7 @@ impl Replica {
         token: ReadToken,
         found: Found,
         hints: Vec<(NodeId, Found)>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(key) = self.reads.remove(&token) else { return };
         let Some(state) = self.keys.get_mut(&key) else {
@@ -300,40 +303,40 @@ impl Replica {
         };
         debug_assert!(state.copies.is_none(), "a key is read once, and then ahead of the disk");
         let partition = self.ring.partition(&key);
-        if found == Found::Damaged && self.ring.homes(partition).contains(&fx.local.me()) {
-            fx.out.find_damaged(partition, key.clone());
+        if found == Found::Damaged && self.ring.owners(partition).contains(&io.local.me()) {
+            io.out.find_damaged(partition, key.clone());
         }
-        let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
+        let own = Copy::of(found, io).unwrap_or_else(|| Copy::Record(Record::default()));
         let hints =
-            hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, fx)?)));
+            hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, io)?)));
         let hints = hints.collect();
         state.copies = Some(Copies { own, hints });
-        self.run(&key, fx);
+        self.run(&key, io);
     }
 
     /// The disk has listed keys.
-    pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, fx: &mut Effects) {
-        let Some((to, op, partition)) = self.lists.remove(&token) else { return };
+    pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, io: &mut Io) {
+        let Some((to, request_id, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
         // Hints that are still to come do not matter: on a full disk they could not, and nothing
         // were listed.
-        let authoritative = fx.local.is_authoritative(partition);
+        let authoritative = io.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        fx.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
+        io.out.send(vec![to], request_id, Body::Listed { keys, more, authoritative });
     }
 
-    /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
-    pub(super) fn synced(&mut self, mark: SyncSeq) {
-        while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
+    /// Every write up to `seq` is durable: the disk is as new as the copies of those keys.
+    pub(super) fn synced(&mut self, seq: SyncSeq) {
+        while self.unsynced.front().is_some_and(|(written, ..)| *written <= seq) {
             let Some((_, key, bytes)) = self.unsynced.pop_front() else {
                 debug_assert!(false, "the first one was just looked at");
                 return;
             };
             self.unsynced_bytes -= bytes;
             if let Some(state) = self.keys.get_mut(&key)
-                && state.mark.is_some_and(|newest| newest <= mark)
+                && state.seq.is_some_and(|newest| newest <= seq)
             {
-                state.mark = None;
+                state.seq = None;
                 if state.work.is_empty() {
                     self.keys.remove(&key);
                 }
@@ -342,123 +345,131 @@ impl Replica {
     }
 
     /// Does all that waits for a key whose copies are known, in order, as one write.
-    fn run(&mut self, key: &Key, fx: &mut Effects) {
-        let Some(KeyState { copies: Some(copies), mut mark, mut work }) = self.keys.remove(key)
+    fn run(&mut self, key: &Key, io: &mut Io) {
+        let Some(KeyState { copies: Some(copies), mut seq, mut work }) = self.keys.remove(key)
         else {
             debug_assert!(false, "work is done on a key whose copies are known");
             return;
         };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let owed = !self.ring.homes(partition).contains(&fx.local.me());
+        let pending = !self.ring.owners(partition).contains(&io.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let collected = fx.local.generations.of(partition).collected_of(key).cloned();
-        let store = fx.local.meta().store;
+        let purged = io.local.gc_epochs.of(partition).purged_of(key).cloned();
+        let store = io.local.meta().store;
         let limits = self.limits;
-        let mut turn = Turn {
+        let mut transaction = KeyTransaction {
             key,
             partition,
-            owed,
+            pending,
             limits,
             copies,
-            collected,
+            purged,
             store,
             before,
             changed,
             answers,
         };
-        while let Some(Work { from, op, kind }) = work.pop_front() {
-            self.take(&mut turn, from, op, kind, fx);
+        while let Some(Work { from, request_id, kind }) = work.pop_front() {
+            self.take(&mut transaction, from, request_id, kind, io);
         }
         self.queued -= waiting;
-        let Turn { copies, before, changed, answers, .. } = turn;
+        let KeyTransaction { copies, before, changed, answers, .. } = transaction;
         let changes: Vec<Change> =
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
-            let written = fx.out.write(changes);
+            let written = io.out.write(changes);
             if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
-                let after = Held::of(key, &own.object);
-                fx.local.forest.changed(partition, key, before, after, written);
+                let after = TreeEntry::of(key, &own.object);
+                io.local.trees.changed(partition, key, before, after, written);
             }
             self.unsynced.push_back((written, key.clone(), bytes));
             self.unsynced_bytes += bytes;
-            mark = Some(written);
+            seq = Some(written);
         }
-        for (to, op, body) in answers {
-            fx.out.send_synced(mark, to, op, body);
+        for (to, request_id, body) in answers {
+            io.out.send_synced(seq, to, request_id, body);
         }
-        if mark.is_some() {
-            self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
+        if seq.is_some() {
+            self.keys.insert(key.clone(), KeyState { copies: Some(copies), seq, work });
         }
     }
 
     /// Does one thing to a key and answers.
     fn take(
         &mut self,
-        turn: &mut Turn<'_>,
+        transaction: &mut KeyTransaction<'_>,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         kind: Kind,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let answer = match kind {
-            Kind::Update { context, change, keep_for } => {
-                match make(turn, &context, &change, &keep_for, fx) {
-                    Made::Done(object, dot, generation) => {
-                        fx.out.send(vec![from], op, Body::Updated { object, dot, generation });
-                        Answer::Synced(Body::Held)
+            Kind::Update { context, change, hint_for } => {
+                match make(transaction, &context, &change, &hint_for, io) {
+                    Made::Done(object, dot, gc_epoch) => {
+                        io.out.send(
+                            vec![from],
+                            request_id,
+                            Body::Updated { object, dot, gc_epoch },
+                        );
+                        Answer::Synced(Body::Ack)
                     }
-                    Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
+                    Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
-            Kind::Merge { object, generation, hint } => {
-                match merge(turn, &object, generation, hint, fx) {
-                    Ok(()) => Answer::Synced(Body::Held),
-                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            Kind::Merge { object, gc_epoch, hint } => {
+                match merge(transaction, &object, gc_epoch, hint, io) {
+                    Ok(()) => Answer::Synced(Body::Ack),
+                    Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
-            Kind::Bury(dead) => match turn.bury(&dead) {
-                true => Answer::Synced(Body::Held),
-                false => Answer::Now(Body::Failed(Refusal::Damaged)),
+            Kind::MarkDead(dead) => match transaction.mark_dead(&dead) {
+                true => Answer::Synced(Body::Ack),
+                false => Answer::Now(Body::Failed(Rejection::Damaged)),
             },
-            Kind::Collect => {
-                turn.collect();
-                Answer::Synced(Body::Held)
+            Kind::Purge => {
+                transaction.collect();
+                Answer::Synced(Body::Ack)
             }
-            Kind::Renounce(None) => {
-                turn.renounce(&fx.local.meta().fresh);
-                Answer::Synced(Body::Held)
+            Kind::Discard(None) => {
+                transaction.discard(&io.local.meta().fresh);
+                Answer::Synced(Body::Ack)
             }
-            Kind::Renounce(Some(target)) => {
-                let (fresh, now) =
-                    (fx.local.meta().fresh.clone(), fx.local.generations.number(turn.partition));
-                turn.renounce_hint(target, &fresh, now, fx);
-                Answer::Synced(Body::Held)
+            Kind::Discard(Some(target)) => {
+                let (fresh, now) = (
+                    io.local.meta().fresh.clone(),
+                    io.local.gc_epochs.number(transaction.partition),
+                );
+                transaction.discard_hint(target, &fresh, now, io);
+                Answer::Synced(Body::Ack)
             }
-            Kind::Restore(object) => match turn.restore(&object, fx) {
-                Ok(()) => Answer::Synced(Body::Held),
-                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            Kind::Restore(object) => match transaction.restore(&object, io) {
+                Ok(()) => Answer::Synced(Body::Ack),
+                Err(rejection) => Answer::Now(Body::Failed(rejection)),
             },
-            Kind::Keep { object, keep_for, generation } => {
-                match keep(turn, from, Stamped { object, generation }, keep_for, fx) {
-                    Ok(()) => Answer::Synced(Body::Held),
-                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            Kind::StoreHint { object, hint_for, gc_epoch } => {
+                match keep(transaction, from, Stamped { object, gc_epoch }, hint_for, io) {
+                    Ok(()) => Answer::Synced(Body::Ack),
+                    Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
-            Kind::Discharge { target, object } => {
-                return turn.discharge(target, &object, fx);
+            Kind::DeleteHint { target, object } => {
+                return transaction.delete_hint(target, &object, io);
             }
             Kind::Withdrawn => return,
-            Kind::Read => Answer::Synced(turn.read(self.ring.homes(turn.partition), fx)),
+            Kind::Read => {
+                Answer::Synced(transaction.read(self.ring.owners(transaction.partition), io))
+            }
         };
         match answer {
-            Answer::Synced(body) => turn.answer(from, op, body),
+            Answer::Synced(body) => transaction.answer(from, request_id, body),
             Answer::Now(body) => {
-                if matches!(body, Body::Failed(Refusal::Generation { .. })) {
-                    fx.out.count(Counter::StaleObjectsRefused);
+                if matches!(body, Body::Failed(Rejection::GcState { .. })) {
+                    io.out.count(Counter::StaleObjectsRefused);
                 }
-                fx.out.send(vec![from], op, body);
+                io.out.send(vec![from], request_id, body);
             }
         }
     }
@@ -466,32 +477,32 @@ impl Replica {
 
 /// Keeps what `from` has made of a key for other members.
 fn keep(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     from: NodeId,
-    Stamped { object, generation }: Stamped,
-    keep_for: Vec<NodeId>,
-    fx: &mut Effects,
-) -> Result<(), Refusal> {
-    turn.renounce_hints(fx);
-    let (object, generation) = turn.current(from, object, generation, fx);
-    fx.local.generations.check_hint(turn.partition, generation)?;
+    Stamped { object, gc_epoch }: Stamped,
+    hint_for: Vec<NodeId>,
+    io: &mut Io,
+) -> Result<(), Rejection> {
+    transaction.discard_hints(io);
+    let (object, gc_epoch) = transaction.current(from, object, gc_epoch, io);
+    io.local.gc_epochs.check_hint(transaction.partition, gc_epoch)?;
     let join = |old: Record| Record {
-        generation: if old.object.is_empty() { generation } else { old.generation.min(generation) },
+        gc_epoch: if old.object.is_empty() { gc_epoch } else { old.gc_epoch.min(gc_epoch) },
         object: old.object.sync(&object),
         ..old
     };
-    turn.set_hints(keep_for, join, fx)
+    transaction.set_hints(hint_for, join, io)
 }
 
 /// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
 /// to its own records has nowhere else to go.
 fn waits_for_disk(kind: &Kind) -> bool {
-    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. } | Kind::Read)
+    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
 }
 
-fn refuse(to: NodeId, op: RequestId, refusal: Refusal, fx: &mut Effects) {
-    fx.out.count(Counter::ReplicaOperationsRefused);
-    fx.out.send(vec![to], op, Body::Failed(refusal));
+fn refuse(to: NodeId, request_id: RequestId, rejection: Rejection, io: &mut Io) {
+    io.out.count(Counter::ReplicaOperationsRefused);
+    io.out.send(vec![to], request_id, Body::Failed(rejection));
 }
 
 /// About how many bytes a change of a key takes.

@@ -1,27 +1,28 @@
 //! The repair of a table: the fewest moves that bring every member within its bounds and every
 //! partition to its zones, as a minimum-cost flow.
 //!
-//! From the source flow N replicas to each partition, on to its zones, on to their members, and into the
-//! sink:
+//! From the source flow N replicas to each partition, on to its zones, on to their members, and
+//! into the sink:
 //!
 //! ```text
 //! source ──low──▶ cell ──1──▶ member ──▶ sink          a cell is a zone of a partition
 //! source ──N-Σlow──▶ partition ──high-low──▶ cell
 //! ```
 //!
-//! From a cell to a member costs [`MOVE`], or nothing where the member was home to the partition in the
-//! previous table; each replica of a member above its quota costs [`OVER`], so that a quota is exceeded
-//! rather than a replica moved in vain. A full flow always exists: member i taking quota(i) / Q of
-//! every partition is one in fractions, and a network of whole capacities then has one in whole numbers.
+//! From a cell to a member costs [`MOVE`], or nothing where the member was owner of the partition
+//! in the previous table; each replica of a member above its quota costs [`OVER`], so that a quota
+//! is exceeded rather than a replica moved in vain. A full flow always exists: member i taking
+//! quota(i) / Q of every partition is one in fractions, and a network of whole capacities then has
+//! one in whole numbers.
 //!
-//! First all members are filled to their least, then on to quota and most. Either time the flow begins
-//! with replicas that stay, at no cost, and grows along cheapest paths, which keeps it the
-//! cheapest of its size (successive shortest paths: Jewell 1958, Busacker and Gowen 1960); of these,
-//! all that are equally long are filled together (Dinic 1970). What the sink has stays there, so a
-//! member that has its least keeps as much. No path costs less than nothing (what it undoes has
-//! a way back to the source), so staying is always among the cheapest.
-//! Garage places data by the same means (Oulamara and Auvolat, "An algorithm for geo-distributed and
-//! redundant storage in Garage", 2023).
+//! First all members are filled to their least, then on to quota and most. Either time the flow
+//! begins with replicas that stay, at no cost, and grows along cheapest paths, which keeps it the
+//! cheapest of its size (successive shortest paths: Jewell 1958, Busacker and Gowen 1960); of
+//! these, all that are equally long are filled together (Dinic 1970). What the sink has stays
+//! there, so a member that has its least keeps as much. No path costs less than nothing (what it
+//! undoes has a way back to the source), so staying is always among the cheapest. Garage places
+//! data by the same means (Oulamara and Auvolat, "An algorithm for geo-distributed and redundant
+//! storage in Garage", 2023).
 
 use std::collections::VecDeque;
 
@@ -43,9 +44,9 @@ pub(super) struct Flow<'a> {
     most: &'a [usize],
     /// The replicas that may stay, in the order in which they are kept: partition and member.
     kept: &'a [(usize, usize)],
-    /// Partition by member: home in the previous table.
+    /// Partition by member: owner in the previous table.
     was: Vec<bool>,
-    /// Partition by member: home in the table that is made.
+    /// Partition by member: owner in the table that is made.
     holds: Vec<bool>,
     /// Partition by zone: replicas.
     count: Vec<usize>,
@@ -56,8 +57,8 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// `kept`: partition and member of each replica of the previous table whose member is still there.
-    /// The first ones stay rather than the last.
+    /// `kept`: partition and member of each replica of the previous table whose member is still
+    /// there. The first ones stay rather than the last.
     pub fn new(layout: &'a Layout, bounds: &'a Bounds, kept: &'a [(usize, usize)]) -> Self {
         let (q, members, zones) = (layout.partitions, layout.weights.len(), layout.zones.len());
         let mut was = vec![false; q * members];
@@ -144,7 +145,8 @@ impl<'a> Flow<'a> {
             };
         }
         if from < cells {
-            // Each partition begins elsewhere, so that the first zones are not always the first choice.
+            // Each partition begins elsewhere, so that the first zones are not always the first
+            // choice.
             let zone = (at + from) % zones.len();
             let cell = (from - 1) * zones.len() + zone;
             let room = self.count[cell] >= low[zone] && self.count[cell] < high[zone];
@@ -199,7 +201,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// The cost of the cheapest path from the source to every vertex (Bellman and Ford, with a queue).
+    /// The cost of the cheapest path from the source to every vertex (Bellman and Ford, with a
+    /// queue).
     fn costs(&self) -> Vec<i32> {
         let mut cost = vec![FAR; self.sink() + 1];
         let mut queued = vec![false; cost.len()];
@@ -220,7 +223,8 @@ impl<'a> Flow<'a> {
         cost
     }
 
-    /// Fills the cheapest paths that have the fewest edges, until none is left; false if there was none.
+    /// Fills the cheapest paths that have the fewest edges, until none is left; false if there was
+    /// none.
     fn fill(&mut self, cost: &[i32]) -> bool {
         let cheapest = |from: usize, (to, price): (usize, i32)| cost[from] + price == cost[to];
         let mut level = vec![usize::MAX; cost.len()];

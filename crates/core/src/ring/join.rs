@@ -16,7 +16,7 @@ impl Ring {
         version: u64,
         removed: impl Fn(NodeId) -> bool,
     ) -> Option<Ring> {
-        if (self.n, self.homes.len()) != (other.n, other.homes.len()) {
+        if (self.n, self.owners.len()) != (other.n, other.owners.len()) {
             return None;
         }
         let better = |(one, two): (&NodeId, &NodeId)| match (removed(*one), removed(*two)) {
@@ -24,19 +24,19 @@ impl Ring {
             (false, true) => *one,
             _ => *one.max(two),
         };
-        let pairs = self.homes.iter().zip(&other.homes);
-        let homes: Vec<Vec<NodeId>> =
+        let pairs = self.owners.iter().zip(&other.owners);
+        let owners: Vec<Vec<NodeId>> =
             pairs.map(|(one, two)| one.iter().zip(two).map(better).collect()).collect();
-        let sound = |homes: &Vec<NodeId>| {
-            let mut distinct = homes.clone();
+        let sound = |owners: &Vec<NodeId>| {
+            let mut distinct = owners.clone();
             distinct.sort_unstable();
             distinct.dedup();
-            distinct.len() == homes.len() && !homes.iter().any(|home| removed(*home))
+            distinct.len() == owners.len() && !owners.iter().any(|owner| removed(*owner))
         };
-        if !homes.iter().all(sound) {
+        if !owners.iter().all(sound) {
             return None;
         }
-        let has_places = |id: NodeId| homes.iter().flatten().any(|home| *home == id);
+        let has_places = |id: NodeId| owners.iter().flatten().any(|owner| *owner == id);
         let had_places = |id: NodeId| self.share(id) + other.share(id) > 0;
         let mut members: Vec<RingMember> = [&self.members[..], &other.members].concat();
         members.retain(|member| {
@@ -44,7 +44,7 @@ impl Ring {
         });
         members.sort_unstable();
         members.dedup_by_key(|member| member.id);
-        Some(Ring { version, members, homes, n: self.n })
+        Some(Ring { version, members, owners, n: self.n })
     }
 
     /// The same table under another version.
@@ -53,8 +53,8 @@ impl Ring {
         Ring { version, ..self }
     }
 
-    /// True if the two tables have the same members and homes, whatever their versions.
+    /// True if the two tables have the same members and owners, whatever their versions.
     pub fn places_like(&self, other: &Ring) -> bool {
-        (&self.members, &self.homes, self.n) == (&other.members, &other.homes, other.n)
+        (&self.members, &self.owners, self.n) == (&other.members, &other.owners, other.n)
     }
 }

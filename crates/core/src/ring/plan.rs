@@ -26,14 +26,14 @@ impl<'a> Plan<'a> {
         Plan { members, layout: Layout::new(members, n, partitions) }
     }
 
-    /// The homes of version 1.
+    /// The owners of version 1.
     pub fn first(&self) -> Vec<Vec<NodeId>> {
         let draft = self.draft();
-        self.homes(&self.settle(&draft, &self.stayers(&draft, 1), 0))
+        self.owners(&self.settle(&draft, &self.stayers(&draft, 1), 0))
     }
 
-    /// The homes of version `version`. `kept`: the homes in the version before that are still members;
-    /// `before`: its members, sorted by id.
+    /// The owners of version `version`. `kept`: the owners in the version before that are still
+    /// members; `before`: its members, sorted by id.
     pub fn next(&self, kept: &Places, before: &[RingMember], version: u64) -> Vec<Vec<NodeId>> {
         let stayers = self.stayers(kept, version);
         let place = |member: &RingMember| before.binary_search_by_key(&member.id, |old| old.id);
@@ -43,7 +43,7 @@ impl<'a> Plan<'a> {
         let plain = |m: &RingMember| m.zone.is_none() && m.weight == self.members[0].weight;
         let mut table = self.settle(kept, &stayers, 0);
         if reformed || self.members.iter().all(plain) {
-            return self.homes(&table);
+            return self.owners(&table);
         }
         let vacant = self.layout.n * self.layout.partitions - stayers.len();
         for slack in SLACKS {
@@ -58,7 +58,7 @@ impl<'a> Plan<'a> {
             }
             table = self.settle(kept, &stayers, slack);
         }
-        self.homes(&table)
+        self.owners(&table)
     }
 
     /// A table from nothing, near to the shares and right about the zones.
@@ -115,13 +115,13 @@ impl<'a> Plan<'a> {
     }
 
     /// The members' ids by partition, in the order of preference.
-    fn homes(&self, table: &Places) -> Vec<Vec<NodeId>> {
-        let homes = |(p, places): (usize, &Vec<usize>)| {
-            let mut homes: Vec<NodeId> = places.iter().map(|i| self.members[*i].id).collect();
-            homes.sort_by_cached_key(|id| rank(Partition(p as u16), *id));
-            homes
+    fn owners(&self, table: &Places) -> Vec<Vec<NodeId>> {
+        let owners = |(p, places): (usize, &Vec<usize>)| {
+            let mut owners: Vec<NodeId> = places.iter().map(|i| self.members[*i].id).collect();
+            owners.sort_by_cached_key(|id| rank(Partition(p as u16), *id));
+            owners
         };
-        table.iter().enumerate().map(homes).collect()
+        table.iter().enumerate().map(owners).collect()
     }
 }
 

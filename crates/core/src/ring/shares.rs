@@ -1,13 +1,14 @@
-//! How many replicas each member is due: shares by weight under the limits of nodes and zones, in exact
-//! fractions, and their rounding to whole replicas.
+//! How many replicas each member is due: shares by weight under the limits of nodes and zones, in
+//! exact fractions, and their rounding to whole replicas.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use super::RingMember;
 
-/// The members by zone, and how many replicas of one partition each zone may and must hold. Members and
-/// zones are numbers: places in the sorted list of members, and zones in order of their first member.
+/// The members by zone, and how many replicas of one partition each zone may and must hold. Members
+/// and zones are numbers: places in the sorted list of members, and zones in order of their first
+/// member.
 pub(super) struct Layout {
     pub n: usize,
     pub partitions: usize,
@@ -47,10 +48,11 @@ impl Layout {
 
     /// What every member is due, and what every zone is.
     ///
-    /// One level λ for all: a member is due λ times its weight, at most Q; a zone with less than its
-    /// least or more than its most is frozen there and has a level of its own, and λ is found again for
-    /// the others. Which way round to freeze is the rule of CSS flexible boxes (section 9.7): the
-    /// side whose total excess is larger, for that one stays excessive whatever the others do.
+    /// One level λ for all: a member is due λ times its weight, at most Q; a zone with less than
+    /// its least or more than its most is frozen there and has a level of its own, and λ is found
+    /// again for the others. Which way round to freeze is the rule of CSS flexible boxes (section
+    /// 9.7): the side whose total excess is larger, for that one stays excessive whatever the
+    /// others do.
     pub fn shares(&self) -> (Vec<Share>, Vec<Share>) {
         let q = self.partitions;
         let mut shares = vec![Share::whole(0); self.weights.len()];
@@ -89,7 +91,8 @@ impl Layout {
         }
     }
 
-    /// Deals `total` replicas to `members` by weight, none above Q; returns the denominator of the shares.
+    /// Deals `total` replicas to `members` by weight, none above Q; returns the denominator of the
+    /// shares.
     fn level(&self, members: &[usize], total: usize, shares: &mut [Share]) -> u64 {
         let q = self.partitions as u64;
         let mut heaviest = members.to_vec();
@@ -130,8 +133,8 @@ impl Layout {
         Bounds { low, quota, high: shares.iter().map(high).collect() }
     }
 
-    /// Every member's and every zone's share rounded down or up, as near to what they hold now as that
-    /// permits.
+    /// Every member's and every zone's share rounded down or up, as near to what they hold now as
+    /// that permits.
     fn quotas(&self, load: &[usize]) -> Vec<usize> {
         let (shares, zone_shares) = self.shares();
         let near: Vec<usize> =
@@ -200,8 +203,8 @@ impl Share {
     }
 }
 
-/// Rounds each share down or up, so that the sum is `total` and each is near to what is wanted; what
-/// must give way is what is farthest from its share.
+/// Rounds each share down or up, so that the sum is `total` and each is near to what is wanted;
+/// what must give way is what is farthest from its share.
 fn apportion(total: usize, shares: &[Share], wanted: &[usize]) -> Vec<usize> {
     let mut rounded: Vec<usize> =
         shares.iter().zip(wanted).map(|(share, wanted)| share.near(*wanted)).collect();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Ring, RingError, RingMember, check};
 use crate::types::NodeId;
 
-/// Homes are places in the sorted list of members, N for each partition.
+/// Owners are places in the sorted list of members, N for each partition.
 #[derive(Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 struct Table {
@@ -17,15 +17,15 @@ struct Table {
     n: u8,
     partitions: u16,
     members: Vec<RingMember>,
-    homes: Vec<u16>,
+    owners: Vec<u16>,
 }
 
 impl Encode for Ring {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         let place = |id: &NodeId| self.members.binary_search_by_key(id, |member| member.id).ok();
-        let homes = self.homes.iter().flatten().filter_map(place).map(|at| at as u16).collect();
+        let owners = self.owners.iter().flatten().filter_map(place).map(|at| at as u16).collect();
         let (version, members) = (self.version, self.members.clone());
-        Table { version, n: self.n, partitions: self.partitions(), members, homes }.encode(encoder)
+        Table { version, n: self.n, partitions: self.partitions(), members, owners }.encode(encoder)
     }
 }
 
@@ -42,20 +42,20 @@ impl TryFrom<Table> for Ring {
     type Error = RingError;
 
     fn try_from(table: Table) -> Result<Self, RingError> {
-        let Table { version, n, partitions, homes, .. } = table;
+        let Table { version, n, partitions, owners, .. } = table;
         let members = check(&table.members, n, partitions)?;
-        let wrong = RingError::Homes { version, partitions, n };
-        if homes.len() != usize::from(n) * usize::from(partitions) || members != table.members {
+        let wrong = RingError::Owners { version, partitions, n };
+        if owners.len() != usize::from(n) * usize::from(partitions) || members != table.members {
             return Err(wrong);
         }
         let id = |at: &u16| members.get(usize::from(*at)).map(|member| member.id);
-        let homes = homes
+        let owners = owners
             .chunks(usize::from(n))
             .map(|places| places.iter().map(id).collect::<Option<Vec<NodeId>>>())
             .collect::<Option<Vec<_>>>();
         let distinct = |ids: &Vec<NodeId>| (1..ids.len()).all(|at| !ids[..at].contains(&ids[at]));
-        match homes {
-            Some(homes) if homes.iter().all(distinct) => Ok(Ring { version, members, homes, n }),
+        match owners {
+            Some(owners) if owners.iter().all(distinct) => Ok(Ring { version, members, owners, n }),
             _ => Err(wrong),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, Taken,
     decode_hint, decode_record, encode_hint, encode_record,
 };
-use crate::generation::Generation;
+use crate::gc_epoch::GcState;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -25,7 +25,8 @@ const LOG_BATCHES: usize = 12;
 /// Changes that a checkpoint brings to the tree with each sync.
 const STEP_CHANGES: usize = 5;
 
-/// A store in memory. Records go through their bytes on disk, so that the twin tells the same lies.
+/// A store in memory. Records go through their bytes on disk, so that the twin notifies the same
+/// lies.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 
@@ -36,7 +37,7 @@ struct Image {
     ring: Option<Ring>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
     hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
-    generations: BTreeMap<Partition, Generation>,
+    gc_epochs: BTreeMap<Partition, GcState>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ enum Stored {
     Ring(Ring),
     Record(Partition, Key, Bytes),
     Forget(Partition, Key),
-    Generation(Partition, Generation),
+    GcState(Partition, GcState),
     Hint(NodeId, Key, Option<Bytes>),
 }
 
@@ -81,8 +82,8 @@ impl Image {
                         records.remove(&key);
                     }
                 }
-                Stored::Generation(partition, generation) => {
-                    self.generations.insert(partition, generation);
+                Stored::GcState(partition, gc_epoch) => {
+                    self.gc_epochs.insert(partition, gc_epoch);
                 }
                 Stored::Hint(target, key, Some(bytes)) => {
                     self.hints.entry(target).or_default().insert(key, bytes);
@@ -197,7 +198,7 @@ impl MemoryStore {
     }
 
     /// Takes some of the records and hints, as a store that is made anew of what a damaged one
-    /// still shows: where records are missing it has no authority.
+    /// still shows: where records are missing it has no read eligibility.
     pub fn lose_some(&self, rng: &mut Rng) {
         let state = &mut *self.state();
         let image = &mut state.durable;
@@ -211,9 +212,9 @@ impl MemoryStore {
         }
         image.hints.values_mut().for_each(|hints| hints.retain(|_, _| rng.chance(0.7)));
         if let Some(meta) = &mut image.meta {
-            meta.without_authority.extend(lost);
-            meta.without_authority.sort_unstable();
-            meta.without_authority.dedup();
+            meta.read_ineligible.extend(lost);
+            meta.read_ineligible.sort_unstable();
+            meta.read_ineligible.dedup();
         }
         state.live = state.durable.clone();
         state.unsynced.clear();
@@ -322,8 +323,8 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(self.state().live.generations.clone().into_iter().collect())
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(self.state().live.gc_epochs.clone().into_iter().collect())
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -343,8 +344,8 @@ impl Store for MemoryStore {
             Change::Members(members) => Stored::Members(members.clone()),
             Change::Ring(ring) => Stored::Ring(ring.clone()),
             Change::Forget { partition, key } => Stored::Forget(*partition, key.clone()),
-            Change::Generation { partition, generation } => {
-                Stored::Generation(*partition, generation.clone())
+            Change::GcState { partition, gc_epoch } => {
+                Stored::GcState(*partition, gc_epoch.clone())
             }
             Change::Hint { target, key, record } => {
                 let bytes = record.as_ref().map(|record| encode_hint(*target, key, record).into());
@@ -372,7 +373,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         self.state().trees = Some(trees.to_vec());
         Ok(())
     }
@@ -401,7 +402,7 @@ mod tests {
             return Change::Forget { partition, key };
         }
         let version = Version { write: WriteId(number.into()), value: Blob("v".into()) };
-        let actor = Actor { store: 1, serial: 1 };
+        let actor = Actor { store: 1, actor_epoch: 1 };
         let object = Object::default().update(&Context::default(), actor, version).0;
         Change::Record { partition, key, record: Record { object, ..Record::default() } }
     }

@@ -1,6 +1,6 @@
 //! Changes of the ring at once: who may make one, and what two that were made all the same come to.
 
-use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
 use pixii_core::message::Body;
 use pixii_core::node::{Config, Hindrance, Input, Output, RingChange, Work, reconcile};
 use pixii_core::ring::Ring;
@@ -8,18 +8,18 @@ use pixii_core::store::Change;
 use pixii_core::types::NodeId;
 
 use super::bench::Bench;
-use super::placement::{fresh, members_of, told};
+use super::placement::{fresh, members_of, reported};
 
 /// The one message that is sent, and to whom.
 fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
     match out {
-        [Output::Send { to, message }] => (to, message.op, &message.body),
+        [Output::Send { to, message }] => (to, message.request_id, &message.body),
         other => panic!("not one message: {other:?}"),
     }
 }
 
-fn ask(ring: &Ring, old: NodeId) -> Body {
-    Body::AskRing { ring: ring.id(), old, new: fresh().id() }
+fn query(ring: &Ring, old: NodeId) -> Body {
+    Body::QueryRing { ring: ring.id(), old, new: fresh().id() }
 }
 
 fn is_granted(out: &[Output]) -> bool {
@@ -38,21 +38,21 @@ fn a_ring_changes_only_with_the_grants_of_more_than_half_of_the_members() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let out = bench.give(Input::Replace { old: three, new: fresh() });
-    let (to, op, body) = sent(&out);
+    let (to, request_id, body) = sent(&out);
     assert_eq!(
         (to, body),
-        (&[one, two][..], &ask(&bench.ring, three)),
+        (&[one, two][..], &query(&bench.ring, three)),
         "all but the one that goes"
     );
-    assert!(bench.peer(one, op + 1, Body::RingGranted).is_empty(), "for another question");
-    assert!(bench.peer(one, op, Body::RingGranted).is_empty(), "2 of 4");
-    assert!(bench.peer(one, op, Body::RingGranted).is_empty(), "one grant is one grant");
-    assert!(bench.peer(fresh().id(), op, Body::RingGranted).is_empty(), "no member");
-    let out = bench.peer(two, op, Body::RingGranted);
+    assert!(bench.peer(one, request_id + 1, Body::RingGranted).is_empty(), "for another question");
+    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "2 of 4");
+    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "one grant is one grant");
+    assert!(bench.peer(fresh().id(), request_id, Body::RingGranted).is_empty(), "no member");
+    let out = bench.peer(two, request_id, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(&changes[0], Change::Ring(ring) if ring.has(fresh().id())));
     // From then on it grants nothing, and takes no order.
-    assert_eq!(denied_by(&bench.peer(one, 9, ask(&bench.ring, two))), bench.me);
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&bench.ring, two))), bench.me);
     let out = bench.give(Input::Replace { old: two, new: Member::configured("n8", "host:8") });
     assert!(matches!(out[..], [Output::NotReplaced(Hindrance::Other(None, _))]), "{out:?}");
 }
@@ -62,29 +62,31 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let out = bench.give(Input::Replace { old: three, new: fresh() });
-    let (_, op, _) = sent(&out);
-    bench.peer(one, op, Body::RingGranted);
+    let (_, request_id, _) = sent(&out);
+    bench.peer(one, request_id, Body::RingGranted);
     let out = bench.tick(1_000);
-    let asked = |output: &Output| match output {
+    let queried = |output: &Output| match output {
         Output::Send { to, message } => {
-            matches!(message.body, Body::AskRing { .. }) && to[..] == [two]
+            matches!(message.body, Body::QueryRing { .. }) && to[..] == [two]
         }
         _ => false,
     };
-    assert!(out.iter().any(asked), "who has not granted it is asked again: {out:?}");
+    assert!(out.iter().any(queried), "who has not granted it is asked again: {out:?}");
     assert!(!out.iter().any(|output| matches!(output, Output::NotReplaced(_))), "{out:?}");
     let out = bench.tick(2_500);
     let refused = Hindrance::Grants { granted: 2, members: 4 };
     assert!(out.iter().any(|output| matches!(output, Output::NotReplaced(why) if *why == refused)));
     let given_back = |output: &Output| match output {
         Output::Send { to, message } => {
-            matches!(message.body, Body::RingDenied { .. }) && to[..] == [one] && message.op == op
+            matches!(message.body, Body::RingDenied { .. })
+                && to[..] == [one]
+                && message.request_id == request_id
         }
         _ => false,
     };
     assert!(out.iter().any(given_back), "{out:?}");
     // A grant that comes too late changes nothing, and is given back.
-    let out = bench.peer(two, op, Body::RingGranted);
+    let out = bench.peer(two, request_id, Body::RingGranted);
     assert_eq!((sent(&out).0, denied_by(&out)), (&[two][..], bench.me));
 }
 
@@ -93,10 +95,10 @@ fn a_member_grants_one_change_at_a_time() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let ring = bench.ring.clone();
-    assert!(is_granted(&bench.peer(one, 7, ask(&ring, three))));
-    assert!(is_granted(&bench.peer(one, 7, ask(&ring, three))), "asked again");
-    assert_eq!(denied_by(&bench.peer(one, 8, ask(&ring, two))), one, "another change");
-    assert_eq!(denied_by(&bench.peer(two, 7, ask(&ring, three))), one);
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))));
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))), "asked again");
+    assert_eq!(denied_by(&bench.peer(one, 8, query(&ring, two))), one, "another change");
+    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
     let change = RingChange { old: three, new: fresh().id(), by: one };
     assert_eq!(bench.node.ring_change(), Some(change));
     let out = bench.give(Input::Replace { old: three, new: fresh() });
@@ -109,21 +111,21 @@ fn a_member_grants_one_change_at_a_time() {
     );
     // It is given back by the one that has it, and by nobody else.
     bench.peer(two, 7, Body::RingDenied { by: two });
-    assert_eq!(denied_by(&bench.peer(two, 7, ask(&ring, three))), one);
+    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
     bench.peer(one, 7, Body::RingDenied { by: one });
-    assert!(is_granted(&bench.peer(two, 7, ask(&ring, three))));
+    assert!(is_granted(&bench.peer(two, 7, query(&ring, three))));
     // Or it ends by itself.
     bench.tick(9_500);
-    assert_eq!(denied_by(&bench.peer(one, 9, ask(&ring, three))), two);
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&ring, three))), two);
     bench.tick(1_000);
-    assert!(is_granted(&bench.peer(one, 9, ask(&ring, three))));
-    // A member with another ring is told nothing but no.
+    assert!(is_granted(&bench.peer(one, 9, query(&ring, three))));
+    // A member with another ring is reported nothing but no.
     let other = ring.replace(three, fresh().id()).unwrap();
-    assert_eq!(denied_by(&bench.peer(two, 9, ask(&other, one))), bench.me);
+    assert_eq!(denied_by(&bench.peer(two, 9, query(&other, one))), bench.me);
 }
 
 #[test]
-fn of_two_that_ask_each_other_the_one_with_the_higher_id_yields() {
+fn of_two_that_query_each_other_the_one_with_the_higher_id_yields() {
     let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
     let (lowest, highest) = (*ids.iter().min().unwrap(), *ids.iter().max().unwrap());
     let other = |id: NodeId| ids.iter().copied().find(|known| *known != id).unwrap();
@@ -136,9 +138,9 @@ fn of_two_that_ask_each_other_the_one_with_the_higher_id_yields() {
     };
     let (mut bench, old) = order(lowest);
     let ring = bench.ring.clone();
-    assert_eq!(denied_by(&bench.peer(other(lowest), 7, ask(&ring, old))), lowest);
+    assert_eq!(denied_by(&bench.peer(other(lowest), 7, query(&ring, old))), lowest);
     let (mut bench, old) = order(highest);
-    let out = bench.peer(other(highest), 7, ask(&ring, old));
+    let out = bench.peer(other(highest), 7, query(&ring, old));
     let [Output::NotReplaced(Hindrance::Other(Some(change), by)), rest @ ..] = &out[..] else {
         panic!("{out:?}")
     };
@@ -160,7 +162,7 @@ fn replaced((ring, members): &State, old: &str, new: &str) -> State {
     let ring = ring.replace(NodeId::of(old), NodeId::of(new)).unwrap();
     let version = ring.version();
     let gone = members.get(NodeId::of(old)).unwrap().clone();
-    let gone = Member { standing: Standing::Removed, version, ..gone };
+    let gone = Member { membership: MembershipStatus::Removed, version, ..gone };
     let new = Member { version, ..Member::configured(new, "host:2") };
     let mut members = members.clone();
     members.adopt(&Members::new(vec![gone, new]));
@@ -170,8 +172,9 @@ fn replaced((ring, members): &State, old: &str, new: &str) -> State {
 fn meet(one: &State, other: &State) -> State {
     let met = reconcile((&one.0, &one.1), (&other.0, &other.1));
     let back = reconcile((&other.0, &other.1), (&one.0, &one.1));
-    assert_eq!(met.0, back.0, "whoever is told");
-    let owner = |member: &&Member| member.standing == Standing::Removed && met.0.has(member.id());
+    assert_eq!(met.0, back.0, "whoever is reported");
+    let owner =
+        |member: &&Member| member.membership == MembershipStatus::Removed && met.0.has(member.id());
     assert_eq!(met.1.iter().find(owner), None, "a removed member owns nothing");
     met
 }
@@ -252,7 +255,8 @@ fn a_later_ring_is_taken_as_it_is_and_a_newcomer_for_two_members_leaves_the_late
     let (one, other) = (replaced(&base, "n0", "a"), replaced(&base, "n1", "a"));
     let (ring, members) = reconcile((&one.0, &one.1), (&other.0, &other.1));
     let later = if one.0.supersedes(&other.0) { &one } else { &other };
-    let left = members.iter().filter(|m| m.standing == Standing::Removed && ring.has(m.id()));
+    let left =
+        members.iter().filter(|m| m.membership == MembershipStatus::Removed && ring.has(m.id()));
     assert_eq!((&ring, left.count()), (&later.0, 1));
 }
 
@@ -263,11 +267,14 @@ fn a_node_that_hears_of_a_ring_made_at_once_takes_what_both_come_to() {
     let own = base.replace(two, NodeId::of("n8")).unwrap();
     let theirs = base.replace(three, fresh().id()).unwrap();
     let (ring, mut members) = (std::sync::Arc::new(own.clone()), members_of(&base));
-    let gone =
-        Member { standing: Standing::Removed, version: 2, ..Member::configured("n2", "host:1") };
+    let gone = Member {
+        membership: MembershipStatus::Removed,
+        version: 2,
+        ..Member::configured("n2", "host:1")
+    };
     members.adopt(&Members::new(vec![gone, Member::configured("n8", "host:8")]));
     let mut bench = Bench::configured(1, |config| Config { ring, members, ..config });
-    let out = bench.peer(NodeId::of("n1"), 1, told(&theirs));
+    let out = bench.peer(NodeId::of("n1"), 1, reported(&theirs));
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let [Change::Ring(ring), ..] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!(ring.version(), 3);
@@ -283,14 +290,18 @@ fn a_node_in_no_cluster_takes_a_later_ring_from_one_that_its_configuration_does_
     let base = Bench::new().ring.clone();
     let later = base.replace(NodeId::of("n3"), fresh().id()).unwrap();
     let introduce = |cluster: Option<u64>| Body::Introduce {
-        life: Life { incarnation: Incarnation(1), nonce: 6 },
+        incarnation: IncarnationId { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring: later.id(),
     };
     let takes = |mut bench: Bench, cluster: Option<u64>| {
-        assert!(bench.peer(fresh().id(), 1, told(&later)).is_empty(), "before it says who it is");
+        assert!(
+            bench.peer(fresh().id(), 1, reported(&later)).is_empty(),
+            "before it says who it \
+            is"
+        );
         assert!(bench.peer(fresh().id(), 1, introduce(cluster)).is_empty());
-        let out = bench.peer(fresh().id(), 1, told(&later));
+        let out = bench.peer(fresh().id(), 1, reported(&later));
         let took = matches!(&out[..], [Output::Store(Work::Write { .. })]);
         assert!(took || out.is_empty(), "{out:?}");
         took

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Member, Members};
-use pixii_core::message::{Body, PeerMessage, Refusal, Request, Response};
+use pixii_core::message::{Body, PeerMessage, Rejection, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Found, Kept, Meta, Owner, Record, Store};
+use pixii_core::store::{Change, Found, Kept, Meta, Record, Store, StoreIdentity};
 use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, Time, WriteId};
 
 /// A node of a cluster of four with N=3, and what it wants done.
@@ -36,7 +36,7 @@ impl Bench {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
-        let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
+        let owner = StoreIdentity { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
         let meta =
             Meta { incarnation: Incarnation(incarnation), clean: false, ..Meta::new(owner, 1) };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
@@ -62,12 +62,15 @@ impl Bench {
     /// The same, once all others have answered.
     pub(crate) fn serving(mut bench: Bench) -> Self {
         for (peer, birth) in bench.peers().iter().zip(2..) {
-            let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
-            assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
+            let refused = bench.query(Request::Get { key: bench.key(true), r: None.into() });
+            assert!(matches!(rejection(&refused), Rejection::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-            let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
-            assert_eq!((life.incarnation, life.nonce, message.op), (Incarnation(1), 5, 5));
+            let Body::Introduce { incarnation, cluster: None, .. } = message.body else { panic!() };
+            assert_eq!(
+                (incarnation.incarnation, incarnation.nonce, message.request_id),
+                (Incarnation(1), 5, 5)
+            );
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());
@@ -85,25 +88,25 @@ impl Bench {
         out.retain(|output| match output {
             Output::Send { message, .. } => {
                 let body = &message.body;
-                let gossip = matches!(body, Body::Gossip(_) | Body::AskHints | Body::Hints(_));
-                !gossip && !matches!(body, Body::Compare { .. } | Body::Generations { .. })
+                let gossip = matches!(body, Body::Gossip(_) | Body::QueryHints | Body::Hints(_));
+                !gossip && !matches!(body, Body::Compare { .. } | Body::GcEpochs { .. })
             }
             Output::Store(Work::Scan { .. }) => false,
             Output::Store(Work::Write { changes, .. }) => {
                 !matches!(changes[..], [Change::Members(_)])
             }
-            Output::Notice(notice) => !matches!(notice, Notice::Opined(..)),
+            Output::Notice(notice) => !matches!(notice, Notice::LivenessChanged(..)),
             _ => true,
         });
         out
     }
 
-    pub(crate) fn ask(&mut self, request: Request) -> Vec<Output> {
+    pub(crate) fn query(&mut self, request: Request) -> Vec<Output> {
         self.give(Input::Client { client: 7, id: 9, request, timeout_ms: 500 })
     }
 
-    pub(crate) fn peer(&mut self, from: NodeId, op: u64, body: Body) -> Vec<Output> {
-        self.give(Input::Peer { from, message: PeerMessage { op, body } })
+    pub(crate) fn peer(&mut self, from: NodeId, request_id: u64, body: Body) -> Vec<Output> {
+        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
     }
 
     /// Lets time pass, in steps that are no pauses.
@@ -133,8 +136,8 @@ impl Bench {
                             hints: Vec::new(),
                         })));
                     }
-                    Output::Store(Work::Write { mark, .. }) => {
-                        next.extend(self.give(Input::Store(Done::Synced { mark })));
+                    Output::Store(Work::Write { seq, .. }) => {
+                        next.extend(self.give(Input::Store(Done::Synced { seq })));
                     }
                     other => rest.push(other),
                 }
@@ -144,10 +147,10 @@ impl Bench {
         rest
     }
 
-    /// A key whose homes include this node, or do not.
+    /// A key whose owners include this node, or do not.
     pub(crate) fn key(&self, held: bool) -> Key {
         let mut keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
-        keys.find(|key| self.homes(key).contains(&self.me) == held).unwrap()
+        keys.find(|key| self.owners(key).contains(&self.me) == held).unwrap()
     }
 
     /// Another key of the partition.
@@ -156,8 +159,8 @@ impl Bench {
         keys.find(|key| self.ring.partition(key) == partition && key != other).unwrap()
     }
 
-    pub(crate) fn homes(&self, key: &Key) -> Vec<NodeId> {
-        self.ring.homes(self.ring.partition(key)).to_vec()
+    pub(crate) fn owners(&self, key: &Key) -> Vec<NodeId> {
+        self.ring.owners(self.ring.partition(key)).to_vec()
     }
 
     /// Does everything that the node asks its store for, on a store of its own.
@@ -177,10 +180,10 @@ impl Bench {
                         let page = disk.list_hints(target, after.as_ref(), limit_bytes).unwrap();
                         Done::Hints { token, page }
                     }
-                    Output::Store(Work::Write { mark, changes }) => {
+                    Output::Store(Work::Write { seq, changes }) => {
                         disk.apply(&changes).unwrap();
                         disk.sync().unwrap();
-                        Done::Synced { mark }
+                        Done::Synced { seq }
                     }
                     other => {
                         rest.push(other);
@@ -194,14 +197,14 @@ impl Bench {
         rest
     }
 
-    /// The one node that is no home of the key.
-    pub(crate) fn stand_in(&self, key: &Key) -> NodeId {
-        let homes = self.homes(key);
-        self.ring.members().iter().map(|m| m.id).find(|id| !homes.contains(id)).unwrap()
+    /// The one node that is no owner of the key.
+    pub(crate) fn fallback(&self, key: &Key) -> NodeId {
+        let owners = self.owners(key);
+        self.ring.members().iter().map(|m| m.id).find(|id| !owners.contains(id)).unwrap()
     }
 
     pub(crate) fn others(&self, key: &Key) -> Vec<NodeId> {
-        self.homes(key).into_iter().filter(|home| *home != self.me).collect()
+        self.owners(key).into_iter().filter(|owner| *owner != self.me).collect()
     }
 }
 
@@ -210,16 +213,16 @@ pub(crate) fn put(key: &Key, write: u128) -> Request {
     Request::Put { key: key.clone(), value, context: None, write: WriteId(write), w: None.into() }
 }
 
-pub(crate) fn refusal(out: &[Output]) -> &Refusal {
+pub(crate) fn rejection(out: &[Output]) -> &Rejection {
     match out {
-        [Output::Reply { client: 7, id: 9, response: Response::Refused(refusal) }] => refusal,
-        other => panic!("not one refusal: {other:?}"),
+        [Output::Reply { client: 7, id: 9, response: Response::Refused(rejection) }] => rejection,
+        other => panic!("not one rejection: {other:?}"),
     }
 }
 
 /// What a write of this number made, for a key that had nothing.
 pub(crate) fn object(write: u128) -> Object {
     let version = Version { write: WriteId(write), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: write as u64, serial: 1 };
+    let actor = Actor { store: write as u64, actor_epoch: 1 };
     Object::default().update(&Context::default(), actor, version).0
 }

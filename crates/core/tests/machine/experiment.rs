@@ -12,12 +12,12 @@ fn bench(experiment: Experiment) -> Bench {
 }
 
 /// Who is asked for copies by these outputs.
-fn asked(out: &[Output]) -> Vec<NodeId> {
-    let asked = out.iter().filter_map(|output| match output {
+fn queried(out: &[Output]) -> Vec<NodeId> {
+    let queried = out.iter().filter_map(|output| match output {
         Output::Send { to, message } if matches!(message.body, Body::Read { .. }) => Some(to),
         _ => None,
     });
-    asked.flatten().copied().collect()
+    queried.flatten().copied().collect()
 }
 
 #[test]
@@ -26,18 +26,18 @@ fn each_switch_does_what_it_says_and_nothing_else() {
     for (experiment, at_once, later) in [
         (none, 1, 1),
         (Experiment { no_hedges: true, ..none }, 1, 0),
-        (Experiment { ask_all: true, ..none }, 2, 0),
+        (Experiment { query_all: true, ..none }, 2, 0),
         (Experiment { own_link: true, ..none }, 2, 1),
-        (Experiment { own_link: true, ask_all: true, no_hedges: true, ..none }, 3, 0),
+        (Experiment { own_link: true, query_all: true, no_hedges: true, ..none }, 3, 0),
     ] {
         let mut bench = bench(experiment);
         let r = Quorum { replicas: Some(2), strict: Some(true) };
         let request = Request::Get { key: bench.key(true), r };
-        let out = bench.ask(request);
-        let first = asked(&out);
+        let out = bench.query(request);
+        let first = queried(&out);
         assert_eq!(first.len(), at_once, "{experiment:?}");
         assert_eq!(first.contains(&bench.me), experiment.own_link, "{experiment:?}");
-        let late = asked(&bench.tick(100));
+        let late = queried(&bench.tick(100));
         assert_eq!(
             late.len(),
             later,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
-    Body, Counter, Measure, PeerMessage, Quorum, Refusal, Request, Response,
+    Body, Counter, Measure, PeerMessage, Quorum, Rejection, Request, Response,
 };
 use pixii_core::node::{Config, Input, Notice, Output};
 use pixii_core::ring::Ring;
@@ -18,7 +18,7 @@ use pixii_core::store::{Change, Found, Record, Store};
 use pixii_core::types::{Blob, Key, ObjectLimits, WriteId};
 use pixii_core::wire;
 
-use super::bench::{Bench, put, refusal};
+use super::bench::{Bench, put, rejection};
 
 /// Set in the ids of handoff's messages.
 const HINT: u64 = 1 << 63;
@@ -31,7 +31,7 @@ fn bench() -> Bench {
 /// An object with one value of `bytes` bytes, made by a store of its own.
 fn large(write: u128, bytes: usize) -> Object {
     let version = Version { write: WriteId(write), value: Blob(Bytes::from(vec![7; bytes])) };
-    let actor = Actor { store: write as u64, serial: 1 };
+    let actor = Actor { store: write as u64, actor_epoch: 1 };
     Object::default().update(&Context::default(), actor, version).0
 }
 
@@ -52,78 +52,81 @@ fn count(bench: &Bench, counter: Counter) -> u64 {
 fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let (key, peer) = (bench.key(true), bench.peers()[0]);
-    let merge = |bench: &mut Bench, op: u64, object: Object| {
-        let merge = Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST };
-        let out = bench.peer(peer, op, merge);
+    let merge = |bench: &mut Bench, request_id: u64, object: Object| {
+        let merge = Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST };
+        let out = bench.peer(peer, request_id, merge);
         let out = bench.carry(out, &disk);
-        let told = out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
-        (sent(&out)[0].clone(), told)
+        let reported =
+            out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
+        (sent(&out)[0].clone(), reported)
     };
-    let declined = |(body, told): (Body, bool), over: u64| match body {
-        Body::Failed(Refusal::Limit { what, given, limit }) => {
+    let declined = |(body, reported): (Body, bool), over: u64| match body {
+        Body::Failed(Rejection::Limit { what, given, limit }) => {
             assert_eq!((what, limit), (Measure::SiblingBytes, over));
             assert!(given > limit);
-            told
+            reported
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Held, false));
-    let told = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
-    assert!(told, "the log names the key");
-    assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Held, false), "nothing new");
+    assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Ack, false));
+    let reported = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
+    assert!(reported, "the log names the key");
+    assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Ack, false), "nothing new");
     for write in 2..=3 {
-        assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Held, false));
+        assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Ack, false));
     }
-    let told = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
-    assert!(!told, "once in a minute");
+    let reported = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
+    assert!(!reported, "once in a minute");
     assert_eq!(
         (count(&bench, Counter::HintsDeclined), count(&bench, Counter::MergesDeclined)),
         (1, 1)
     );
-    let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
+    let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, actor_epoch: 1 }, counter: 1 });
     let gone = large(1, 1_500).discard(&Context::new(settled.to_vec()));
-    assert_eq!(merge(&mut bench, 5, gone), (Body::Held, false));
+    assert_eq!(merge(&mut bench, 5, gone), (Body::Ack, false));
     // Where nothing else is alive, a hint is taken with what is dead beside it.
-    assert_eq!(merge(&mut bench, HINT | 6, large(6, 1_980)), (Body::Held, false));
+    assert_eq!(merge(&mut bench, HINT | 6, large(6, 1_980)), (Body::Ack, false));
 }
 
 #[test]
 fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let key = bench.key(false);
-    let (partition, target) = (bench.ring.partition(&key), bench.homes(&key)[0]);
+    let (partition, target) = (bench.ring.partition(&key), bench.owners(&key)[0]);
     bench.give(Input::Link { peer: target, up: false });
-    let keep = |key: &Key, object: Object| Body::Keep {
+    let keep = |key: &Key, object: Object| Body::StoreHint {
         key: key.clone(),
         object,
-        keep_for: vec![target],
-        generation: GcEpoch::FIRST,
+        hint_for: vec![target],
+        gc_epoch: GcEpoch::FIRST,
     };
-    let out = bench.peer(bench.homes(&key)[1], 80, keep(&key, large(1, 500)));
-    assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Held]);
+    let out = bench.peer(bench.owners(&key)[1], 80, keep(&key, large(1, 500)));
+    assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Ack]);
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
     let offered = |out: &[Output]| {
         let hint = |output: &Output| match output {
-            Output::Send { message, .. } if message.op & HINT != 0 => Some(message.op),
+            Output::Send { message, .. } if message.request_id & HINT != 0 => {
+                Some(message.request_id)
+            }
             _ => None,
         };
         out.iter().find_map(hint)
     };
-    let op = offered(&out).expect("the hint is offered");
-    let limit = Refusal::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
-    let out = bench.peer(target, op, Body::Failed(limit));
+    let request_id = offered(&out).expect("the hint is offered");
+    let limit = Rejection::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
+    let out = bench.peer(target, request_id, Body::Failed(limit));
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
-    // What the target can do nothing with now is not owed to it.
-    let (mut out, ask) = (Vec::new(), PeerMessage { op: 9, body: Body::AskHints });
-    bench.node.handle(bench.now, Input::Peer { from: target, message: ask }, &mut out);
+    // What the target can do nothing with now is not pending to it.
+    let (mut out, query) = (Vec::new(), PeerMessage { request_id: 9, body: Body::QueryHints });
+    bench.node.handle(bench.now, Input::Peer { from: target, message: query }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);
     // Another hint passes it.
     let mut keys = (0..1_000).map(|at| Key::new(format!("other{at}").into_bytes()).unwrap());
     let same = |other: &Key| bench.ring.partition(other) == partition;
     let other = keys.find(same).unwrap();
-    let out = bench.peer(bench.homes(&key)[1], 81, keep(&other, large(2, 10)));
+    let out = bench.peer(bench.owners(&key)[1], 81, keep(&other, large(2, 10)));
     bench.carry(out, &disk);
     let out = bench.tick(1_500);
     let out = bench.carry(out, &disk);
@@ -132,8 +135,8 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         _ => None,
     });
     assert_eq!(passed.collect::<Vec<_>>(), [other]);
-    let op = offered(&out).unwrap();
-    let out = bench.peer(target, op, Body::Held);
+    let request_id = offered(&out).unwrap();
+    let out = bench.peer(target, request_id, Body::Ack);
     bench.carry(out, &disk);
     let out = bench.tick(3_000);
     assert_eq!(offered(&bench.carry(out, &disk)), None, "five seconds");
@@ -145,19 +148,23 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
 fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let key = bench.key(false);
-    let homes = bench.homes(&key);
+    let owners = bench.owners(&key);
     let keep = |bench: &mut Bench, write: u128, target: usize| {
-        let (key, keep_for) = (key.clone(), vec![homes[target]]);
-        let body =
-            Body::Keep { key, object: large(write, 1_900), keep_for, generation: GcEpoch::FIRST };
-        let out = bench.peer(homes[0], 80, body);
+        let (key, hint_for) = (key.clone(), vec![owners[target]]);
+        let body = Body::StoreHint {
+            key,
+            object: large(write, 1_900),
+            hint_for,
+            gc_epoch: GcEpoch::FIRST,
+        };
+        let out = bench.peer(owners[0], 80, body);
         sent(&bench.carry(out, &disk))[0].clone()
     };
     for (write, target) in [(1, 0), (2, 1), (3, 2), (3, 0)] {
-        assert_eq!(keep(&mut bench, write, target), Body::Held);
+        assert_eq!(keep(&mut bench, write, target), Body::Ack);
     }
     let refused = keep(&mut bench, 4, 1);
-    assert!(matches!(refused, Body::Failed(Refusal::Limit { limit: 6_000, .. })), "{refused:?}");
+    assert!(matches!(refused, Body::Failed(Rejection::Limit { limit: 6_000, .. })), "{refused:?}");
 }
 
 #[test]
@@ -167,14 +174,14 @@ fn a_put_is_held_to_the_limit_of_the_cluster_and_a_delete_of_nothing_too() {
     let (partition, record) =
         (bench.ring.partition(&key), Record { object: large(1, 1_990), ..Record::default() });
     disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
-    let out = bench.ask(put(&key, 2));
+    let out = bench.query(put(&key, 2));
     let out = bench.carry(out, &disk);
-    assert!(matches!(refusal(&out), Refusal::Object(2_000..)), "{out:?}");
-    let dots = (0..3_000).map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
+    assert!(matches!(rejection(&out), Rejection::Object(2_000..)), "{out:?}");
+    let dots = (0..3_000).map(|store| Dot { actor: Actor { store, actor_epoch: 1 }, counter: 1 });
     let context = Some(wire::seal(&key, &Context::new(dots.collect())));
-    let out = bench.ask(Request::Delete { key: key.clone(), context, w: None.into() });
+    let out = bench.query(Request::Delete { key: key.clone(), context, w: None.into() });
     let out = bench.carry(out, &disk);
-    assert!(matches!(refusal(&out), Refusal::Object(6_000..)));
+    assert!(matches!(rejection(&out), Rejection::Object(6_000..)));
 }
 
 /// An object whose values were written by a few actors, some of them dead.
@@ -184,7 +191,7 @@ fn random(rng: &mut Rng) -> Object {
         let value = Blob(Bytes::from(vec![1; rng.below(400) as usize]));
         // Some writes were repeated at another replica.
         let write = WriteId(u128::from(if rng.chance(0.1) { write / 2 } else { write }));
-        let actor = Actor { store: rng.below(5), serial: 1 };
+        let actor = Actor { store: rng.below(5), actor_epoch: 1 };
         let seen = match rng.chance(0.2) {
             true => object.values().next().map(|(dot, _)| dot).into_iter().collect(),
             false => Vec::new(),
@@ -230,7 +237,7 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
     let (mut seen, mut rounds) = (0, 0);
     loop {
         let one = Quorum { replicas: Some(1), strict: Some(true) };
-        let out = bench.ask(Request::Get { key: key.clone(), r: one });
+        let out = bench.query(Request::Get { key: key.clone(), r: one });
         let out = bench.carry(out, &disk);
         let found = out.iter().find_map(|output| match output {
             Output::Reply { response: Response::Found { values, context, .. }, .. } => {
@@ -246,7 +253,7 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
         assert!(bytes <= LIMITS.merged, "{bytes}");
         (seen, rounds) = (seen + values.len(), rounds + 1);
         let context = Some(context);
-        let out = bench.ask(Request::Delete { key: key.clone(), context, w: one });
+        let out = bench.query(Request::Delete { key: key.clone(), context, w: one });
         bench.carry(out, &disk);
         let out = bench.tick(500);
         bench.carry(out, &disk);
@@ -281,26 +288,23 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
     notices.extend(bench.carry(out, &disk));
     let share = bench.ring.share(bench.me);
     let lost = |notices: &[Output]| {
-        let told = notices.iter().filter_map(|output| match output {
+        let reported = notices.iter().filter_map(|output| match output {
             Output::Notice(Notice::Lost(partitions)) => Some(*partitions as usize),
             Output::Notice(Notice::Recovered) => panic!("nobody has what is lost"),
             _ => None,
         });
-        told.collect::<Vec<_>>()
+        reported.collect::<Vec<_>>()
     };
     assert_eq!(lost(&notices), [share], "it is said once");
-    assert_eq!(
-        (bench.node.lost().len(), bench.node.meta().without_authority.len()),
-        (share, share)
-    );
+    assert_eq!((bench.node.lost().len(), bench.node.meta().read_ineligible.len()), (share, share));
     let key = bench.key(true);
     let strict = Quorum { replicas: Some(1), strict: Some(true) };
     let get = || Request::Get { key: key.clone(), r: strict };
-    let out = bench.ask(get());
+    let out = bench.query(get());
     let out = bench.carry(out, &disk);
-    let why = refusal(&out).to_string();
+    let why = rejection(&out).to_string();
     assert!(why.contains("whose disk was lost") && why.contains("--accept-loss"), "{why}");
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.carry(out, &disk);
     let written = |output: &Output| {
         matches!(output, Output::Reply { response: Response::Written { .. }, .. })
@@ -318,8 +322,8 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
         "{out:?}"
     );
     let of_disk = disk.meta().unwrap().unwrap();
-    assert_eq!(of_disk.without_authority, []);
-    let out = bench.ask(get());
+    assert_eq!(of_disk.read_ineligible, []);
+    let out = bench.query(get());
     let out = bench.carry(out, &disk);
     let found =
         |output: &Output| matches!(output, Output::Reply { response: Response::Found { .. }, .. });

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
 use pixii_core::message::Body;
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
@@ -21,13 +21,15 @@ pub(crate) fn members_of(ring: &Ring) -> Members {
     let names = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
     let member = |member: Member| match ring.has(member.id()) {
         true => member,
-        false => Member { standing: Standing::Removed, version: ring.version(), ..member },
+        false => {
+            Member { membership: MembershipStatus::Removed, version: ring.version(), ..member }
+        }
     };
     Members::new(names.map(member).chain([fresh()]).collect())
 }
 
-/// What a peer tells of a ring.
-pub(crate) fn told(ring: &Ring) -> Body {
+/// What a peer reports of a ring.
+pub(crate) fn reported(ring: &Ring) -> Body {
     Body::Placement { ring: ring.clone(), members: members_of(ring) }
 }
 
@@ -39,41 +41,41 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     let without_me = ring.replace(bench.me, fresh().id()).unwrap();
     let later = ring.replace(three, fresh().id()).unwrap();
     for useless in [&ring, &without_me] {
-        assert!(bench.peer(one, 1, told(useless)).is_empty());
+        assert!(bench.peer(one, 1, reported(useless)).is_empty());
     }
     let small = Ring::new(&ring.members().iter().map(|m| m.id).collect::<Vec<_>>(), 3, 8).unwrap();
     let small = small.replace(three, fresh().id()).unwrap();
-    let out = bench.peer(one, 1, told(&small));
+    let out = bench.peer(one, 1, reported(&small));
     assert!(matches!(out[..], [Output::Notice(Notice::Misplaced(from))] if from == one));
-    assert!(bench.peer(fresh().id(), 1, told(&later)).is_empty(), "of one without a place");
+    assert!(bench.peer(fresh().id(), 1, reported(&later)).is_empty(), "of one without a place");
 
-    let out = bench.peer(one, 1, told(&later));
-    let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
+    let out = bench.peer(one, 1, reported(&later));
+    let [Output::Store(Work::Write { seq, changes })] = &out[..] else { panic!("{out:?}") };
     let [Change::Ring(written), Change::Members(members), Change::Meta(meta)] = &changes[..] else {
         panic!("{changes:?}")
     };
     assert_eq!(*written, later);
     assert!(members.get(fresh().id()).is_some() && members.get(two).is_some());
-    assert!(meta.without_authority.is_empty(), "no place came here");
-    assert!(bench.peer(two, 1, told(&later)).is_empty(), "it is on its way");
-    let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
+    assert!(meta.read_ineligible.is_empty(), "no place came here");
+    assert!(bench.peer(two, 1, reported(&later)).is_empty(), "it is on its way");
+    let earlier = bench.give(Input::Store(Done::Synced { seq: SyncSeq(seq.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
-    let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
-    assert!(matches!(out[..], [Output::Relive]), "{out:?}");
+    let out = bench.give(Input::Store(Done::Synced { seq: *seq }));
+    assert!(matches!(out[..], [Output::BeginIncarnation]), "{out:?}");
 }
 
 #[test]
-fn places_that_a_later_ring_brings_come_without_authority() {
+fn places_that_a_later_ring_brings_come_read_ineligible() {
     let mut bench = Bench::new();
     let [one, _, three] = bench.peers()[..] else { panic!() };
     let ring = (*bench.ring).clone();
     let members = ring.members().iter().copied().filter(|member| member.id != three);
     let fewer = ring.next(&members.collect::<Vec<_>>()).unwrap();
-    let out = bench.peer(one, 1, told(&fewer));
+    let out = bench.peer(one, 1, reported(&fewer));
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Some(Change::Meta(meta)) = changes.last() else { panic!("{changes:?}") };
-    assert_eq!(meta.without_authority.len(), fewer.share(bench.me) - ring.share(bench.me));
-    assert!(!meta.without_authority.is_empty());
+    assert_eq!(meta.read_ineligible.len(), fewer.share(bench.me) - ring.share(bench.me));
+    assert!(!meta.read_ineligible.is_empty());
 }
 
 #[test]
@@ -86,47 +88,47 @@ fn the_operators_replacement_is_durable_with_both_members_standing() {
     assert!(no_ring(bench.give(Input::Replace { old: three, new: member })), "a member already");
     let out = bench.give(Input::Replace { old: three, new: fresh() });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    bench.peer(one, message.op, Body::RingGranted);
-    let out = bench.peer(two, message.op, Body::RingGranted);
+    bench.peer(one, message.request_id, Body::RingGranted);
+    let out = bench.peer(two, message.request_id, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Change::Members(members) = &changes[1] else { panic!("{changes:?}") };
-    let standing = |id| members.get(id).map(|member| (member.standing, member.version));
-    assert_eq!(standing(three), Some((Standing::Removed, 2)));
-    assert_eq!(standing(fresh().id()), Some((Standing::Member, 2)));
+    let membership = |id| members.get(id).map(|member| (member.membership, member.version));
+    assert_eq!(membership(three), Some((MembershipStatus::Removed, 2)));
+    assert_eq!(membership(fresh().id()), Some((MembershipStatus::Member, 2)));
 }
 
 #[test]
-fn who_has_an_earlier_ring_is_told_and_who_has_none_of_it_is_not_heard() {
+fn who_has_an_earlier_ring_is_reported_and_who_has_none_of_it_is_not_heard() {
     let mut bench = Bench::new();
     let [one, ..] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
     let introduce = |ring: (u64, u64)| Body::Introduce {
-        life: Life { incarnation: Incarnation(1), nonce: 6 },
+        incarnation: IncarnationId { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring,
     };
-    // One with a later ring is shown the own one, so that it tells.
+    // One with a later ring is shown the own one, so that it reports.
     let out = bench.peer(one, 8, introduce((2, 0)));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let own = (1, bench.ring.digest());
     assert_eq!(to[..], [one]);
     assert!(matches!(message.body, Body::Introduce { ring, .. } if ring == own));
-    // What is configured is not told: another configuration is a mistake.
+    // What is configured is not reported: another configuration is a mistake.
     assert!(bench.peer(one, 8, introduce((0, 0))).is_empty());
     let key = bench.key(true);
-    for body in [introduce(own), Body::Read { key: key.clone() }, Body::AskHints] {
+    for body in [introduce(own), Body::Read { key: key.clone() }, Body::QueryHints] {
         assert!(bench.peer(NodeId(1), 8, body).is_empty(), "a stranger");
     }
     assert!(bench.give(Input::Link { peer: NodeId(1), up: true }).is_empty());
 }
 
 #[test]
-fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
+fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let key = Bench::new().key(true);
     let removed = NodeId::of("gone");
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"v")) };
     let (object, _) =
-        Object::default().update(&Context::default(), Actor { store: 3, serial: 1 }, version);
+        Object::default().update(&Context::default(), Actor { store: 3, actor_epoch: 1 }, version);
     let record = Record { object: object.clone(), ..Record::default() };
     let (disk, mut hints) = (MemoryStore::default(), Kept::default());
     disk.apply(&[Change::Hint { target: removed, key: key.clone(), record: Some(record.clone()) }])
@@ -137,7 +139,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
     let merges = |out: &[Output]| {
         let merge = |output: &Output| match output {
             Output::Send { to, message } if matches!(message.body, Body::Merge { .. }) => {
-                Some((to.clone(), message.op))
+                Some((to.clone(), message.request_id))
             }
             _ => None,
         };
@@ -151,12 +153,12 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
         out.extend(bench.peer(peer, 5, Body::Hints(0)));
         let out = bench.carry(out, &disk);
         linked.push(peer);
-        let all = others.iter().all(|home| linked.contains(home));
-        assert!(all || merges(&out).is_none(), "not all homes are in reach: {out:?}");
+        let all = others.iter().all(|owner| linked.contains(owner));
+        assert!(all || merges(&out).is_none(), "not all owners are in reach: {out:?}");
     }
     assert!(bench.node.is_settled());
 
-    // One home is away: what the others take is not enough.
+    // One owner is away: what the others take is not enough.
     bench.give(Input::Link { peer: others[0], up: false });
     let out = bench.tick(2_000);
     assert_eq!(merges(&bench.carry(out, &disk)), None);
@@ -164,12 +166,12 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
     let mut out = bench.carry(out, &disk);
     let later = bench.tick(2_000);
     out.extend(bench.carry(later, &disk));
-    let (to, op) = merges(&out).expect("it is offered to the homes");
+    let (to, request_id) = merges(&out).expect("it is offered to the owners");
     assert_eq!(to, others);
-    let out = bench.peer(others[1], op, Body::Held);
+    let out = bench.peer(others[1], request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 1);
-    let out = bench.peer(others[0], op, Body::Held);
+    let out = bench.peer(others[0], request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 0);
     let held = disk.read(partition, &key).unwrap();

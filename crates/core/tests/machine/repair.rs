@@ -1,8 +1,9 @@
-//! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and that it is tried again.
+//! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and
+//! that it is tried again.
 
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
-use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Refusal, Resource};
+use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Rejection, Resource};
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
@@ -12,8 +13,8 @@ use super::bench::{Bench, object};
 
 type Sent = Vec<(NodeId, u64, Body)>;
 
-/// A node with a disk, and the one partition and peer that a test is about: it holds one key. With everybody else it has
-/// nothing to move.
+/// A node with a disk, and the one partition and peer that a test is about: it holds one key. With
+/// everybody else it has nothing to move.
 struct Bout {
     bench: Bench,
     disk: MemoryStore,
@@ -30,9 +31,9 @@ impl Bout {
         let (partition, peer) = (bench.ring.partition(&key), bench.others(&key)[0]);
         let mut bout = Bout { bench, disk: MemoryStore::default(), key, partition, peer };
         let body =
-            Body::Merge { key: bout.key.clone(), object: object(1), generation: GcEpoch::FIRST };
-        let told = bout.hear(peer, 1, body);
-        assert_eq!(told, [(peer, 1, Body::Held)]);
+            Body::Merge { key: bout.key.clone(), object: object(1), gc_epoch: GcEpoch::FIRST };
+        let reported = bout.hear(peer, 1, body);
+        assert_eq!(reported, [(peer, 1, Body::Ack)]);
         bout
     }
 
@@ -44,8 +45,8 @@ impl Bout {
         bout
     }
 
-    /// Gives an input and carries out the work for the disk. What is sent to peers, without gossip; comparisons with others
-    /// are answered with yes.
+    /// Gives an input and carries out the work for the disk. What is sent to peers, without gossip;
+    /// comparisons with others are answered with yes.
     fn give(&mut self, input: Input) -> Sent {
         let (mut sent, mut todo) = (Vec::new(), vec![input]);
         while let Some(input) = todo.pop() {
@@ -54,9 +55,9 @@ impl Bout {
             for output in out {
                 match output {
                     Output::Store(work) => todo.push(Input::Store(self.work(work))),
-                    Output::Send { to, message: PeerMessage { op, body } } => {
+                    Output::Send { to, message: PeerMessage { request_id, body } } => {
                         for peer in to {
-                            self.send(peer, op, body.clone(), &mut todo, &mut sent);
+                            self.send(peer, request_id, body.clone(), &mut todo, &mut sent);
                         }
                     }
                     _ => {}
@@ -66,13 +67,23 @@ impl Bout {
         sent
     }
 
-    fn send(&self, to: NodeId, op: u64, body: Body, todo: &mut Vec<Input>, sent: &mut Sent) {
+    fn send(
+        &self,
+        to: NodeId,
+        request_id: u64,
+        body: Body,
+        todo: &mut Vec<Input>,
+        sent: &mut Sent,
+    ) {
         match body {
-            Body::Gossip(_) | Body::AskHints | Body::Hints(_) | Body::Generations { .. } => {}
+            Body::Gossip(_) | Body::QueryHints | Body::Hints(_) | Body::GcEpochs { .. } => {}
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
-                todo.push(Input::Peer { from: to, message: PeerMessage { op, body: Body::Equal } });
+                todo.push(Input::Peer {
+                    from: to,
+                    message: PeerMessage { request_id, body: Body::Equal },
+                });
             }
-            body => sent.push((to, op, body)),
+            body => sent.push((to, request_id, body)),
         }
     }
 
@@ -82,10 +93,10 @@ impl Bout {
                 let found = self.disk.read(partition, &key).unwrap();
                 Done::Read { token, found, hints: Vec::new() }
             }
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.disk.apply(&changes).unwrap();
                 self.disk.sync().unwrap();
-                Done::Synced { mark }
+                Done::Synced { seq }
             }
             Work::Scan { token, partition, span } => {
                 Done::Scan { token, page: self.disk.scan(partition, &span).unwrap() }
@@ -94,14 +105,14 @@ impl Bout {
         }
     }
 
-    fn hear(&mut self, from: NodeId, op: u64, body: Body) -> Sent {
-        self.give(Input::Peer { from, message: PeerMessage { op, body } })
+    fn hear(&mut self, from: NodeId, request_id: u64, body: Body) -> Sent {
+        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
     }
 
     /// The one answer to a question of the peer.
-    fn answer(&mut self, from: NodeId, op: u64, body: Body) -> Body {
-        match &self.hear(from, op, body)[..] {
-            [(to, of, answer)] if (*to, *of) == (from, op) => answer.clone(),
+    fn answer(&mut self, from: NodeId, request_id: u64, body: Body) -> Body {
+        match &self.hear(from, request_id, body)[..] {
+            [(to, of, answer)] if (*to, *of) == (from, request_id) => answer.clone(),
             sent => panic!("{sent:?}"),
         }
     }
@@ -113,7 +124,7 @@ impl Bout {
         while self.bench.now < end {
             self.bench.now = (self.bench.now + 100 * MILLI).min(end);
             for peer in self.bench.peers() {
-                self.hear(peer, 1, Body::AskHints);
+                self.hear(peer, 1, Body::QueryHints);
             }
             sent.extend(self.give(Input::Tick));
         }
@@ -125,47 +136,49 @@ impl Bout {
         pairs.find(|pair| (pair.partition, pair.peer) == (self.partition, self.peer)).unwrap()
     }
 
-    /// The node is told to compare, and does; the `op` of its question.
+    /// The node is ordered to compare, and does; the `request_id` of its question.
     fn begin(&mut self) -> u64 {
         self.give(Input::Repair { partition: Some(self.partition), peer: Some(self.peer) });
-        self.asked_in(100)
+        self.queried_in(100)
     }
 
     /// It compares within this time, and not before.
-    fn asked_in(&mut self, ms: u64) -> u64 {
+    fn queried_in(&mut self, ms: u64) -> u64 {
         let early = self.tick(ms - 100);
         assert!(early.is_empty(), "{early:?}");
         match &self.tick(100)[..] {
-            [(to, op, Body::Compare { partition, shape: SHAPE, .. })]
+            [(to, request_id, Body::Compare { partition, shape: SHAPE, .. })]
                 if (*to, *partition) == (self.peer, self.partition) =>
             {
-                *op
+                *request_id
             }
             sent => panic!("{sent:?}"),
         }
     }
 
-    /// The summaries of the node's own tree, with one of them changed: only the leaf of its key, or only another one,
-    /// differs at the end. Gives the question for keys.
-    fn down_to_leaves(&mut self, mut op: u64, own_leaf: bool) -> (u64, Vec<u16>) {
+    /// The summaries of the node's own tree, with one of them changed: only the leaf of its key, or
+    /// only another one, differs at the end. Gives the question for keys.
+    fn down_to_leaves(&mut self, mut request_id: u64, own_leaf: bool) -> (u64, Vec<u16>) {
         let (partition, peer, mut nodes) = (self.partition, self.peer, vec![0]);
         let aim = if own_leaf { leaf_of(&self.key) } else { leaf_of(&self.key) ^ 1 };
         for level in 0..3 {
             let question = Body::Descend { partition, width: 2, level, nodes: nodes.clone() };
-            let Body::Summaries(Blob(bytes)) = self.answer(peer, op, question) else { panic!() };
+            let Body::Summaries(Blob(bytes)) = self.answer(peer, request_id, question) else {
+                panic!()
+            };
             let mut bytes = bytes.to_vec();
             bytes[usize::from(aim >> (8 - 4 * level) & 15) * 2] ^= 1;
-            let sent = self.hear(peer, op, Body::Summaries(Blob(bytes.into())));
+            let sent = self.hear(peer, request_id, Body::Summaries(Blob(bytes.into())));
             let [(to, next, body)] = &sent[..] else { panic!("{sent:?}") };
             assert_eq!(*to, peer);
-            op = *next;
+            request_id = *next;
             match body {
                 Body::Descend { level: of, nodes: of_these, .. } => {
                     assert_eq!((*of, &of_these[..]), (level + 1, &[aim >> (8 - 4 * level)][..]));
                     nodes.clone_from(of_these);
                 }
                 Body::Leaves { leaves: Some(leaves), after: None, .. } => {
-                    return (op, leaves.clone());
+                    return (request_id, leaves.clone());
                 }
                 body => panic!("{body:?}"),
             }
@@ -181,8 +194,8 @@ impl Bout {
         let held =
             Found::Record(pixii_core::store::Record { object: object(1), ..Default::default() });
         assert_eq!(self.disk.read(self.partition, &self.key).unwrap(), held);
-        let op = self.asked_in(2_000);
-        assert!(self.hear(self.peer, op, Body::Equal).is_empty());
+        let request_id = self.queried_in(2_000);
+        assert!(self.hear(self.peer, request_id, Body::Equal).is_empty());
         let view = self.view();
         assert_eq!(
             (view.failing, view.equal_for, view.is_pending),
@@ -201,26 +214,26 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
         shape,
         width,
         root,
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let descend = |width, level, nodes| Body::Descend { partition, width, level, nodes };
     let leaves = |leaves| Body::Leaves { partition, leaves, after: None };
     let good = compare(partition, SHAPE, 2);
-    let unread = Body::Failed(Refusal::Unread(partition.0));
+    let unread = Body::Failed(Rejection::Unread(partition.0));
     for question in [good.clone(), descend(2, 1, vec![0]), leaves(None)] {
         assert_eq!(bout.answer(peer, 2, question), unread);
     }
     bout.tick(1_000);
-    let homes = |of: Partition| bout.bench.ring.homes(of).to_vec();
+    let owners = |of: Partition| bout.bench.ring.owners(of).to_vec();
     let all: Vec<Partition> = (0..16).map(Partition).collect();
-    let foreign = *all.iter().find(|of| !homes(**of).contains(&bout.bench.me)).unwrap();
-    let unshared = *all.iter().find(|of| !homes(**of).contains(&peer)).unwrap();
-    let tree = |what, given, limit| Refusal::Limit { what, given, limit };
+    let foreign = *all.iter().find(|of| !owners(**of).contains(&bout.bench.me)).unwrap();
+    let unshared = *all.iter().find(|of| !owners(**of).contains(&peer)).unwrap();
+    let tree = |what, given, limit| Rejection::Limit { what, given, limit };
     let refused = [
-        (compare(partition, SHAPE + 1, 2), Refusal::Shape(SHAPE + 1)),
-        (compare(Partition(16), SHAPE, 2), Refusal::Partition(16, 16)),
-        (compare(foreign, SHAPE, 2), Refusal::NotHome),
-        (compare(unshared, SHAPE, 2), Refusal::NotHome),
+        (compare(partition, SHAPE + 1, 2), Rejection::Shape(SHAPE + 1)),
+        (compare(Partition(16), SHAPE, 2), Rejection::Partition(16, 16)),
+        (compare(foreign, SHAPE, 2), Rejection::NotOwner),
+        (compare(unshared, SHAPE, 2), Rejection::NotOwner),
         (compare(partition, SHAPE, 0), tree(Measure::Width, 0, 8)),
         (compare(partition, SHAPE, 9), tree(Measure::Width, 9, 8)),
         (descend(0, 1, vec![0]), tree(Measure::Width, 0, 8)),
@@ -234,8 +247,8 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
         (leaves(Some(vec![0, LEAVES as u16])), tree(Measure::Leaf, 4_096, 4_095)),
     ];
     let count = refused.len() as u64 + 3;
-    for (question, refusal) in refused {
-        assert_eq!(bout.answer(peer, 3, question.clone()), Body::Failed(refusal), "{question:?}");
+    for (question, rejection) in refused {
+        assert_eq!(bout.answer(peer, 3, question.clone()), Body::Failed(rejection), "{question:?}");
     }
     let counters = bout.bench.node.counters();
     assert!(counters.contains(&(Counter::ComparisonsRefused, count)), "{counters:?}");
@@ -260,32 +273,32 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         object: object(2),
         authoritative: true,
         kept_for: Vec::new(),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
-    let failed = Body::Failed(Refusal::NotHome);
+    let failed = Body::Failed(Rejection::NotOwner);
     for (answer, why) in [
         (summaries(0), "0 bytes of summaries where 32 are due"),
         (summaries(31), "31 bytes of summaries where 32 are due"),
         (summaries(1 << 20), "1048576 bytes of summaries where 32 are due"),
         (none, "a list of keys in answer to a question for summaries"),
-        (Body::Held, "a word of another kind in answer to a question for summaries"),
+        (Body::Ack, "a word of another kind in answer to a question for summaries"),
         (copy, "a word of another kind in answer to a question for summaries"),
         (failed, "this node does not hold the key, and a request is forwarded only once"),
     ] {
         let mut bout = Bout::new();
-        let op = bout.begin();
-        assert!(bout.hear(bout.peer, op, answer).is_empty());
+        let request_id = bout.begin();
+        assert!(bout.hear(bout.peer, request_id, answer).is_empty());
         bout.fails_and_recovers(why);
     }
 }
 
 #[test]
-fn a_yes_below_the_root_and_keys_nobody_asked_for_end_a_comparison() {
+fn a_yes_below_the_root_and_keys_nobody_queried_for_end_a_comparison() {
     let mut bout = Bout::new();
-    let op = bout.begin();
-    let sent = bout.hear(bout.peer, op, Body::Summaries(Blob(vec![0; 32].into())));
-    let [(_, op, Body::Descend { level: 1, .. })] = &sent[..] else { panic!("{sent:?}") };
-    assert!(bout.hear(bout.peer, *op, Body::Equal).is_empty());
+    let request_id = bout.begin();
+    let sent = bout.hear(bout.peer, request_id, Body::Summaries(Blob(vec![0; 32].into())));
+    let [(_, request_id, Body::Descend { level: 1, .. })] = &sent[..] else { panic!("{sent:?}") };
+    assert!(bout.hear(bout.peer, *request_id, Body::Equal).is_empty());
     bout.fails_and_recovers("a yes in answer to a question for summaries");
 
     let key = |at: u32| Key::new(format!("other{at}").into_bytes()).unwrap();
@@ -308,16 +321,16 @@ fn a_yes_below_the_root_and_keys_nobody_asked_for_end_a_comparison() {
     ];
     for (items, next) in bad {
         let mut bout = Bout::new();
-        let op = bout.begin();
-        let (op, leaves) = bout.down_to_leaves(op, true);
+        let request_id = bout.begin();
+        let (request_id, leaves) = bout.down_to_leaves(request_id, true);
         assert_eq!(leaves, [leaf]);
-        assert!(bout.hear(bout.peer, op, Body::Items { items, next }).is_empty());
+        assert!(bout.hear(bout.peer, request_id, Body::Items { items, next }).is_empty());
         bout.fails_and_recovers("keys that were not asked for, or out of order");
     }
     let mut bout = Bout::new();
-    let op = bout.begin();
-    let (op, _) = bout.down_to_leaves(op, true);
-    assert!(bout.hear(bout.peer, op, Body::Summaries(Blob(vec![0; 32].into()))).is_empty());
+    let request_id = bout.begin();
+    let (request_id, _) = bout.down_to_leaves(request_id, true);
+    assert!(bout.hear(bout.peer, request_id, Body::Summaries(Blob(vec![0; 32].into()))).is_empty());
     bout.fails_and_recovers("a list of summaries in answer to a question for keys");
 }
 
@@ -325,26 +338,28 @@ fn a_yes_below_the_root_and_keys_nobody_asked_for_end_a_comparison() {
 fn silence_ends_a_comparison_and_answers_of_strangers_or_to_other_questions_do_nothing() {
     let mut bout = Bout::new();
     let (peer, other) = (bout.peer, bout.bench.others(&bout.key)[1]);
-    let op = bout.begin();
-    assert!(bout.hear(other, op, Body::Equal).is_empty());
-    assert!(bout.hear(peer, op + 1, Body::Equal).is_empty());
-    assert!(bout.hear(peer, op + 1, Body::Items { items: Vec::new(), next: None }).is_empty());
+    let request_id = bout.begin();
+    assert!(bout.hear(other, request_id, Body::Equal).is_empty());
+    assert!(bout.hear(peer, request_id + 1, Body::Equal).is_empty());
+    assert!(
+        bout.hear(peer, request_id + 1, Body::Items { items: Vec::new(), next: None }).is_empty()
+    );
     assert!(bout.tick(9_900).is_empty());
     let view = bout.view();
     assert_eq!((view.failing, view.equal_for, view.is_pending), (None, None, true));
     assert!(bout.tick(100).is_empty());
     // An answer that comes too late says nothing of what is there now.
-    assert!(bout.hear(peer, op, Body::Equal).is_empty());
+    assert!(bout.hear(peer, request_id, Body::Equal).is_empty());
     bout.fails_and_recovers("no answer in 10000 ms");
 }
 
 #[test]
-fn who_fails_again_is_asked_less_often_and_who_comes_back_at_once() {
+fn who_fails_again_is_queried_less_often_and_who_comes_back_at_once() {
     let mut bout = Bout::new();
-    let mut op = bout.begin();
+    let mut request_id = bout.begin();
     for wait in [2_000, 4_000, 8_000] {
-        assert!(bout.hear(bout.peer, op, Body::Summaries(Blob::default())).is_empty());
-        op = bout.asked_in(wait);
+        assert!(bout.hear(bout.peer, request_id, Body::Summaries(Blob::default())).is_empty());
+        request_id = bout.queried_in(wait);
     }
     let link = |up| Input::Link { peer: bout.peer, up };
     let (down, up) = (link(false), link(true));
@@ -360,8 +375,8 @@ fn who_fails_again_is_asked_less_often_and_who_comes_back_at_once() {
 fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
     let mut bout = Bout::new();
     let peer = bout.peer;
-    let op = bout.begin();
-    let (op, leaves) = bout.down_to_leaves(op, true);
+    let request_id = bout.begin();
+    let (request_id, leaves) = bout.down_to_leaves(request_id, true);
     let key = |at: u32| Key::new(format!("lost{at}").into_bytes()).unwrap();
     let fits = |key: &Key| {
         bout.bench.ring.partition(key) == bout.partition && leaves.contains(&leaf_of(key))
@@ -375,18 +390,18 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
         Item { key: key.clone(), context: object.context(), check }
     };
     let items = keys.iter().map(item).collect();
-    let sent = bout.hear(peer, op, Body::Items { items, next: None });
+    let sent = bout.hear(peer, request_id, Body::Items { items, next: None });
     keys.retain(|key| *key != bout.key);
     let [(_, bad, Body::Read { key: lost }), (_, good, Body::Read { key: had })] = &sent[..] else {
         panic!("{sent:?}")
     };
     assert_eq!([lost, had], [&keys[0], &keys[1]]);
-    bout.hear(peer, *bad, Body::Failed(Refusal::Damaged));
+    bout.hear(peer, *bad, Body::Failed(Rejection::Damaged));
     let copy = Body::Copy {
         object: object(2),
         authoritative: true,
         kept_for: Vec::new(),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     bout.hear(peer, *good, copy);
     let held = bout.disk.read(bout.partition, &keys[1]).unwrap();
@@ -397,19 +412,19 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
 }
 
 #[test]
-fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_failed() {
-    let busy = Refusal::Busy { what: Resource::PeerLists, limit: 8 };
-    for refusal in [Refusal::Unread(3), busy] {
+fn a_peer_that_reads_the_partition_or_is_busy_is_queried_again_and_nothing_has_failed() {
+    let busy = Rejection::Busy { what: Resource::PeerLists, limit: 8 };
+    for rejection in [Rejection::Unread(3), busy] {
         let mut bout = Bout::new();
-        let op = bout.begin();
+        let request_id = bout.begin();
         for again in 0..3 {
             let peer = bout.peer;
-            let op = if again == 0 { op } else { bout.asked_in(2_000) };
-            assert!(bout.hear(peer, op, Body::Failed(refusal.clone())).is_empty());
-            assert_eq!(bout.view().failing, None, "{refusal:?}");
+            let request_id = if again == 0 { request_id } else { bout.queried_in(2_000) };
+            assert!(bout.hear(peer, request_id, Body::Failed(rejection.clone())).is_empty());
+            assert_eq!(bout.view().failing, None, "{rejection:?}");
         }
-        let (peer, op) = (bout.peer, bout.asked_in(2_000));
-        assert!(bout.hear(peer, op, Body::Equal).is_empty());
+        let (peer, request_id) = (bout.peer, bout.queried_in(2_000));
+        assert!(bout.hear(peer, request_id, Body::Equal).is_empty());
         assert_eq!(bout.view().equal_for, Some(Micros::ZERO));
         let counters = bout.bench.node.counters();
         let count = |counter| counters.iter().find(|(of, _)| *of == counter).map(|(_, n)| *n);
@@ -421,7 +436,7 @@ fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_fai
 }
 
 /// When the node asks for the next page after one that took 20 ms.
-fn rest_after_a_page(clients: bool) -> u64 {
+fn pause_after_a_page(clients: bool) -> u64 {
     let mut bench = Bench::new();
     let scan = |out: &[Output]| {
         out.iter().find_map(|output| match output {
@@ -436,12 +451,12 @@ fn rest_after_a_page(clients: bool) -> u64 {
     };
     let key = bench.key(true);
     let get = pixii_core::message::Request::Get { key: key.clone(), r: None.into() };
-    let ask = |bench: &mut Bench, id: u64| {
+    let query = |bench: &mut Bench, id: u64| {
         let request = get.clone();
         give(bench, Input::Client { client: 7, id, request, timeout_ms: 500 })
     };
     if clients {
-        ask(&mut bench, 1);
+        query(&mut bench, 1);
     }
     bench.now += 100 * MILLI;
     let (token, _) = scan(&give(&mut bench, Input::Tick)).unwrap();
@@ -456,7 +471,7 @@ fn rest_after_a_page(clients: bool) -> u64 {
         bench.now += MILLI;
         out = give(&mut bench, Input::Tick);
         if clients && rested % 100 == 0 {
-            ask(&mut bench, 2 + rested);
+            query(&mut bench, 2 + rested);
         }
     }
     panic!("it is read on");
@@ -464,25 +479,25 @@ fn rest_after_a_page(clients: bool) -> u64 {
 
 #[test]
 fn reading_after_a_start_rests_beside_clients_in_proportion_to_what_a_page_takes() {
-    assert_eq!(rest_after_a_page(false), 0);
-    assert!((170..=190).contains(&rest_after_a_page(true)), "nine times as long");
+    assert_eq!(pause_after_a_page(false), 0);
+    assert!((170..=190).contains(&pause_after_a_page(true)), "nine times as long");
 }
 
 #[test]
 fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
     let mut bout = Bout::new();
     let kept = bout.bench.node.kept_trees();
-    let homes = |bench: &Bench| {
-        (0..16).map(Partition).filter(|of| bench.ring.homes(*of).contains(&bench.me)).count()
+    let owners = |bench: &Bench| {
+        (0..16).map(Partition).filter(|of| bench.ring.owners(*of).contains(&bench.me)).count()
     };
-    assert_eq!(kept.len(), homes(&bout.bench));
+    assert_eq!(kept.len(), owners(&bout.bench));
     let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
     assert_eq!(tree.tree.root(), Digest::of(&bout.key, &object(1)));
     // A write changes what is kept.
     let other = bout.bench.keys_of(bout.partition, &bout.key);
-    let merge = Body::Merge { key: other.clone(), object: object(2), generation: GcEpoch::FIRST };
+    let merge = Body::Merge { key: other.clone(), object: object(2), gc_epoch: GcEpoch::FIRST };
     let peer = bout.peer;
-    assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Held)]);
+    assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Ack)]);
     let kept = bout.bench.node.kept_trees();
     let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
     let both = Digest::of(&bout.key, &object(1)).0.wrapping_add(Digest::of(&other, &object(2)).0);

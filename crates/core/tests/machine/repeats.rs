@@ -2,14 +2,14 @@
 //! replaced.
 
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::Cluster;
-use pixii_core::message::{Body, Refusal, Request, Response};
+use pixii_core::message::{Body, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::{Change, Found, Record};
 use pixii_core::types::{Blob, Key, WriteId};
 
-use crate::bench::{Bench, object, put, refusal};
+use crate::bench::{Bench, object, put, rejection};
 
 const WRITE: u128 = 3;
 
@@ -19,9 +19,9 @@ fn replaced() -> Object {
     Object::default().discard(&Context::new(vec![dot]))
 }
 
-/// A merge that the node is asked for, as a message of another home.
-fn merge(key: &Key, object: Object, generation: GcEpoch) -> Body {
-    Body::Merge { key: key.clone(), object, generation }
+/// A merge that the node is asked for, as a message of another owner.
+fn merge(key: &Key, object: Object, gc_epoch: GcEpoch) -> Body {
+    Body::Merge { key: key.clone(), object, gc_epoch }
 }
 
 /// The records that are written for the key.
@@ -43,12 +43,12 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
     let key = bench.key(true);
     let record = Record { object: replaced(), ..Record::default() };
     for request in [put(&key, WRITE), put(&key, WRITE).again()] {
-        let out = bench.ask(request);
+        let out = bench.query(request);
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
         assert_eq!(object.len(), 0, "the value stays dead");
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -60,12 +60,12 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
 fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, WRITE));
+    let out = bench.query(put(&key, WRITE));
     let out = bench.disk(out, &Record::default());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     assert_eq!(object.len(), 1);
-    let record = Record { own_serial: Some(1), object, generation: GcEpoch::FIRST };
+    let record = Record { own_epoch: Some(1), object, gc_epoch: GcEpoch::FIRST };
     let out = bench.peer(to[0], 77, merge(&key, replaced(), GcEpoch::FIRST));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Record(record);
@@ -79,10 +79,10 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: 1, serial: 1 };
+    let actor = Actor { store: 1, actor_epoch: 1 };
     let (first, _) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_serial: Some(1), object: first, generation: GcEpoch::FIRST };
-    let out = bench.ask(put(&key, WRITE).again());
+    let record = Record { own_epoch: Some(1), object: first, gc_epoch: GcEpoch::FIRST };
+    let out = bench.query(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
@@ -92,10 +92,10 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
 }
 
 #[test]
-fn a_put_that_is_told_to_be_unknown_is_not_carried_out_afterwards() {
+fn a_put_that_is_ordered_to_be_unknown_is_not_carried_out_afterwards() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, WRITE));
+    let out = bench.query(put(&key, WRITE));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.tick(600);
     let unknown = |output: &Output| {
@@ -106,7 +106,7 @@ fn a_put_that_is_told_to_be_unknown_is_not_carried_out_afterwards() {
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
     assert_eq!(records(&out), Vec::<&Record>::new(), "nobody waits for it any more");
     // The key itself goes on.
-    let out = bench.ask(put(&key, 8));
+    let out = bench.query(put(&key, 8));
     let out = bench.disk(out, &Record::default());
     assert!(matches!(&out[..], [Output::Send { .. }]), "{out:?}");
 }
@@ -120,24 +120,25 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
     let mut context = None;
     for write in 1..=40 {
         let Request::Put { key, value, write, w, .. } = put(&key, write) else { unreachable!() };
-        let out = bench.ask(Request::Put { key, value, context: context.take(), write, w });
+        let out = bench.query(Request::Put { key, value, context: context.take(), write, w });
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
         assert_eq!(object.len(), 2, "its own newest value and the unread one");
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, context: sealed, .. }, .. }] =
             &out[..]
         else {
             panic!("{out:?}")
         };
         context = Some(sealed.clone());
-        let own_serial = dot.map(|dot| dot.actor.serial);
-        record = Record { own_serial, object, generation: GcEpoch::FIRST };
+        let own_epoch = dot.map(|dot| dot.actor.actor_epoch);
+        record = Record { own_epoch, object, gc_epoch: GcEpoch::FIRST };
     }
 }
 
-/// A node that lost its disk, in a cluster that others have founded, whose peers have told it all.
+/// A node that lost its disk, in a cluster that others have founded, whose peers have reported it
+/// all.
 fn reborn() -> Bench {
     let mut bench = Bench::at_start(1);
     let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
@@ -163,54 +164,54 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
-    let generation = Generation { number: GcEpoch(2), ..Generation::default() };
-    bench.peer(from, 71, Body::Generation { partition, generation });
+    let [Output::Store(Work::Write { seq, .. })] = out[..] else { panic!("{out:?}") };
+    let gc_epoch = GcState { number: GcEpoch(2), ..GcState::default() };
+    bench.peer(from, 71, Body::GcState { partition, gc_epoch });
     // and not from then on, although the records are yet to be read.
     let other = bench.keys_of(partition, &key);
     let out = bench.peer(from, 72, merge(&other, object(2), GcEpoch::FIRST));
     let out = bench.disk(out, &Record::default());
     let failed = |output: &Output| match output {
         Output::Send { message, .. } => {
-            message.op == 72
+            message.request_id == 72
                 && matches!(
                     message.body,
-                    Body::Failed(Refusal::Generation { given: GcEpoch(0), own: GcEpoch(2) })
+                    Body::Failed(Rejection::GcState { given: GcEpoch(0), own: GcEpoch(2) })
                 )
         }
         _ => false,
     };
     assert!(out.iter().any(failed), "{out:?}");
-    assert_eq!(bench.node.generation(partition), GcEpoch::FIRST, "it has not begun");
-    bench.give(Input::Store(Done::Synced { mark }));
+    assert_eq!(bench.node.gc_epoch(partition), GcEpoch::FIRST, "it has not begun");
+    bench.give(Input::Store(Done::Synced { seq }));
 }
 
 #[test]
-fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
+fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let partition = bench.ring.partition(&key);
     let from = bench.others(&key)[0];
-    let dead = Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }]);
-    let condemned = vec![Grave { key: bench.keys_of(partition, &key), dead }];
-    let generation = Generation { number: GcEpoch(1), condemned, ..Generation::default() };
-    let out = bench.peer(from, 71, Body::Generation { partition, generation });
-    // What is condemned is noted as dead first, then the generation is written.
+    let dead = Context::new(vec![Dot { actor: Actor { store: 9, actor_epoch: 1 }, counter: 1 }]);
+    let purgeable = vec![PurgeableKey { key: bench.keys_of(partition, &key), dead }];
+    let gc_epoch = GcState { number: GcEpoch(1), purgeable, ..GcState::default() };
+    let out = bench.peer(from, 71, Body::GcState { partition, gc_epoch });
+    // What is purgeable is noted as dead first, then the GC epoch is written.
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
-    let out = bench.give(Input::Store(Done::Synced { mark }));
-    let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
-    assert!(matches!(changes[..], [Change::Generation { .. }]), "{changes:?}");
-    let out = bench.ask(put(&key, 5));
+    let [Output::Store(Work::Write { seq, .. })] = out[..] else { panic!("{out:?}") };
+    let out = bench.give(Input::Store(Done::Synced { seq }));
+    let [Output::Store(Work::Write { seq, changes })] = &out[..] else { panic!("{out:?}") };
+    assert!(matches!(changes[..], [Change::GcState { .. }]), "{changes:?}");
+    let out = bench.query(put(&key, 5));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
     let stamps = |out: &[Output]| -> Vec<GcEpoch> {
         let stamp = |output: &Output| match output {
             Output::Send { message, .. } => match message.body {
-                Body::Merge { generation, .. } => Some(generation),
+                Body::Merge { gc_epoch, .. } => Some(gc_epoch),
                 _ => None,
             },
             _ => None,
@@ -218,8 +219,8 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
         out.iter().filter_map(stamp).collect()
     };
     assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the generation");
-    bench.give(Input::Store(Done::Synced { mark: *mark }));
-    assert_eq!(bench.node.generation(partition), GcEpoch(1));
+    bench.give(Input::Store(Done::Synced { seq: *seq }));
+    assert_eq!(bench.node.gc_epoch(partition), GcEpoch(1));
 }
 
 #[test]
@@ -227,11 +228,11 @@ fn the_clock_of_a_key_is_limited_where_a_write_is_accepted() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let dots = (0..pixii_core::types::MAX_CLOCK_ENTRIES as u64)
-        .map(|store| Dot { actor: Actor { store: store + 10, serial: 1 }, counter: 1 });
+        .map(|store| Dot { actor: Actor { store: store + 10, actor_epoch: 1 }, counter: 1 });
     let object = Object::default().discard(&Context::new(dots.collect()));
     let record = Record { object, ..Record::default() };
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.disk(out, &record);
-    let Refusal::Limit { given, limit, .. } = refusal(&out) else { panic!("{out:?}") };
+    let Rejection::Limit { given, limit, .. } = rejection(&out) else { panic!("{out:?}") };
     assert_eq!((*given, *limit), (1_025, 1_024));
 }

@@ -1,17 +1,17 @@
 //! A store that makes no progress: what needs it is refused at once, what waits for it is let go,
 //! and nothing that was handed to it is called refused.
 
-use pixii_core::generation::GcEpoch;
-use pixii_core::message::{Body, Quorum, Refusal, Request, Response};
+use pixii_core::gc_epoch::GcEpoch;
+use pixii_core::message::{Body, Quorum, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Output, Stall, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
 
-use super::bench::{Bench, object, put, refusal};
+use super::bench::{Bench, object, put, rejection};
 
 fn failed(out: &[Output], to: pixii_core::types::NodeId) -> bool {
     matches!(out, [Output::Send { to: peers, message }] if *peers == [to]
-        && matches!(message.body, Body::Failed(Refusal::Busy { limit: 2_000, .. })))
+        && matches!(message.body, Body::Failed(Rejection::Busy { limit: 2_000, .. })))
 }
 
 #[test]
@@ -19,12 +19,12 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
     let key = bench.key(true);
     let peer = bench.others(&key)[0];
-    let merge = || Body::Merge { key: key.clone(), object: object(1), generation: GcEpoch::FIRST };
+    let merge = || Body::Merge { key: key.clone(), object: object(1), gc_epoch: GcEpoch::FIRST };
     for (stall, reads) in [(Stall::Writes, true), (Stall::All, false)] {
         assert!(bench.give(Input::Stalled(Some(stall))).is_empty());
         let out = bench.peer(peer, 1, merge());
         assert!(failed(&out, peer), "{out:?}");
-        assert!(matches!(refusal(&bench.ask(put(&key, 2))), Refusal::Busy { .. }));
+        assert!(matches!(rejection(&bench.query(put(&key, 2))), Rejection::Busy { .. }));
         let partition = bench.ring.partition(&key);
         let out = bench.peer(peer, 2, Body::List { partition, after: None, limit_bytes: 1 });
         assert!(failed(&out, peer), "{out:?}");
@@ -35,17 +35,17 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
     }
     let out = bench.peer(peer, 4, merge());
     let out = bench.carry(out, &disk);
-    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Held));
+    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Ack));
 }
 
 #[test]
 fn what_waits_for_a_read_is_refused_and_not_carried_out_when_the_disk_answers() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.give(Input::Stalled(Some(Stall::All)));
-    assert!(matches!(refusal(&out), Refusal::Busy { .. }));
+    assert!(matches!(rejection(&out), Rejection::Busy { .. }));
     let (found, hints) = (Found::Nothing, Vec::new());
     let out = bench.give(Input::Store(Done::Read { token, found, hints }));
     assert!(out.is_empty(), "a write that was refused: {out:?}");
@@ -59,15 +59,15 @@ fn what_waits_for_its_sync_is_not_refused() {
     if let Request::Put { w, .. } = &mut strict {
         *w = Quorum { replicas: Some(1), strict: Some(true) };
     }
-    let out = bench.ask(strict);
+    let out = bench.query(strict);
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let (found, hints) = (Found::Nothing, Vec::new());
     let out = bench.give(Input::Store(Done::Read { token, found, hints }));
     let write = out.into_iter().find(|output| matches!(output, Output::Store(_)));
-    let Some(Output::Store(Work::Write { mark, changes })) = write else { panic!() };
+    let Some(Output::Store(Work::Write { seq, changes })) = write else { panic!() };
     assert!(bench.give(Input::Stalled(Some(Stall::All))).is_empty(), "it may yet be durable");
     disk.apply(&changes).unwrap();
-    let out = bench.give(Input::Store(Done::Synced { mark }));
+    let out = bench.give(Input::Store(Done::Synced { seq }));
     let written = matches!(&out[..], [Output::Reply { response: Response::Written { .. }, .. }]);
     assert!(written, "{out:?}");
 }

@@ -15,7 +15,7 @@ use super::POLL;
 /// How much of a log is searched for its last line.
 const LOG_TAIL_BYTES: u64 = 4_096;
 
-/// How a daemon ended that was told to stop and did.
+/// How a daemon ended that was ordered to stop and did.
 pub const STOPPED: &str = "ended: it stopped cleanly";
 
 /// One daemon, running or not.
@@ -44,7 +44,8 @@ impl Daemon {
         Daemon { name, address, config, log, child, frozen, program, environment }
     }
 
-    /// Starts the process, of `program` unless it has one of its own; it runs until its standard input ends.
+    /// Starts the process, of `program` unless it has one of its own; it runs until its standard
+    /// input ends.
     pub(super) fn start(&mut self, program: &Path) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|error| format!("{}: {error}", self.log.display()))?;
@@ -96,8 +97,8 @@ impl Daemon {
         self.child.is_some()
     }
 
-    /// Freezes the process or lets it go on. It may have had these signals from others, so each is sent
-    /// whatever was sent before.
+    /// Freezes the process or lets it go on. It may have had these signals from others, so each is
+    /// sent whatever was sent before.
     pub(super) fn set_frozen(&mut self, frozen: bool) -> Result<(), String> {
         let child = self.child.as_ref().ok_or_else(|| format!("{} is not running", self.name))?;
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
@@ -116,14 +117,14 @@ impl Daemon {
         }
     }
 
-    /// Waits for a process that was told to end, until `deadline`; then it is killed.
+    /// Waits for a process that was ordered to end, until `deadline`; then it is killed.
     pub(super) fn wait(&mut self, deadline: Instant) -> Result<(), String> {
         while let Some(child) = &mut self.child {
             match child.try_wait() {
                 Ok(Some(status)) => {
                     self.child = None;
                     if !status.success() {
-                        return Err(format!("{} {}", self.name, self.told(status)));
+                        return Err(format!("{} {}", self.name, self.reported(status)));
                     }
                 }
                 Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
@@ -143,10 +144,10 @@ impl Daemon {
     pub(super) fn end(&mut self) -> Option<(Option<i32>, String)> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;
-        Some((status.code(), self.told(status)))
+        Some((status.code(), self.reported(status)))
     }
 
-    fn told(&self, status: ExitStatus) -> String {
+    fn reported(&self, status: ExitStatus) -> String {
         match (status.signal(), status.code(), last_line(&self.log)) {
             (Some(signal), _, _) => format!("ended: killed by signal {signal}"),
             (_, Some(0), _) => STOPPED.into(),

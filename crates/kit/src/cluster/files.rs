@@ -34,7 +34,8 @@ pub struct Shape {
     pub partitions: u16,
 }
 
-/// A fork of a process that has let go of a directory, and has not executed yet, holds it so long at most.
+/// A fork of a process that has let go of a directory, and has not executed yet, holds it so long
+/// at most.
 const FORKED: Duration = Duration::from_millis(500);
 
 /// Why no cluster was made.
@@ -175,7 +176,8 @@ pub(super) fn check_old(dir: &Path, shape: &Shape) -> Result<(), String> {
     Ok(())
 }
 
-/// Addresses on which nobody listens. All are held until the last one is found, so that they differ.
+/// Addresses on which nobody listens. All are held until the last one is found, so that they
+/// differ.
 pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, NoCluster> {
     let mut held = Vec::new();
     for number in 0..count {
@@ -202,8 +204,8 @@ pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<Strin
     addresses.map_err(|error| NoCluster::Other(error.to_string()))
 }
 
-/// Keeps the kernel from giving the port to somebody else for a while: a connection that this side has
-/// closed first stays in TIME_WAIT, which does not stop a listener.
+/// Keeps the kernel from giving the port to somebody else for a while: a connection that this side
+/// has closed first stays in TIME_WAIT, which does not stop a listener.
 fn reserve(listener: &TcpListener) -> io::Result<()> {
     let near = TcpStream::connect(listener.local_addr()?)?;
     let (far, _) = listener.accept()?;

@@ -40,7 +40,7 @@ impl Machine {
             }
         }
         if machine.ticks_per_second == 0 || machine.page_bytes == 0 {
-            return Err("this kernel does not tell its clock tick and page size".into());
+            return Err("this kernel does not know its clock tick and page size".into());
         }
         Ok(machine)
     }
@@ -63,8 +63,8 @@ impl Machine {
     }
 }
 
-/// The process that listens at an address of this machine, as far as we may know; `None` if the address is
-/// another machine's.
+/// The process that listens at an address of this machine, as far as we may know; `None` if the
+/// address is another machine's.
 pub(crate) fn listener(address: SocketAddr) -> Option<u32> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let inode = tables.iter().flatten().find_map(|table| {

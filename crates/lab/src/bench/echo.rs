@@ -40,7 +40,7 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
 /// What echoes cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Echo {
-    /// Connections, each with one message under way.
+    /// Connections, each with one message in progress.
     pub(crate) connections: usize,
     /// Round trips per second.
     pub(crate) rate: f64,

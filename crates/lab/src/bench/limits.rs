@@ -1,4 +1,5 @@
-//! The least that durability costs: raw appends with fdatasync, and the store alone, without a cluster.
+//! The least that durability costs: raw appends with fdatasync, and the store alone, without a
+//! cluster.
 
 use std::fs::File;
 use std::io::Write;
@@ -72,8 +73,8 @@ pub(crate) fn appends(
     Ok(cost)
 }
 
-/// The store alone, in an empty directory: batches of each of `batches` records with a sync each, over
-/// `keys` keys, and then reads of them from its cache.
+/// The store alone, in an empty directory: batches of each of `batches` records with a sync each,
+/// over `keys` keys, and then reads of them from its cache.
 pub(crate) fn store(
     machine: &Machine,
     dir: &Path,
@@ -115,13 +116,13 @@ fn place(number: u64) -> Result<(Partition, Key), String> {
 
 fn change(number: u64, size: usize) -> Result<Change, String> {
     let value = Blob(Bytes::from(vec![number as u8; size]));
-    let actor = Actor { store: 1 << 60, serial: number + 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: number + 1 };
     let version = Version { write: WriteId(number.into()), value };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number)?;
     Ok(Change::Record {
         partition,
         key,
-        record: Record { own_serial: Some(1), object, ..Default::default() },
+        record: Record { own_epoch: Some(1), object, ..Default::default() },
     })
 }

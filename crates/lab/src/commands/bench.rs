@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use pixii_client::Options;
 use pixii_kit::arguments::{Shared, drawn_seed};
 use pixii_kit::cluster::{Cluster, Shape};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 
 use crate::bench::account::{Machine, listener};
@@ -32,11 +32,15 @@ const LIMIT_SECONDS: u64 = 2;
 /// Measure a cluster, and beside it what this machine can do at most
 #[derive(Args)]
 #[command(after_help = "\
-Closed loop: each client makes its next request when the last one is answered; all share one connection to \
-each node. CPU is the kernel's account of whole processes, divided by the operations done: it needs the \
-daemons to run on this machine (others are left out), and it survives a noisy machine better than a rate.
+Closed loop: each client makes its next request when the last one is answered; all share one \
+    connection to \
+each node. CPU is the kernel's account of whole processes, divided by the operations done: it \
+    needs the \
+daemons to run on this machine (others are left out), and it survives a noisy machine better than \
+    a rate.
 
-The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and the store \
+The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, \
+    and the store \
 without a cluster. The ratios say how many times the least possible CPU an operation takes.
 
 Examples:
@@ -63,7 +67,8 @@ pub(crate) struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "put,get")]
     kind: Vec<Operation>,
     /// Number of keys
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
     /// A directory on the daemons' file system, for the throw-away cluster and the limits [default:
     /// the one for temporary files]
@@ -79,9 +84,9 @@ enum Operation {
 
 impl Bench {
     /// Measures.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let program = daemon::program()?;
-        let machine = Machine::new().map_err(Trouble::error)?;
+        let machine = Machine::new().map_err(CommandError::error)?;
         let interrupt = Interrupt::listen(false)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix("pixii-bench-");
@@ -89,19 +94,23 @@ impl Bench {
             Some(dir) => builder.tempdir_in(dir),
             None => builder.tempdir(),
         };
-        let scratch =
-            scratch.map_err(|error| Trouble::error(format!("no temporary directory: {error}")))?;
+        let scratch = scratch.map_err(|error| {
+            CommandError::error(format!(
+                "no temporary directory: \
+                {error}"
+            ))
+        })?;
         let mut results = Results::default();
         let as_json = shared.json();
         self.measure_limits(&machine, scratch.path(), &interrupt, &mut results)?;
         let mut cluster = self.start(&program, scratch.path())?;
         block_on(async {
             if let Some(cluster) = &mut cluster {
-                cluster.start_all().map_err(Trouble::error)?;
+                cluster.start_all().map_err(CommandError::error)?;
             }
             tokio::select! {
                 done = self.measure_all(shared, &machine, cluster.as_mut(), &mut results) => done,
-                () = interrupt.wait() => Err(Trouble::error("interrupted")),
+                () = interrupt.wait() => Err(CommandError::error("interrupted")),
             }
         })?;
         if as_json {
@@ -112,13 +121,13 @@ impl Bench {
         Ok(Exit::Done)
     }
 
-    fn start(&self, program: &Path, scratch: &Path) -> Result<Option<Cluster>, Trouble> {
+    fn start(&self, program: &Path, scratch: &Path) -> Result<Option<Cluster>, CommandError> {
         let Some(nodes) = self.cluster else { return Ok(None) };
         let (cluster, nodes) = ("bench".into(), nodes.into());
         let shape = Shape { cluster, nodes, n: 3, r: 2, w: 2, partitions: 256 };
         let dir = scratch.join("cluster");
         let made = Cluster::create(program.to_path_buf(), &dir, &shape, None);
-        made.map(Some).map_err(Trouble::error)
+        made.map(Some).map_err(CommandError::error)
     }
 
     /// What the machine can do at most, while the daemons (if they run yet) have nothing to do.
@@ -128,27 +137,27 @@ impl Bench {
         scratch: &Path,
         interrupt: &Interrupt,
         results: &mut Results,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let duration = Duration::from_secs(self.seconds.min(LIMIT_SECONDS));
-        let go_on = || match interrupt.asked() {
-            true => Err(Trouble::error("interrupted")),
+        let go_on = || match interrupt.queried() {
+            true => Err(CommandError::error("interrupted")),
             false => Ok(()),
         };
         for connections in CONNECTIONS {
             go_on()?;
             let echo = echo::measure(machine, connections, duration);
-            results.echoes.push(echo.map_err(Trouble::error)?);
+            results.echoes.push(echo.map_err(CommandError::error)?);
         }
         for size in self.sizes.iter().map(|size| *size as usize) {
             for batch in BATCHES {
                 go_on()?;
                 let cost = limits::appends(machine, scratch, size, batch, duration);
-                results.appends.push(cost.map_err(Trouble::error)?);
+                results.appends.push(cost.map_err(CommandError::error)?);
             }
             go_on()?;
             let dir = scratch.join(format!("store{size}"));
             let costs = limits::store(machine, &dir, (size, self.keys), &BATCHES, duration);
-            let (writes, read) = costs.map_err(Trouble::error)?;
+            let (writes, read) = costs.map_err(CommandError::error)?;
             results.writes.extend(writes);
             results.reads.push(read);
         }
@@ -161,7 +170,7 @@ impl Bench {
         machine: &Machine,
         cluster: Option<&mut Cluster>,
         results: &mut Results,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let field = self.field(shared, cluster).await?;
         if field.daemons.len() < field.members {
             let (seen, all) = (field.daemons.len(), field.members);
@@ -179,7 +188,7 @@ impl Bench {
                 for clients in &self.clients {
                     let case = Case { kind, size: *size as usize, clients: (*clients).into() };
                     let line = measure(&field, case, machine).await;
-                    results.lines.push(line.map_err(Trouble::error)?);
+                    results.lines.push(line.map_err(CommandError::error)?);
                 }
             }
         }
@@ -191,11 +200,11 @@ impl Bench {
         &self,
         shared: &Shared,
         cluster: Option<&mut Cluster>,
-    ) -> Result<Field, Trouble> {
+    ) -> Result<Field, CommandError> {
         let seed = drawn_seed();
         let (keys, duration) = (self.keys, Duration::from_secs(self.seconds));
         if let Some(cluster) = cluster {
-            cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+            cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
             let daemons = cluster.daemons();
             let addresses = daemons.iter().map(|daemon| daemon.address.clone()).collect();
             let members = daemons.len();

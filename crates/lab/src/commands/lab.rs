@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text::{row, table};
 use serde_json::json;
 
@@ -17,11 +17,14 @@ use run::{EXPERIMENTS, Experiment};
 /// Measure what delays and failures do, beside theory and the study that Pixii starts from
 #[derive(Args)]
 #[command(after_help = "\
-What the study that Pixii starts from measured, measured on Pixii, beside theory and the study's own numbers; and how stale a \
+What the study that Pixii starts from measured, measured on Pixii, beside theory and the study's \
+    own numbers; and how stale a \
 read can be, by model and as it is.
 
-On an emulated network each message between nodes, and to and from clients, takes an exponentially distributed time with \
-the mean d, independently. Theory: a request at a live home costs two ways of the client, 2d, and the largest of R-1 round trips \
+On an emulated network each message between nodes, and to and from clients, takes an \
+    exponentially distributed time with \
+the mean d, independently. Theory: a request at a live owner costs two ways of the client, 2d, \
+    and the largest of R-1 round trips \
 of two messages each, E[max] = integral of 1 - (1 - (1 + t/d) exp(-t/d))^(R-1) dt.
 
 Examples:
@@ -48,7 +51,7 @@ enum Order {
 
 impl Lab {
     /// Lists or runs.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         match self.order {
             Order::List => list(shared),
             Order::Run(run) => run.run(shared),
@@ -59,17 +62,17 @@ impl Lab {
 }
 
 /// Refuses a folder that exists, unless it is to be written into.
-fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
+fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), CommandError> {
     match out {
         Some(out) if out.exists() && !force => {
             let out = out.display();
-            Err(Trouble::usage(format!("{out} exists: name another, or say --force")))
+            Err(CommandError::usage(format!("{out} exists: name another, or say --force")))
         }
         _ => Ok(()),
     }
 }
 
-fn list(shared: &Shared) -> Outcome {
+fn list(shared: &Shared) -> CommandResult {
     if shared.json() {
         let one =
             |Experiment { name, what, .. }: &Experiment| json!({ "name": name, "what": what });

@@ -10,7 +10,7 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pixii_kit::arguments::{Shared, drawn_seed};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, complain};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, complain};
 use pixii_kit::text;
 use pixii_sim::detection::{End, Noticed, Trial, detect};
 use pixii_sim::{Batch, Failure, replay, run_batch};
@@ -28,8 +28,10 @@ Examples:
   pixii sim --save failures           keep the schedule of a failure
   pixii sim --replay failures/*.json  run such schedules again
 
-Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred). \
-A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
+Exit code 0: every promise held (and, from 500 runs on, every kind of fault and rejection \
+    occurred). \
+A run that breaks a promise ends the batch: its seed, its faults and the history of the key are \
+    printed.";
 
 /// A share between 0 and 1.
 fn share(text: &str) -> Result<f64, String> {
@@ -47,7 +49,8 @@ pub(crate) struct Sim {
     #[arg(long)]
     seed: Option<u64>,
     /// How many runs
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
+    #[arg(long, default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
     runs: u64,
     /// Run these saved schedules instead of seeds
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -65,12 +68,13 @@ pub(crate) struct Sim {
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// Client requests in each run
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
+    #[arg(long, default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
     operations: u32,
 }
 
 impl Sim {
-    pub(crate) fn run(&self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(&self, shared: &Shared) -> CommandResult {
         if let Some(nodes) = self.detection {
             return self.detect(nodes as usize, shared);
         }
@@ -82,7 +86,7 @@ impl Sim {
         if first.checked_add(self.runs).is_none() {
             let (seed, runs) = (first, self.runs);
             let most = u64::MAX;
-            return Err(Trouble::usage(format!("seed {seed} + {runs} runs is over {most}")));
+            return Err(CommandError::usage(format!("seed {seed} + {runs} runs is over {most}")));
         }
         let bar = bar(self.runs);
         let threads = available_parallelism().map_or(1, usize::from);
@@ -105,7 +109,7 @@ impl Sim {
     }
 
     /// Measures how long an end of a node goes unnoticed, and what gossip costs.
-    fn detect(&self, nodes: usize, shared: &Shared) -> Outcome {
+    fn detect(&self, nodes: usize, shared: &Shared) -> CommandResult {
         let (quiet_ms, loss, seed) = (self.quiet * 1_000, self.loss, self.seed.unwrap_or(1));
         let (interval_ms, timeout_ms) = (500, 5_000);
         let out = &mut io::stdout().lock();
@@ -114,12 +118,13 @@ impl Sim {
         if !shared.json() {
             writeln!(
                 out,
-                "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, {} \
+                "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, \
+                 {} \
                  false deaths, {:.0} bytes of gossip per node and second",
                 self.quiet,
                 loss * 100.0,
                 seen.suspected,
-                seen.believed_down,
+                seen.marked_down,
                 seen.bytes_per_second
             )?;
         }
@@ -132,15 +137,15 @@ impl Sim {
             if shared.json() {
                 let value = json!({
                     "nodes": nodes, "end": name, "seed": seed, "loss": loss, "quiet_ms": quiet_ms,
-                    "suspected": seen.suspected, "believed_down": seen.believed_down,
+                    "suspected": seen.suspected, "marked_down": seen.marked_down,
                     "bytes_per_second": seen.bytes_per_second,
                     "first_ms": first_ms, "last_ms": last_ms,
                 });
                 writeln!(out, "{value}")?;
                 continue;
             }
-            let told = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
-            let (first, last) = (told(first_ms), told(last_ms));
+            let reported = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
+            let (first, last) = (reported(first_ms), reported(last_ms));
             writeln!(
                 out,
                 "{name}: down in the first view after {first}, in the last after {last}"
@@ -150,18 +155,18 @@ impl Sim {
     }
 
     /// Runs saved schedules; says of each whether every promise holds now.
-    fn replay_all(&self) -> Outcome {
+    fn replay_all(&self) -> CommandResult {
         let out = &mut io::stdout().lock();
         let mut exit = Exit::Done;
         for file in &self.replay {
             let named =
-                |error: &dyn Display| Trouble::error(format!("{}: {error}", file.display()));
+                |error: &dyn Display| CommandError::error(format!("{}: {error}", file.display()));
             let text = fs::read_to_string(file).map_err(|error| named(&error))?;
             match replay(&text).map_err(|error| named(&error))?.failure {
                 None => writeln!(out, "{}: every promise held", file.display())?,
                 Some(failure) => {
                     exit = Exit::Error;
-                    for line in &failure.story {
+                    for line in &failure.trace {
                         writeln!(out, "{line}")?;
                     }
                     writeln!(out, "\n{}: a promise is broken: {}", file.display(), failure.what)?;
@@ -179,7 +184,7 @@ impl Sim {
         seconds: f64,
     ) -> io::Result<()> {
         if let Some(failure) = &batch.failure {
-            for line in &failure.story {
+            for line in &failure.trace {
                 writeln!(out, "{line}")?;
             }
             writeln!(out, "\nA promise is broken: {}", failure.what)?;
@@ -205,17 +210,17 @@ impl Sim {
 }
 
 /// Keeps the schedule of a failure.
-fn save(dir: &Path, failure: &Failure) -> Result<(), Trouble> {
+fn save(dir: &Path, failure: &Failure) -> Result<(), CommandError> {
     let file = dir.join(format!("seed-{}.json", failure.seed));
     let written = fs::create_dir_all(dir).and_then(|()| fs::write(&file, &failure.schedule));
-    written.map_err(|error| Trouble::error(format!("{}: {error}", file.display())))?;
+    written.map_err(|error| CommandError::error(format!("{}: {error}", file.display())))?;
     complain(&format!("the schedule is in {}", file.display()));
     Ok(())
 }
 
 fn print_json(out: &mut impl Write, batch: &Batch, first: u64, seconds: f64) -> io::Result<()> {
     let failure = batch.failure.as_ref().map(
-        |failure| json!({ "seed": failure.seed, "what": failure.what, "story": failure.story }),
+        |failure| json!({ "seed": failure.seed, "what": failure.what, "trace": failure.trace }),
     );
     let report = json!({
         "first_seed": first,

@@ -35,7 +35,8 @@ const NONE: &[Need] = &[];
 pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "kill",
-        proves: "kill -9 of one daemon or all, at any moment, often before it is ready, loses nothing acknowledged",
+        proves: "kill -9 of one daemon or all, at any moment, often before it is ready, loses \
+            nothing acknowledged",
         recovery: "from the start of the killed until all of them serve",
         needs: NONE,
     },
@@ -48,61 +49,76 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "restart",
         proves: "a daemon that is stopped and started later is missed by nobody",
-        recovery: "from its start until it serves, is linked with all, and nobody keeps a hint for it",
+        recovery: "from its start until it serves, is linked with all, and nobody keeps a hint \
+            for it",
         needs: NONE,
     },
     Drill {
         name: "rolling-restart",
-        proves: "all daemons restarted one after the other: no request is refused, no outcome is unknown",
-        recovery: "of each daemon, from its stop until it serves, is linked with all, and nobody keeps a hint for it",
+        proves: "all daemons restarted one after the other: no request is refused, no outcome is \
+            unknown",
+        recovery: "of each daemon, from its stop until it serves, is linked with all, and nobody \
+            keeps a hint for it",
         needs: NONE,
     },
     Drill {
         name: "freeze",
-        proves: "clients are served while a daemon hangs, and it has what it missed when it goes on",
-        recovery: "from the moment it goes on until it is linked with all and nobody keeps a hint for it",
+        proves: "clients are served while a daemon hangs, and it has what it missed when it goes \
+            on",
+        recovery: "from the moment it goes on until it is linked with all and nobody keeps a hint \
+            for it",
         needs: NONE,
     },
     Drill {
         name: "slow-disk",
         proves: "clients are served while the disk of a daemon takes 300 ms for everything",
-        recovery: "from the moment the disk is quick again until nobody keeps a hint for its daemon",
+        recovery: "from the moment the disk is quick again until nobody keeps a hint for its \
+            daemon",
         needs: NONE,
     },
     Drill {
         name: "disk-loss",
-        proves: "a daemon that loses its disk under load is filled again by itself; \"absent\" is never said",
-        recovery: "from its start with an empty disk until it has been found equal to every other home",
+        proves: "a daemon that loses its disk under load is filled again by itself; \"absent\" is \
+            never said",
+        recovery: "from its start with an empty disk until it has been found equal to every other \
+            owner",
         needs: NONE,
     },
     Drill {
         name: "disk-full",
-        proves: "on full disks writes are refused by name and reads are served; writes go on when there is room",
+        proves: "on full disks writes are refused by name and reads are served; writes go on when \
+            there is room",
         recovery: "from the moment there is room until every daemon takes writes",
         needs: &[Need::LoopDevices],
     },
     Drill {
         name: "partition",
-        proves: "both sides of a cut take writes, and everything is at all homes after it is healed",
+        proves: "both sides of a cut take writes, and everything is at all owners after it is \
+            healed",
         recovery: "from the end of the cut until all are linked and nobody keeps a hint",
         needs: NONE,
     },
     Drill {
         name: "clock-skew",
-        proves: "wall clocks decide nothing: daemons a day ahead and a day behind change no outcome",
-        recovery: "of each daemon, from its restart under a wrong or right clock until it serves and is linked with all",
+        proves: "wall clocks decide nothing: daemons a day ahead and a day behind change no \
+            outcome",
+        recovery: "of each daemon, from its restart under a wrong or right clock until it serves \
+            and is linked with all",
         needs: &[Need::Faketime],
     },
     Drill {
         name: "upgrade",
-        proves: "daemons of an older program are replaced one by one: no request is refused, no read fails",
-        recovery: "of each daemon, from the stop of the old until the new one serves, is linked with all, and nobody \
+        proves: "daemons of an older program are replaced one by one: no request is refused, no \
+            read fails",
+        recovery: "of each daemon, from the stop of the old until the new one serves, is linked \
+            with all, and nobody \
                    keeps a hint for it",
         needs: &[Need::OlderProgram],
     },
     Drill {
         name: "failed-nodes",
-        proves: "two of five dead: every value is read, \"absent\" is never said, sloppy puts succeed",
+        proves: "two of five dead: every value is read, \"absent\" is never said, sloppy puts \
+            succeed",
         recovery: "from the start of the dead until all serve and no hint is left",
         needs: NONE,
     },
@@ -120,14 +136,16 @@ pub(crate) static DRILLS: [Drill; 17] = [
     },
     Drill {
         name: "dropped-messages",
-        proves: "100,000 puts while messages are lost and no hints are kept: all replicas become the same",
+        proves: "100,000 puts while messages are lost and no hints are kept: all replicas become \
+            the same",
         recovery: "from the last lost message until all replicas were found equal",
         needs: NONE,
     },
     Drill {
         name: "deletes",
         proves: "10,000 keys deleted while a daemon is away: none comes back, no tombstone stays",
-        recovery: "from the return or the replacement of the daemon until nobody tells of a deleted key",
+        recovery: "from the return or the replacement of the daemon until nobody reports of a \
+            deleted key",
         needs: NONE,
     },
     Drill {
@@ -146,7 +164,7 @@ pub(crate) fn drill(name: &str) -> Option<&'static Drill> {
 impl Drill {
     /// What it needs, for people.
     pub(crate) fn needed(&self) -> String {
-        let needs: Vec<&str> = self.needs.iter().map(|need| need.told()).collect();
+        let needs: Vec<&str> = self.needs.iter().map(|need| need.reported()).collect();
         if needs.is_empty() { "nothing".into() } else { needs.join(", ") }
     }
 
@@ -158,7 +176,7 @@ impl Drill {
 }
 
 impl Need {
-    fn told(self) -> &'static str {
+    fn reported(self) -> &'static str {
         match self {
             Need::LoopDevices => "root, e2fsprogs, xfsprogs",
             Need::Faketime => "faketime",

@@ -1,5 +1,6 @@
-//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk tells
-//! of them, and what is put under the same keys is not hidden by what was known of the old ones.
+//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing
+//! returns, in the end no disk reports of them, and what is put under the same keys is not hidden
+//! by what was known of the old ones.
 
 mod replaced;
 
@@ -8,15 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::ValueEnum;
 use pixii::disk::CheckReport;
-use pixii_client::{Client, Failure, Options, Put};
+use pixii_client::{Client, ClientError, Options, Put};
 use pixii_core::message::StatusReport;
 use pixii_core::types::Key;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::ground::{Ground, N, PARTITIONS};
-use super::{Ending, Plan, Say};
+use super::testbed::{N, PARTITIONS, Testbed};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 /// Requests at a time.
@@ -25,8 +26,8 @@ const TIMEOUT_MS: u32 = 10_000;
 /// Tombstones are gone in this time after the daemon is started.
 const WAIT: Duration = Duration::from_secs(120);
 /// The collection has had time to begin if nothing holds it back.
-const HELD: Duration = Duration::from_secs(8);
-const LOOK: Duration = Duration::from_millis(200);
+const BLOCKED_WAIT: Duration = Duration::from_secs(8);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// What the values of a round consist of.
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -40,62 +41,64 @@ pub(crate) enum Fate {
     Replaced,
 }
 
-/// A drill under way.
-struct Course<'a> {
-    ground: Ground,
+/// A drill in progress.
+struct Scenario<'a> {
+    testbed: Testbed,
     keys: u64,
     value_bytes: usize,
-    say: Say<'a>,
+    print: Print<'a>,
     complaints: Vec<String>,
     figures: Map<String, Value>,
 }
 
-/// What one daemon tells of its tombstones.
-struct Told {
+/// What one daemon reports of its tombstones.
+struct NodeKeys {
     name: String,
     /// Keys that tell of what is gone.
     keys: u64,
     /// Partitions whose collection is held back, and by what.
-    held_back: u32,
+    blocked: u32,
     why: Option<String>,
     hints: u64,
     /// Partitions that it has yet to read after its start.
     unread: u64,
 }
 
-/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says why the drill could not go
-/// on.
+/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says
+/// why the drill could not go on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
     fate: Fate,
-    say: Say<'_>,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
+    let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
     let (complaints, figures) = (Vec::new(), Map::new());
-    let mut course = Course { ground, keys: plan.keys, value_bytes, say, complaints, figures };
-    course.note("victim", victim.clone());
-    course.put().await?;
-    let contexts = course.delete_without(&victim).await?;
-    course.see_it_held(&victim).await?;
+    let mut scenario =
+        Scenario { testbed, keys: plan.keys, value_bytes, print, complaints, figures };
+    scenario.note("victim", victim.clone());
+    scenario.put().await?;
+    let contexts = scenario.delete_without(&victim).await?;
+    scenario.expect_blocked(&victim).await?;
     match fate {
-        Fate::Return => course.bring_back(&victim).await?,
-        Fate::Replaced => course.replace(&victim).await?,
+        Fate::Return => scenario.bring_back(&victim).await?,
+        Fate::Replaced => scenario.replace(&victim).await?,
     }
-    course.ground.cluster.stop_all()?;
-    course.check_disks()?;
-    course.ground.open(&course.ground.names()).await?;
-    course.put_again(contexts).await?;
-    course.ground.cluster.stop_all()?;
+    scenario.testbed.cluster.stop_all()?;
+    scenario.check_disks()?;
+    scenario.testbed.open(&scenario.testbed.names()).await?;
+    scenario.put_again(contexts).await?;
+    scenario.testbed.cluster.stop_all()?;
 
-    let Course { complaints, figures, .. } = course;
+    let Scenario { complaints, figures, .. } = scenario;
     let summary = format!(
-        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its {}, {} of \
+        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s \
+         after its {}, {} of \
          {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
         plan.keys,
         figures["came_back"],
@@ -108,7 +111,7 @@ pub(crate) async fn run(
     Ok(Ending { summary, complaints, figures: figures.into() })
 }
 
-impl Course<'_> {
+impl Scenario<'_> {
     fn note(&mut self, name: &str, value: impl Into<Value>) {
         self.figures.insert(name.into(), value.into());
     }
@@ -122,10 +125,10 @@ impl Course<'_> {
     }
 
     async fn put(&mut self) -> Result<(), String> {
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
-        (self.say)(&format!(
-            "{} keys are put at all their homes in {} s",
+        (self.print)(&format!(
+            "{} keys are put at all their owners in {} s",
             self.keys,
             seconds(begun)
         ))
@@ -133,8 +136,8 @@ impl Course<'_> {
 
     /// Kills a daemon, reads all keys and deletes them. Gives the contexts of the reads.
     async fn delete_without(&mut self, victim: &str) -> Result<Vec<Option<Bytes>>, String> {
-        self.ground.kill(victim)?;
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        self.testbed.kill(victim)?;
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         let old = Bytes::from(vec![OLD; self.value_bytes]);
         let read = all(&client, vec![(); self.keys as usize], |client, key, ()| async move {
             let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
@@ -149,85 +152,89 @@ impl Course<'_> {
         );
         delete_all(&client, contexts.clone()).await?;
         let took = seconds(begun);
-        (self.say)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
+        (self.print)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
         Ok(contexts.into_iter().map(Some).collect())
     }
 
-    /// Nothing is collected while a daemon is away, and the others name it.
-    async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
-        sleep(HELD).await;
-        let told = look(&self.ground).await?;
+    /// Nothing is purged while a daemon is away, and the others name it.
+    async fn expect_blocked(&mut self, victim: &str) -> Result<(), String> {
+        sleep(BLOCKED_WAIT).await;
+        let reported = look(&self.testbed).await?;
         let (mut keys, mut naming) = (0, 0);
-        for Told { name, keys: held, held_back, why, .. } in told {
+        for NodeKeys { name, keys: held, blocked, why, .. } in reported {
             keys += held;
             let names_it = why.as_ref().is_some_and(|why| why.contains(victim));
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
-            (self.say)(&format!(
-                "{} s later {name} has {held} keys that tell of it; {held_back} partitions are held back: {why}",
-                HELD.as_secs()
+            (self.print)(&format!(
+                "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held \
+                 back: {why}",
+                BLOCKED_WAIT.as_secs()
             ))?;
-            if held_back > 0 && !names_it {
+            if blocked > 0 && !names_it {
                 self.complaints.push(format!("{name} says that {why}, and it is {victim}"));
             }
         }
         self.note("held", keys);
         self.note("naming", naming);
-        // At least all homes but one of each key.
+        // At least all owners but one of each key.
         if keys < u64::from(N - 1) * self.keys {
             self.complaints
                 .push(format!("only {keys} copies tell of it although {victim} is away"));
         }
         if naming == 0 {
-            self.complaints.push(format!("nobody says that {victim} holds the collection back"));
+            self.complaints.push(format!("nobody says that {victim} holds the tombstone GC back"));
         }
         Ok(())
     }
 
-    /// Starts the daemon, and waits until nobody tells of what was deleted.
+    /// Starts the daemon, and waits until nobody reports of what was deleted.
     async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
-        self.ground.open(&[victim.to_string()]).await?;
-        let client = self.ground.client().await?;
-        // It may still be owed hints.
+        self.testbed.open(&[victim.to_string()]).await?;
+        let client = self.testbed.client().await?;
+        // It may still be pending hints.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
         let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
-        (self.say)(&format!(
-            "{victim} is started: {read} s later {first} of the keys were present; nobody tells of them after {calm} s, and \
+        (self.print)(&format!(
+            "{victim} is started: {read} s later {first} of the keys were present; nobody reports \
+             of them after {calm} s, and \
              {last} are present"
         ))
     }
 
-    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was from `begun`. It is noted
-    /// if it takes too long.
+    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was
+    /// from `begun`. It is noted if it takes too long.
     async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
         let deadline = Instant::now() + WAIT;
         loop {
-            let told = look(&self.ground).await?;
-            let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+            let reported = look(&self.testbed).await?;
+            let sum = |of: fn(&NodeKeys) -> u64| reported.iter().map(of).sum::<u64>();
             let [keys, hints, unread] = [sum(|t| t.keys), sum(|t| t.hints), sum(|t| t.unread)];
             if keys + hints + unread == 0 {
                 return Ok(seconds(begun));
             }
             if Instant::now() > deadline {
-                let why: Vec<String> = told.into_iter().filter_map(|told| told.why).collect();
+                let why: Vec<String> =
+                    reported.into_iter().filter_map(|reported| reported.why).collect();
                 self.complaints.push(format!(
-                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
+                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and \
+                     {unread} partitions to be \
                      read: {}",
                     WAIT.as_secs(),
                     why.join("; ")
                 ));
                 return Ok(seconds(begun));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// How many of the keys have a value at any home.
+    /// How many of the keys have a value at any owner.
     async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
         let found = read_all(client, self.keys, yielding).await?;
         Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
@@ -236,8 +243,8 @@ impl Course<'_> {
     /// Nothing is on the stopped disks.
     fn check_disks(&mut self) -> Result<(), String> {
         let begun = Instant::now();
-        let stores = self.ground.check_all()?;
-        let differ = self.ground.differing(&stores) as u64;
+        let stores = self.testbed.check_all()?;
+        let differ = self.testbed.differing(&stores) as u64;
         let sum = |of: fn(&CheckReport) -> u64| stores.iter().map(|(_, r)| of(r)).sum::<u64>();
         let tombstones = sum(|report| report.tombstones);
         let values = sum(|report| report.values);
@@ -247,19 +254,21 @@ impl Course<'_> {
         self.expect_none("values", values, "values are on the disks");
         self.expect_none("hints", hints, "hints are on the disks");
         self.expect_none("damages", damages, "places of the disks are damaged");
-        self.expect_none("partitions_differ", differ, "partitions differ between their homes");
-        (self.say)(&format!(
-            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
+        self.expect_none("partitions_differ", differ, "partitions differ between their owners");
+        (self.print)(&format!(
+            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on \
+             the {} disks, {differ} of \
              {PARTITIONS} partitions differ (checked in {} s)",
             stores.len(),
             seconds(begun)
         ))
     }
 
-    /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
-    /// contexts, which cover nothing new. What they bring back is collected again.
+    /// Puts the same keys under new values, every other one with the context of the old value; then
+    /// deletes all with these contexts, which cover nothing new. What they bring back is purged
+    /// again.
     async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         let every_other = contexts.iter().enumerate();
         let every_other = every_other.map(|(at, old)| old.clone().filter(|_| at % 2 == 1));
         put_all(&client, every_other.collect(), vec![NEW; self.value_bytes]).await?;
@@ -270,9 +279,11 @@ impl Course<'_> {
         self.note("collected_again_s", calm);
         let what = "reads of keys that were put again did not show the new value and no other";
         self.expect_none("hidden", hidden + hidden_later, what);
-        (self.say)(&format!(
-            "all keys are put again, half of them with old contexts, and deleted with old contexts: {read} s later {hidden} are \
-             not as they should be; nobody tells of old events after {calm} s, and {hidden_later} are not as they should be"
+        (self.print)(&format!(
+            "all keys are put again, half of them with old contexts, and deleted with old \
+             contexts: {read} s later {hidden} are \
+             not as they should be; nobody reports of old events after {calm} s, and \
+             {hidden_later} are not as they should be"
         ))
     }
 
@@ -288,7 +299,8 @@ fn seconds(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
-/// Does something with each key, several at a time, and what is given for it; gives what came of them, in order.
+/// Does something with each key, several at a time, and what is given for it; gives what came of
+/// them, in order.
 async fn all<I, O, F>(
     client: &Client,
     given: Vec<I>,
@@ -336,11 +348,12 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
     .map(drop)
 }
 
-/// The values of all keys, from all homes; from as many as usual where `yielding` and one of them has no say yet.
+/// The values of all keys, from all owners; from as many as usual where `yielding` and one of them
+/// has no say yet.
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
         let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
-        if yielding && matches!(&found, Err(Failure::Refused(why)) if why.is_no_quorum()) {
+        if yielding && matches!(&found, Err(ClientError::Refused(why)) if why.is_no_quorum()) {
             found = client.get(&key, None, TIMEOUT_MS).await;
         }
         found.map(|found| found.values).map_err(|failure| failure.to_string())
@@ -349,22 +362,22 @@ async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<
 }
 
 /// What the daemons that run tell of their tombstones.
-async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
-    let mut told = Vec::new();
-    for daemon in ground.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
+async fn look(testbed: &Testbed) -> Result<Vec<NodeKeys>, String> {
+    let mut reported = Vec::new();
+    for daemon in testbed.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
         let address = [daemon.address.clone()];
         let client = Client::connect(&address, Options::default()).await;
         let report = async { client?.status(None).await }.await;
-        let StatusReport { collection, peers, repair, .. } =
+        let StatusReport { tombstone_gc, peers, repair, .. } =
             report.map_err(|failure| failure.to_string())?;
-        told.push(Told {
+        reported.push(NodeKeys {
             name: daemon.name.clone(),
-            keys: collection.keys,
-            held_back: collection.held_back,
-            why: collection.example.map(|(_, why)| why.to_string()),
+            keys: tombstone_gc.keys,
+            blocked: tombstone_gc.blocked,
+            why: tombstone_gc.example.map(|(_, why)| why.to_string()),
             hints: peers.iter().map(|peer| peer.hints).sum(),
             unread: repair.unread.into(),
         });
     }
-    Ok(told)
+    Ok(reported)
 }

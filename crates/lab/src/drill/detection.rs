@@ -1,19 +1,20 @@
-//! How long until a dead, frozen or cut-off daemon is believed to be down by all others, and what gossip costs.
+//! How long until a dead, frozen or cut-off daemon is marked down by all others, and what gossip
+//! costs.
 
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options};
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::ground::Ground;
-use super::{Ending, Plan, Say};
+use super::testbed::Testbed;
+use super::{Ending, Plan, Print};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Everybody has noticed in this time, or never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pace of heartbeats is learned in this time.
 const CALM: Duration = Duration::from_secs(10);
 /// Gossip is weighed for this time.
@@ -27,44 +28,46 @@ struct Watched {
 }
 
 /// Rounds of each way; the error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, nodes)?;
-    ground.cluster.allow_emulation()?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+pub(crate) async fn run(plan: &Plan, nodes: usize, print: Print<'_>) -> Result<Ending, String> {
+    let mut testbed = Testbed::prepare(plan, nodes)?;
+    testbed.cluster.allow_emulation()?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
     sleep(CALM).await;
-    let watched = watch(&ground).await?;
+    let watched = watch(&testbed).await?;
     let bytes = gossip_bytes(&watched).await?;
-    say(&format!(
+    print(&format!(
         "{nodes} daemons at rest: {bytes:.0} bytes a second sent by each, gossip and pulse"
     ))?;
     let (mut complaints, mut figures) = (Vec::new(), Vec::new());
     for way in WAYS {
         for round in 1..=plan.rounds {
-            let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-            let told = strike(&mut ground, way, &victim).await?;
-            match told {
+            let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+            let reported = strike(&mut testbed, way, &victim).await?;
+            match reported {
                 Some((suspect, first, last)) => {
                     let ms = |time: Duration| time.as_millis() as u64;
-                    say(&format!(
-                        "{way}, round {round}: {victim} suspected first after {} ms, down in the first view after {} ms and in \
+                    print(&format!(
+                        "{way}, round {round}: {victim} suspected first after {} ms, down in the \
+                         first view after {} ms and in \
                          the last after {} ms",
                         ms(suspect),
                         ms(first),
                         ms(last)
                     ))?;
                     figures.push(json!({
-                        "way": way, "suspect_ms": ms(suspect), "first_ms": ms(first), "last_ms": ms(last),
+                        "way": way, "suspect_ms": ms(suspect), "first_ms": ms(first),
+                        "last_ms": ms(last),
                     }));
                 }
                 None => complaints.push(format!("{way}: somebody did not notice in 60 s")),
             }
-            recover(&mut ground, way, &victim).await?;
+            recover(&mut testbed, way, &victim).await?;
         }
     }
-    ground.cluster.stop_all()?;
+    testbed.cluster.stop_all()?;
     let worst = figures.iter().filter_map(|one| one["last_ms"].as_u64()).max().unwrap_or(0);
     let summary = format!(
         "{nodes} daemons, {} rounds of each of {}: down in every view after {worst} ms at most",
@@ -75,9 +78,9 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Endin
     Ok(Ending { summary, complaints, figures })
 }
 
-async fn watch(ground: &Ground) -> Result<Vec<Watched>, String> {
+async fn watch(testbed: &Testbed) -> Result<Vec<Watched>, String> {
     let mut watched = Vec::new();
-    for daemon in ground.cluster.daemons() {
+    for daemon in testbed.cluster.daemons() {
         let address = [daemon.address.clone()];
         let client =
             Client::connect(&address, Options::default()).await.map_err(|e| e.to_string())?;
@@ -101,18 +104,18 @@ async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
     Ok((sums[1] - sums[0]) as f64 / WEIGH.as_secs_f64() / watched.len() as f64)
 }
 
-/// Lets it happen to the victim; how long until the first suspects it, and until the first and the last of the others believe
-/// it to be down. `None` if somebody never does.
+/// Lets it happen to the victim; how long until the first suspects it, and until the first and the
+/// last of the others believe it to be down. `None` if somebody never does.
 async fn strike(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     way: &str,
     victim: &str,
 ) -> Result<Option<(Duration, Duration, Duration)>, String> {
-    let watched = watch(ground).await?;
+    let watched = watch(testbed).await?;
     let begun = Instant::now();
     match way {
-        "kill -9" => ground.kill(victim)?,
-        "SIGSTOP" => ground.cluster.freeze(victim)?,
+        "kill -9" => testbed.kill(victim)?,
+        "SIGSTOP" => testbed.cluster.freeze(victim)?,
         _ => emulate(&watched, EmulateOrder::Set(format!("{victim} <-> * cut"))).await?,
     }
     let others: Vec<&Watched> = watched.iter().filter(|one| one.name != victim).collect();
@@ -120,19 +123,19 @@ async fn strike(
     while down.iter().any(Option::is_none) {
         for (other, noticed) in others.iter().zip(&mut down) {
             let report = other.client.status(None).await.map_err(|error| error.to_string())?;
-            let opinion =
-                report.peers.iter().find(|peer| peer.name == victim).map(|peer| peer.opinion);
-            if opinion.is_some_and(|opinion| opinion != Opinion::Up) {
+            let liveness =
+                report.peers.iter().find(|peer| peer.name == victim).map(|peer| peer.liveness);
+            if liveness.is_some_and(|liveness| liveness != Liveness::Up) {
                 suspected.get_or_insert(begun.elapsed());
             }
-            if opinion == Some(Opinion::Down) {
+            if liveness == Some(Liveness::Down) {
                 noticed.get_or_insert(begun.elapsed());
             }
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Ok(None);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let times: Vec<Duration> = down.into_iter().flatten().collect();
     let (first, last) = (times.iter().min().copied(), times.iter().max().copied());
@@ -148,28 +151,28 @@ async fn emulate(watched: &[Watched], order: EmulateOrder) -> Result<(), String>
 }
 
 /// All is as it was, and everybody believes so.
-async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), String> {
+async fn recover(testbed: &mut Testbed, way: &str, victim: &str) -> Result<(), String> {
     match way {
-        "kill -9" => drop(ground.open(&[victim.to_string()]).await?),
-        "SIGSTOP" => ground.cluster.resume(victim)?,
-        _ => emulate(&watch(ground).await?, EmulateOrder::Clear).await?,
+        "kill -9" => drop(testbed.open(&[victim.to_string()]).await?),
+        "SIGSTOP" => testbed.cluster.resume(victim)?,
+        _ => emulate(&watch(testbed).await?, EmulateOrder::Clear).await?,
     }
-    let watched = watch(ground).await?;
+    let watched = watch(testbed).await?;
     let begun = Instant::now();
     loop {
         let mut well = true;
         for one in &watched {
             let report = one.client.status(None).await.map_err(|error| error.to_string())?;
-            well &= report.peers.iter().all(|peer| peer.opinion == Opinion::Up && peer.up);
+            well &= report.peers.iter().all(|peer| peer.liveness == Liveness::Up && peer.up);
         }
         if well {
-            ground.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
+            testbed.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
             sleep(CALM).await;
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("{victim} was not believed to be up again in 60 s"));
+        if begun.elapsed() > TIMEOUT {
+            return Err(format!("{victim} was not marked up again in 60 s"));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

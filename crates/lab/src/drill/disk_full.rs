@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::course::Course;
 use super::disks::Disks;
-use super::ground::{Log, N};
-use super::met::Allowed;
-use super::{Ending, Plan, Say};
+use super::expectations::Allowed;
+use super::scenario::Scenario;
+use super::testbed::{Log, N};
+use super::{Ending, Plan, Print};
 
 /// What a daemon keeps free of its disk, in MiB.
 const RESERVE_MIB: u64 = 8;
@@ -18,39 +18,39 @@ const RESERVE_MIB: u64 = 8;
 const LEFT_MIB: u64 = 4;
 
 /// The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
-    let mut course = Course::prepare(plan, N.into(), say)?;
-    course.ground.cluster.configure(&format!("disk_reserve_mib = {RESERVE_MIB}"))?;
-    let names = course.ground.names();
+    let mut scenario = Scenario::prepare(plan, N.into(), print)?;
+    scenario.testbed.cluster.configure(&format!("disk_reserve_mib = {RESERVE_MIB}"))?;
+    let names = scenario.testbed.names();
     for (name, mount) in names.iter().zip(disks.mounts()) {
-        let (data, link) = (mount.join("data"), course.ground.logs.join(name));
+        let (data, link) = (mount.join("data"), scenario.testbed.logs.join(name));
         let made = fs::create_dir(&data).and_then(|()| symlink(&data, &link));
         made.map_err(|error| format!("{}: {error}", data.display()))?;
     }
-    course.open().await?;
-    course.fault(&format!("all disks are filled but for {LEFT_MIB} MiB"))?;
-    let logs: Vec<Log> = names.iter().map(|name| course.ground.log(name)).collect();
+    scenario.open().await?;
+    scenario.fault(&format!("all disks are filled but for {LEFT_MIB} MiB"))?;
+    let logs: Vec<Log> = names.iter().map(|name| scenario.testbed.log(name)).collect();
     let fillers: Vec<PathBuf> = disks.mounts().iter().map(|mount| mount.join("filler")).collect();
     for filler in &fillers {
         fill(filler).map_err(|error| format!("{}: {error}", filler.display()))?;
     }
-    course.await_said(&logs, " refuses writes: its disk has").await?;
-    course.step(&format!("all have less than {RESERVE_MIB} MiB free and refuse writes"))?;
-    course.stay().await;
-    if !course.has_failures() {
-        course.complaints.push("no put was refused while all disks were full".into());
+    scenario.await_said(&logs, " refuses writes: its disk has").await?;
+    scenario.step(&format!("all have less than {RESERVE_MIB} MiB free and refuse writes"))?;
+    scenario.stay().await;
+    if !scenario.has_failures() {
+        scenario.complaints.push("no put was refused while all disks were full".into());
     }
-    let logs: Vec<Log> = names.iter().map(|name| course.ground.log(name)).collect();
-    let since = course.heal("there is room again, and nobody tells the daemons")?;
+    let logs: Vec<Log> = names.iter().map(|name| scenario.testbed.log(name)).collect();
+    let since = scenario.heal("there is room again, and nobody notifies the daemons")?;
     for filler in &fillers {
         fs::remove_file(filler).map_err(|error| format!("{}: {error}", filler.display()))?;
     }
-    course.await_said(&logs, " takes writes again").await?;
-    course.recovered(since, "all take writes")?;
-    course.calm().await;
-    course.end(Allowed::FailedPuts).await
+    scenario.await_said(&logs, " takes writes again").await?;
+    scenario.recovered(since, "all take writes")?;
+    scenario.calm().await;
+    scenario.end(Allowed::FailedPuts).await
 }
 
 /// Makes a file that takes nearly all that is free.

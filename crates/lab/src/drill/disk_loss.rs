@@ -1,4 +1,5 @@
-//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients notice.
+//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients
+//! notice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -8,10 +9,10 @@ use pixii_core::message::{Counter, StatusReport};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, await_equal, told_of_differing};
-use super::met::told_of_absent;
-use super::{Ending, Plan, Say};
+use super::expectations::reported_of_absent;
+use super::testbed::{PARTITIONS, Testbed, await_equal, reported_of_differing};
+use super::timeline::{EventKind, Phase};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -28,7 +29,7 @@ const REFILLED_WITHIN: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(300);
 /// (p99 from the loss to the last record / p99 before) may be so high.
 const MOST: f64 = 2.0;
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What became of the daemon without a disk.
 struct Refill {
@@ -38,66 +39,67 @@ struct Refill {
     status: StatusReport,
 }
 
-/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go on.
+/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go
+/// on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
     clients: usize,
-    say: Say<'_>,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let (client, sizes) = (ground.client().await?, Sizes::fixed(value_bytes));
+    let (client, sizes) = (testbed.client().await?, Sizes::fixed(value_bytes));
     let begun = Instant::now();
-    ground.fill(&client, plan.keys, sizes).await?;
-    say(&format!(
+    testbed.fill(&client, plan.keys, sizes).await?;
+    print(&format!(
         "{} keys with values of {value_bytes} bytes are loaded in {:.1} s",
         plan.keys,
         begun.elapsed().as_secs_f64()
     ))?;
-    load(&mut ground, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
-    ground.enter(Phase::Before);
-    let before = load(&mut ground, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
+    load(&mut testbed, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
+    testbed.enter(Phase::Before);
+    let before = load(&mut testbed, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
 
-    let beside = load(&mut ground, plan, sizes, clients, None).await?;
-    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-    ground.enter(Phase::During);
-    ground.kill(&victim)?;
-    let dir = ground.logs.join(&victim);
+    let beside = load(&mut testbed, plan, sizes, clients, None).await?;
+    let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+    testbed.enter(Phase::During);
+    testbed.kill(&victim)?;
+    let dir = testbed.logs.join(&victim);
     fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    ground.chronicle.note(Mark::Fault, &format!("the disk of {victim} is empty"));
-    let refill = refill(&mut ground, &victim).await?;
-    ground.recovered(refill.took, &format!("{victim} has all again"));
+    testbed.timeline.note(EventKind::Fault, &format!("the disk of {victim} is empty"));
+    let refill = refill(&mut testbed, &victim).await?;
+    testbed.recovered(refill.took, &format!("{victim} has all again"));
     let during = beside.end().await?;
-    ground.enter(Phase::After);
-    let after = load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
-    ground.enter(None);
-    say(&told(&victim, &refill, &before, &during))?;
+    testbed.enter(Phase::After);
+    let after = load(&mut testbed, plan, sizes, clients, Some(AFTER)).await?.end().await?;
+    testbed.enter(None);
+    print(&reported(&victim, &refill, &before, &during))?;
 
-    ground.await_no_hints(WAIT).await?;
+    testbed.await_no_hints(WAIT).await?;
     // What the load's last writes left is compared now, and not within the minute that it may take.
-    await_equal(&ground.client().await?, &names, WAIT).await?;
-    ground.cluster.stop_all()?;
-    let (held, differ) = ground.compare()?;
+    await_equal(&testbed.client().await?, &names, WAIT).await?;
+    testbed.cluster.stop_all()?;
+    let (held, differ) = testbed.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&names).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
-    Ok(ending(ground, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
+    testbed.open(&names).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
+    Ok(ending(testbed, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
 }
 
 fn ending(
-    ground: Ground,
+    testbed: Testbed,
     plan: &Plan,
     victim: &str,
     refill: &Refill,
     [before, during, after]: [&Report; 3],
     (held, differ): (u64, usize),
 ) -> Ending {
-    let score = &ground.score;
+    let score = &testbed.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     let (took, absent) =
         (refill.took.as_secs_f64(), before.absent() + during.absent() + after.absent());
@@ -111,29 +113,32 @@ fn ending(
         complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
     }
     // Every key has a value, and nobody deletes any.
-    complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_absent(absent));
+    complaints.extend(reported_of_differing(differ));
     let summary = format!(
-        "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
-         most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
-         between their homes ({held} records in all)",
+        "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 \
+         {ratio:.2} times that before (at \
+         most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of \
+         {PARTITIONS} partitions differ \
+         between their owners ({held} records in all)",
         plan.keys, score.lost
     );
     let figures = json!({
         "victim": victim, "refilled_s": took, "served_s": refill.served.as_secs_f64(),
-        "p99_us_before": p99[0], "p99_us_during": p99[1], "ratio": ratio, "absent": absent, "lost": score.lost,
+        "p99_us_before": p99[0], "p99_us_during": p99[1], "ratio": ratio, "absent": absent,
+        "lost": score.lost,
         "partitions_differ": differ, "records": held,
     });
     Ending { summary, complaints, figures }
 }
 
-/// Starts the daemon with an empty disk; waits until it has authority for all of its partitions and each was found to be the
-/// same as at every other home, since the start.
-async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
+/// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions
+/// and each was found to be the same as at every other owner, since the start.
+async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
-    ground.chronicle.note(Mark::Heal, &format!("{victim} is started"));
-    ground.cluster.start(victim)?;
-    let daemon = ground.cluster.daemons().iter().find(|daemon| daemon.name == victim);
+    testbed.timeline.note(EventKind::Heal, &format!("{victim} is started"));
+    testbed.cluster.start(victim)?;
+    let daemon = testbed.cluster.daemons().iter().find(|daemon| daemon.name == victim);
     let address = [daemon.map(|daemon| daemon.address.clone()).unwrap_or_default()];
     let mut served = None;
     loop {
@@ -148,34 +153,36 @@ async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
                 return Ok(Refill { took: begun.elapsed(), served, status });
             }
         }
-        if let Some(how) = ground.cluster.end_of(victim) {
+        if let Some(how) = testbed.cluster.end_of(victim) {
             return Err(format!("{victim} {how}"));
         }
         if begun.elapsed() > WAIT {
             return Err(format!("{victim} did not have all again in {} s", WAIT.as_secs()));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 fn is_full(status: &StatusReport) -> bool {
     let same = status.peers.iter().all(|peer| peer.repair.equal == peer.repair.shared);
-    status.without_authority == 0 && status.repair.unread == 0 && same
+    status.read_ineligible == 0 && status.repair.unread == 0 && same
 }
 
-fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
+fn reported(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
     let count = |counter| refill.status.count(counter);
     let share = |kind| {
         let of = |report: &Report| {
-            let done = report.kind(kind).map_or(0, crate::workload::Tally::done);
+            let done = report.kind(kind).map_or(0, crate::workload::Totals::done);
             done as f64 / report.spent.as_secs_f64()
         };
         format!("{:.0} -> {:.0}/s", of(before), of(during))
     };
-    let failed: u64 = during.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
+    let failed: u64 = during.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
     format!(
-        "{victim} serves {:.1} s after its start with an empty disk, and has all again after {:.1} s: {} objects fetched in {} \
-         comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, failed or unknown, p99 {:.1} -> {:.1} ms",
+        "{victim} serves {:.1} s after its start with an empty disk, and has all again after \
+         {:.1} s: {} objects fetched in {} \
+         comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, \
+         failed or unknown, p99 {:.1} -> {:.1} ms",
         refill.served.as_secs_f64(),
         refill.took.as_secs_f64(),
         count(Counter::ObjectsPulled),
@@ -188,7 +195,7 @@ fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> Stri
     )
 }
 
-/// Clients under way, each with connections of its own.
+/// Clients in progress, each with connections of its own.
 struct Clients {
     loads: Vec<Load>,
     /// True if they end by themselves.
@@ -207,7 +214,7 @@ impl Clients {
 }
 
 async fn load(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     sizes: Sizes,
     clients: usize,
@@ -216,11 +223,11 @@ async fn load(
     let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
     let mut connected = Vec::new();
     for _ in 0..clients {
-        let spec = ground.spec(plan.keys, Choice::Uniform, sizes);
+        let spec = testbed.spec(plan.keys, Choice::Uniform, sizes);
         let spec = Spec { clients: 1, mix, duration, ..spec };
-        connected.push((ground.client().await?, spec));
+        connected.push((testbed.client().await?, spec));
     }
-    let start = |(client, spec): (Client, Spec)| ground.load(&client, spec);
+    let start = |(client, spec): (Client, Spec)| testbed.load(&client, spec);
     let loads = connected.into_iter().map(start).collect();
     Ok(Clients { loads, timed: duration.is_some() })
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The script that makes, cuts, restores and removes them; it is carried along, so that an installed
-/// program needs no source tree.
+/// The script that makes, cuts, restores and removes them; it is carried along, so that an
+/// installed program needs no source tree.
 const SCRIPT: &str = include_str!("powercut");
 /// Size of a disk in MiB; the file under it is sparse.
 const DISK_MIB: &str = "1024";
@@ -76,8 +76,8 @@ impl Disks {
         if ended.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&ended.stderr);
-        Err(fault(said.lines().last().unwrap_or("it failed without a word")))
+        let stated = String::from_utf8_lossy(&ended.stderr);
+        Err(fault(stated.lines().last().unwrap_or("it failed without a word")))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Messages are lost and nobody keeps hints: how soon anti-entropy alone makes all replicas the same.
+//! Messages are lost and nobody keeps hints: how soon anti-entropy alone makes all replicas the
+//! same.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,9 @@ use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, told_of_differing};
-use super::{Ending, Plan, Say};
+use super::testbed::{PARTITIONS, Testbed, reported_of_differing};
+use super::timeline::{EventKind, Phase};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Mix, Spec};
 
@@ -19,7 +20,7 @@ const SIZES: Sizes = Sizes { usual: 100, large: 0, large_share: 0.0 };
 const LOSS: &str = "* -> * drop 0.01";
 /// Two rounds of comparisons, which begin about every minute, and some time for what they move.
 const WAIT: Duration = Duration::from_secs(240);
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What all daemons have done of anti-entropy.
 #[derive(Clone, Copy, Default)]
@@ -29,52 +30,56 @@ struct Done {
     objects: u64,
 }
 
-/// Puts under loss, then none of either; waits and compares. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    ground.cluster.allow_emulation()?;
-    ground.cluster.configure("hint_limit_mib = 0")?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+/// Puts under loss, then none of either; waits and compares. The error says why the drill could not
+/// go on.
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    testbed.cluster.allow_emulation()?;
+    testbed.cluster.configure("hint_limit_mib = 0")?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     emulate(&client, &names, &EmulateOrder::Set(LOSS.into())).await?;
-    ground.chronicle.note(Mark::Fault, LOSS);
-    ground.enter(Phase::During);
+    testbed.timeline.note(EventKind::Fault, LOSS);
+    testbed.enter(Phase::During);
     let mix = Mix { blind: 1.0, ..Mix::default() };
-    let spec = ground.spec(plan.keys, Choice::Sweep, SIZES);
+    let spec = testbed.spec(plan.keys, Choice::Sweep, SIZES);
     let spec = Spec { clients: IN_FLIGHT, mix, operations: Some(plan.keys), ..spec };
-    let loaded = ground.load(&client, spec).finish().await?;
-    ground.enter(None);
+    let loaded = testbed.load(&client, spec).finish().await?;
+    testbed.enter(None);
     let lost = dropped(&client, &names).await?;
     emulate(&client, &names, &EmulateOrder::Clear).await?;
-    ground.chronicle.note(Mark::Heal, "no message is lost any more");
+    testbed.timeline.note(EventKind::Heal, "no message is lost any more");
 
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
-    let failed: u64 = loaded.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
-    say(&format!(
-        "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, failed or unknown",
+    let failed: u64 = loaded.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
+    print(&format!(
+        "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, \
+         failed or unknown",
         plan.keys,
         loaded.spent.as_secs_f64()
     ))?;
     let (took, after) = all_equal(&client, &names).await?;
-    ground.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
-    ground.cluster.stop_all()?;
-    let (held, differ) = ground.compare()?;
+    testbed.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
+    testbed.cluster.stop_all()?;
+    let (held, differ) = testbed.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&names).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
+    testbed.open(&names).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
 
-    let score = &ground.score;
+    let score = &testbed.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_differing(differ));
     let exchanges = after.exchanges - before.exchanges;
     let summary = format!(
-        "{} puts under loss: all replicas were found equal {took:.1} s after the last message was lost, in {exchanges} \
-         comparisons ({} failed; {} objects moved, {} while messages were lost); {} acknowledged writes lost, {differ} of \
-         {PARTITIONS} partitions differ between their homes ({held} records in all)",
+        "{} puts under loss: all replicas were found equal {took:.1} s after the last message was \
+         lost, in {exchanges} \
+         comparisons ({} failed; {} objects moved, {} while messages were lost); {} acknowledged \
+         writes lost, {differ} of \
+         {PARTITIONS} partitions differ between their owners ({held} records in all)",
         plan.keys,
         after.failed - before.failed,
         after.objects - before.objects,
@@ -84,12 +89,14 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     let figures = json!({
         "equal_s": took, "exchanges": exchanges, "exchanges_failed": after.failed - before.failed,
         "objects_moved": after.objects - before.objects, "objects_moved_under_loss": before.objects,
-        "messages_lost": lost, "puts_failed": failed, "lost": score.lost, "partitions_differ": differ, "records": held,
+        "messages_lost": lost, "puts_failed": failed, "lost": score.lost,
+        "partitions_differ": differ, "records": held,
     });
     Ok(Ending { summary, complaints, figures })
 }
 
-/// Waits until every pair of every daemon was found equal, from now on: how many seconds, and what was done by then.
+/// Waits until every pair of every daemon was found equal, from now on: how many seconds, and what
+/// was done by then.
 async fn all_equal(client: &Client, names: &[String]) -> Result<(f64, Done), String> {
     let begun = Instant::now();
     loop {
@@ -101,7 +108,7 @@ async fn all_equal(client: &Client, names: &[String]) -> Result<(f64, Done), Str
             let pairs = format!("{left} pairs of replicas were not found equal");
             return Err(format!("{pairs} in {} s", WAIT.as_secs()));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

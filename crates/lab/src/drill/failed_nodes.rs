@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Put};
+use pixii_client::{Client, ClientError, Put};
 use pixii_core::message::Quorum;
 use pixii_core::types::{Key, NodeId};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::ground::Ground;
-use super::{Ending, Plan, Say};
+use super::testbed::Testbed;
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
-/// Requests under way at a time.
+/// Requests in progress at a time.
 const IN_FLIGHT: usize = 64;
 const TIMEOUT_MS: u32 = 5_000;
 /// How long the hints may take once the dead are back.
@@ -36,31 +36,32 @@ enum Got {
 
 /// What a phase asks of every key.
 #[derive(Clone, Copy)]
-enum Ask {
+enum Query {
     Get { r: u8, strict: Option<bool> },
     Put { w: u8, strict: bool, value: &'static str },
 }
 
-/// Loads keys at all their homes, kills two daemons, and reads and writes every key in each way; again with other
-/// victims for each round. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+/// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way;
+/// again with other victims for each round. The error says why the drill could not go on.
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
     let mut complaints = Vec::new();
     let mut figures = Vec::new();
     for round in 1..=plan.rounds {
-        let first = ground.rng.below(NODES as u64) as usize;
-        let second = (first + 1 + ground.rng.below(NODES as u64 - 1) as usize) % NODES;
+        let first = testbed.rng.below(NODES as u64) as usize;
+        let second = (first + 1 + testbed.rng.below(NODES as u64 - 1) as usize) % NODES;
         let dead = [names[first].clone(), names[second].clone()];
-        let told = one(&mut ground, plan, round, &dead, say, &mut complaints).await?;
-        figures.push(told);
+        let reported = one(&mut testbed, plan, round, &dead, print, &mut complaints).await?;
+        figures.push(reported);
     }
-    ground.cluster.stop_all()?;
+    testbed.cluster.stop_all()?;
     let summary = format!(
-        "{} rounds of {} keys with two of five daemons dead: {} promises broken. (Riak 3.2.1 said \"not found\" of \
+        "{} rounds of {} keys with two of five daemons dead: {} promises broken. (Riak 3.2.1 \
+         said \"not found\" of \
          27 % of existing keys at r=1 and of 10 % at r=2.)",
         plan.rounds,
         plan.keys,
@@ -69,46 +70,46 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     Ok(Ending { summary, complaints, figures: json!({ "rounds": figures }) })
 }
 
-/// What is asked while the nodes are down, and how many live homes a key needs for it.
-const PHASES: [(&str, Ask, usize); 5] = [
-    ("get r=1", Ask::Get { r: 1, strict: None }, 1),
-    ("get r=2", Ask::Get { r: 2, strict: None }, 2),
-    ("get r=2, strict", Ask::Get { r: 2, strict: Some(true) }, 2),
-    ("put w=2, strict", Ask::Put { w: 2, strict: true, value: "strict" }, 2),
-    ("put w=2, sloppy", Ask::Put { w: 2, strict: false, value: "sloppy" }, 0),
+/// What is asked while the nodes are down, and how many live owners a key needs for it.
+const PHASES: [(&str, Query, usize); 5] = [
+    ("get r=1", Query::Get { r: 1, strict: None }, 1),
+    ("get r=2", Query::Get { r: 2, strict: None }, 2),
+    ("get r=2, strict", Query::Get { r: 2, strict: Some(true) }, 2),
+    ("put w=2, strict", Query::Put { w: 2, strict: true, value: "strict" }, 2),
+    ("put w=2, sloppy", Query::Put { w: 2, strict: false, value: "sloppy" }, 0),
 ];
 
 async fn one(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     round: u64,
     dead: &[String],
-    say: Say<'_>,
+    print: Print<'_>,
     complaints: &mut Vec<String>,
 ) -> Result<serde_json::Value, String> {
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     let keys = (0..plan.keys).map(|at| Key::new(format!("round-{round}/{at:06}").into_bytes()));
     let keys: Arc<Vec<Key>> = Arc::new(keys.collect::<Result<_, _>>().map_err(|e| e.to_string())?);
-    let loaded = all(&client, &keys, Ask::Put { w: 3, strict: true, value: "loaded" }).await?;
+    let loaded = all(&client, &keys, Query::Put { w: 3, strict: true, value: "loaded" }).await?;
     if let Some(odd) = loaded.iter().find(|got| **got != Got::Done) {
-        return Err(format!("a first write was not acknowledged by all homes: {odd:?}"));
+        return Err(format!("a first write was not acknowledged by all owners: {odd:?}"));
     }
-    // A home that was only slow has a hint somewhere, and a hint is a copy too.
-    ground.await_no_hints(HINTS_WAIT).await?;
+    // An owner that was only slow has a hint somewhere, and a hint is a copy too.
+    testbed.await_no_hints(HINTS_WAIT).await?;
     for name in dead {
-        ground.kill(name)?;
+        testbed.kill(name)?;
     }
     let lost: Vec<NodeId> = dead.iter().map(|name| NodeId::of(name)).collect();
-    let live: Vec<usize> = keys.iter().map(|key| live_homes(&client, key, &lost)).collect();
+    let live: Vec<usize> = keys.iter().map(|key| live_owners(&client, key, &lost)).collect();
     let strong = live.iter().filter(|live| **live >= 2).count();
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     let mut table = BTreeMap::new();
     let loaded = vec![Bytes::from_static(b"loaded")];
-    for (name, ask, needed) in PHASES {
-        let got = all(&client, &keys, ask).await?;
-        let right = match ask {
-            Ask::Get { .. } => Got::Values(loaded.clone()),
-            Ask::Put { .. } => Got::Done,
+    for (name, query, needed) in PHASES {
+        let got = all(&client, &keys, query).await?;
+        let right = match query {
+            Query::Get { .. } => Got::Values(loaded.clone()),
+            Query::Put { .. } => Got::Done,
         };
         let absent = got.iter().filter(|got| **got == Got::Values(Vec::new())).count();
         let done = got.iter().filter(|got| **got == right).count();
@@ -116,8 +117,9 @@ async fn one(
         let expected = |live: &usize| if *live >= needed { &right } else { &Got::NoQuorum };
         let odd = got.iter().zip(&live).filter(|(got, live)| *got != expected(live));
         let odd: Vec<&Got> = odd.map(|(got, _)| got).collect();
-        say(&format!(
-            "  {name}: {done} done, {refused} refused, {absent} \"absent\", {} not as they should be",
+        print(&format!(
+            "  {name}: {done} done, {refused} refused, {absent} \"absent\", {} not as they should \
+             be",
             odd.len()
         ))?;
         if let Some(first) = odd.first() {
@@ -129,45 +131,45 @@ async fn one(
         );
     }
     let healed = Instant::now();
-    ground.open(dead).await?;
-    ground.await_no_hints(HINTS_WAIT).await?;
-    ground.recovered(healed.elapsed(), "no hint is left");
+    testbed.open(dead).await?;
+    testbed.await_no_hints(HINTS_WAIT).await?;
+    testbed.recovered(healed.elapsed(), "no hint is left");
     // The last write had seen nothing: it is beside the others, and nothing is gone.
-    let got = all(&client, &keys, Ask::Get { r: 3, strict: Some(true) }).await?;
+    let got = all(&client, &keys, Query::Get { r: 3, strict: Some(true) }).await?;
     let kept = |(got, live): &(&Got, &usize)| {
         let Got::Values(values) = got else { return false };
         let has = |value: &str| values.iter().any(|one| one == value.as_bytes());
         has("sloppy") && has("loaded") && (has("strict") || **live < 2)
     };
     let lost = got.iter().zip(&live).filter(|pair| !kept(pair)).count();
-    say(&format!(
-        "round {round}: {} killed, {strong} of {} keys with two live homes; back again, {lost} keys lack a write",
+    print(&format!(
+        "round {round}: {} killed, {strong} of {} keys with two live owners; back again, {lost} \
+         keys lack a write",
         dead.join(" and "),
         keys.len()
     ))?;
     if lost > 0 {
         complaints.push(format!("round {round}: {lost} keys lack an acknowledged write"));
     }
-    Ok(
-        json!({ "dead": dead, "keys": keys.len(), "two_live_homes": strong, "asked": table, "lost": lost }),
-    )
+    Ok(json!({ "dead": dead, "keys": keys.len(), "two_live_owners": strong, "asked": table,
+            "lost": lost }))
 }
 
-fn live_homes(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
+fn live_owners(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
     let ring = client.ring();
-    let homes = ring.homes(ring.partition(key));
-    homes.iter().filter(|home| !dead.contains(home)).count()
+    let owners = ring.owners(ring.partition(key));
+    owners.iter().filter(|owner| !dead.contains(owner)).count()
 }
 
 /// Asks the same of every key; the answers in the order of the keys.
-async fn all(client: &Client, keys: &Arc<Vec<Key>>, ask: Ask) -> Result<Vec<Got>, String> {
+async fn all(client: &Client, keys: &Arc<Vec<Key>>, query: Query) -> Result<Vec<Got>, String> {
     let mut tasks = JoinSet::new();
     for first in 0..IN_FLIGHT {
         let (client, keys) = (client.clone(), Arc::clone(keys));
         tasks.spawn(async move {
             let mut got = Vec::new();
             for at in (first..keys.len()).step_by(IN_FLIGHT) {
-                got.push((at, one_request(&client, &keys[at], ask).await));
+                got.push((at, one_request(&client, &keys[at], query).await));
             }
             got
         });
@@ -181,18 +183,18 @@ async fn all(client: &Client, keys: &Arc<Vec<Key>>, ask: Ask) -> Result<Vec<Got>
     Ok(got)
 }
 
-async fn one_request(client: &Client, key: &Key, ask: Ask) -> Got {
-    let failed = |failure: Failure| match failure {
-        Failure::Refused(why) if why.is_no_quorum() => Got::NoQuorum,
+async fn one_request(client: &Client, key: &Key, query: Query) -> Got {
+    let failed = |failure: ClientError| match failure {
+        ClientError::Refused(why) if why.is_no_quorum() => Got::NoQuorum,
         other => Got::Other(other.to_string()),
     };
-    match ask {
-        Ask::Get { r, strict } => {
+    match query {
+        Query::Get { r, strict } => {
             let quorum = Quorum { replicas: Some(r), strict };
             let found = client.get(key, quorum, TIMEOUT_MS).await;
             found.map_or_else(failed, |found| Got::Values(found.values))
         }
-        Ask::Put { w, strict, value } => {
+        Query::Put { w, strict, value } => {
             let w = Quorum { replicas: Some(w), strict: Some(strict) };
             let (value, write) = (Bytes::from_static(value.as_bytes()), client.write_id());
             let put = Put { key: key.clone(), value, context: None, write, w };

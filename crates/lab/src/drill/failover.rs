@@ -1,4 +1,5 @@
-//! A daemon is killed or frozen under load: nobody is refused, nothing is lost, and how long requests take beside it.
+//! A daemon is killed or frozen under load: nobody is refused, nothing is lost, and how long
+//! requests take beside it.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,10 +14,10 @@ use pixii_client::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, await_equal, told_of_differing};
-use super::met::told_of_absent;
-use super::{Ending, Plan, Say};
+use super::expectations::reported_of_absent;
+use super::testbed::{Testbed, await_equal, reported_of_differing};
+use super::timeline::{EventKind, Phase};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -51,69 +52,72 @@ struct P99 {
     sync: u64,
 }
 
-/// Rounds of: load, the same load with a fault, recovery. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+/// Rounds of: load, the same load with a fault, recovery. The error says why the drill could not go
+/// on.
+pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Ending, String> {
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let client = ground.client().await?;
-    ground.fill(&client, plan.keys, SIZES).await?;
+    let client = testbed.client().await?;
+    testbed.fill(&client, plan.keys, SIZES).await?;
     let (mut rounds, mut ratios) = (Vec::new(), Vec::new());
     let (mut refused, mut unknown, mut absent) = (0, 0, 0);
     for round in 1..=plan.rounds {
         // A load that is not measured warms up what the last round left cold.
-        window(&mut ground, plan, Duration::from_secs(1), None).await?;
-        let (before, calm) = window(&mut ground, plan, WINDOW, None).await?;
-        let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-        let (around, report) = window(&mut ground, plan, WINDOW, Some((&victim, how))).await?;
+        window(&mut testbed, plan, Duration::from_secs(1), None).await?;
+        let (before, calm) = window(&mut testbed, plan, WINDOW, None).await?;
+        let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+        let (around, report) = window(&mut testbed, plan, WINDOW, Some((&victim, how))).await?;
         let healed = Instant::now();
         match how {
-            How::Kill => drop(ground.open(std::slice::from_ref(&victim)).await?),
-            How::Freeze => ground.cluster.resume(&victim)?,
+            How::Kill => drop(testbed.open(std::slice::from_ref(&victim)).await?),
+            How::Freeze => testbed.cluster.resume(&victim)?,
         }
-        ground.await_no_hints(HINTS_WAIT).await?;
-        ground.recovered(healed.elapsed(), "no hint is left");
+        testbed.await_no_hints(HINTS_WAIT).await?;
+        testbed.recovered(healed.elapsed(), "no hint is left");
         let ratio = around.both as f64 / before.both.max(1) as f64;
         let (no, maybe) = failures(&report);
         (refused, unknown) = (refused + no, unknown + maybe);
         absent += calm.absent() + report.absent();
-        say(&format!(
-            "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), of a bare fdatasync {}; {no} \
+        print(&format!(
+            "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), \
+             of a bare fdatasync {}; {no} \
              refused or failed, {maybe} unknown",
             pair(before.get, around.get),
             pair(before.put, around.put),
             pair(before.both, around.both),
             pair(before.sync, around.sync),
         ))?;
-        for (why, times) in report.kinds.values().flat_map(|tally| &tally.reasons) {
-            say(&format!("  {times} times: {why}"))?;
+        for (why, times) in report.kinds.values().flat_map(|totals| &totals.reasons) {
+            print(&format!("  {times} times: {why}"))?;
         }
         if maybe > CLIENTS as u64 {
-            ground.score.notes.push(format!("round {round}: {maybe} puts unknown, of 8 clients"));
+            testbed.score.notes.push(format!("round {round}: {maybe} puts unknown, of 8 clients"));
         }
         rounds.push(figures(&victim, before, around, ratio, no, maybe));
         ratios.push(ratio);
     }
     await_equal(&client, &names, HINTS_WAIT).await?;
-    ground.cluster.stop_all()?;
-    let (_, differ) = ground.compare()?;
+    testbed.cluster.stop_all()?;
+    let (_, differ) = testbed.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&names).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
+    testbed.open(&names).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
     ratios.sort_by(f64::total_cmp);
     let median = (ratios[(ratios.len() - 1) / 2] + ratios[ratios.len() / 2]) / 2.0;
-    let score = &ground.score;
+    let score = &testbed.score;
     let summary = format!(
-        "{} rounds: {refused} refused or failed, {unknown} unknown, {} writes acknowledged, {} lost; p99 in the 5 s after the \
+        "{} rounds: {refused} refused or failed, {unknown} unknown, {} writes acknowledged, {} \
+         lost; p99 in the 5 s after the \
          fault is {median:.2} times that of the 5 s before, in the median (at most {MOST})",
         plan.rounds, score.counts.acknowledged, score.lost
     );
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_absent(absent));
+    complaints.extend(reported_of_differing(differ));
     if refused > 0 {
         complaints.push(format!("{refused} requests were refused or failed"));
     }
@@ -125,7 +129,8 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
             .push(format!("p99 grew {median:.2} times in the median, and {MOST} is the limit"));
     }
     let figures = json!({
-        "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown, "lost": score.lost,
+        "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown,
+        "lost": score.lost,
         "absent": absent, "partitions_differ": differ,
     });
     Ok(Ending { summary, complaints, figures })
@@ -143,21 +148,26 @@ fn figures(
     refused: u64,
     unknown: u64,
 ) -> Value {
-    let p99 = |p99: P99| json!({ "get": p99.get, "put": p99.put, "both": p99.both, "fdatasync": p99.sync });
+    let p99 = |p99: P99| {
+        json!({ "get": p99.get, "put": p99.put, "both": p99.both,
+        "fdatasync": p99.sync })
+    };
     json!({
-        "victim": victim, "p99_us_before": p99(before), "p99_us_around": p99(around), "ratio": ratio,
+        "victim": victim, "p99_us_before": p99(before), "p99_us_around": p99(around),
+        "ratio": ratio,
         "refused": refused, "unknown": unknown,
     })
 }
 
 fn failures(report: &Report) -> (u64, u64) {
-    let sum = |pick: fn(&crate::workload::Tally) -> u64| report.kinds.values().map(pick).sum();
-    (sum(|tally| tally.refused), sum(|tally| tally.unknown))
+    let sum = |pick: fn(&crate::workload::Totals) -> u64| report.kinds.values().map(pick).sum();
+    (sum(|totals| totals.refused), sum(|totals| totals.unknown))
 }
 
-/// A window of load by 8 clients with connections of their own; a fault soon after its beginning if there is one.
+/// A window of load by 8 clients with connections of their own; a fault soon after its beginning if
+/// there is one.
 async fn window(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     length: Duration,
     fault: Option<(&str, How)>,
@@ -165,23 +175,23 @@ async fn window(
     let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
     let mut loads = Vec::new();
     for _ in 0..CLIENTS {
-        let client: Client = ground.client().await?;
-        let spec = ground.spec(plan.keys, Choice::Uniform, SIZES);
+        let client: Client = testbed.client().await?;
+        let spec = testbed.spec(plan.keys, Choice::Uniform, SIZES);
         let spec = Spec { clients: 1, mix, duration: Some(length), ..spec };
         loads.push((client, spec));
     }
-    let syncs = Syncs::start(&ground.logs.join("fdatasync"))?;
+    let syncs = Syncs::start(&testbed.logs.join("fdatasync"))?;
     let loads: Vec<Load> =
-        loads.into_iter().map(|(client, spec)| ground.load(&client, spec)).collect();
-    ground.enter(Phase::Before);
+        loads.into_iter().map(|(client, spec)| testbed.load(&client, spec)).collect();
+    testbed.enter(Phase::Before);
     if let Some((victim, how)) = fault {
         sleep(CALM).await;
-        ground.enter(Phase::During);
+        testbed.enter(Phase::During);
         match how {
-            How::Kill => ground.kill(victim)?,
+            How::Kill => testbed.kill(victim)?,
             How::Freeze => {
-                ground.cluster.freeze(victim)?;
-                ground.chronicle.note(Mark::Fault, &format!("{victim} is frozen"));
+                testbed.cluster.freeze(victim)?;
+                testbed.timeline.note(EventKind::Fault, &format!("{victim} is frozen"));
             }
         }
     }
@@ -189,9 +199,9 @@ async fn window(
     for load in loads {
         report.add(load.finish().await?);
     }
-    ground.enter(None);
+    testbed.enter(None);
     let sync = syncs.stop()?;
-    let of = |kind| report.kind(kind).map(|tally| tally.latency.clone());
+    let of = |kind| report.kind(kind).map(|totals| totals.latency.clone());
     let (get, put) = (of(Kind::Get), of(Kind::Put));
     let p99 =
         |one: &Option<Histogram<u64>>| one.as_ref().map_or(0, |one| one.value_at_quantile(0.99));

@@ -1,4 +1,5 @@
-//! A daemon is away while much is written, and comes back: how soon the hints arrive, with clients and with a watcher.
+//! A daemon is away while much is written, and comes back: how soon the hints arrive, with clients
+//! and with a watcher.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep};
 
-use super::ground::{Ground, PARTITIONS, told_of_differing};
-use super::{Ending, Plan, Say};
+use super::testbed::{PARTITIONS, Testbed, reported_of_differing};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -23,37 +24,39 @@ const ALL_WITHIN: f64 = 30.0;
 const FIRST_WITHIN: f64 = 1.0;
 /// How long is waited for them at most.
 const WAIT: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_millis(100);
 const DAY: f64 = 86_400.0;
 
-/// The same twice, the second time with somebody who polls every daemon's status. The error says why the drill could not go
-/// on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+/// The same twice, the second time with somebody who polls every daemon's status. The error says
+/// why the drill could not go on.
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
     let (mut complaints, mut figures) = (Vec::new(), Vec::new());
     for watched in [false, true] {
-        let told = once(&mut ground, plan, watched, say, &mut complaints).await?;
-        figures.push(told);
+        let reported = once(&mut testbed, plan, watched, print, &mut complaints).await?;
+        figures.push(reported);
     }
-    ground.cluster.stop_all()?;
-    let (held, differ) = ground.compare()?;
-    complaints.extend(told_of_differing(differ));
+    testbed.cluster.stop_all()?;
+    let (held, differ) = testbed.compare()?;
+    complaints.extend(reported_of_differing(differ));
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&ground.names()).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
-    let score = &ground.score;
+    testbed.open(&testbed.names()).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
+    let score = &testbed.score;
     if !score.is_clean() {
         complaints.extend(score.complaints());
     }
     let summary = format!(
-        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; {} writes acknowledged, {} \
-         lost, {differ} of {PARTITIONS} partitions differ between their homes ({held} records in all)",
+        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; \
+         {} writes acknowledged, {} \
+         lost, {differ} of {PARTITIONS} partitions differ between their owners ({held} records in \
+         all)",
         plan.keys, figures[0]["all_s"], figures[1]["all_s"], score.counts.acknowledged, score.lost
     );
     Ok(Ending {
@@ -64,25 +67,25 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 }
 
 async fn once(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     watched: bool,
-    say: Say<'_>,
+    print: Print<'_>,
     complaints: &mut Vec<String>,
 ) -> Result<Value, String> {
-    let names = ground.names();
-    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-    ground.kill(&victim)?;
-    let client = ground.client().await?;
+    let names = testbed.names();
+    let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+    testbed.kill(&victim)?;
+    let client = testbed.client().await?;
     let spec = Spec {
         clients: IN_FLIGHT,
         mix: Mix { blind: 1.0, ..Mix::default() },
         prefix: format!("away-{watched}/"),
         operations: Some(plan.keys),
-        ..ground.spec(plan.keys, Choice::Sweep, SIZES)
+        ..testbed.spec(plan.keys, Choice::Sweep, SIZES)
     };
-    let loaded = Load::start(&client, spec, Some(&ground.ledger)).finish().await?;
-    let done = loaded.kind(Kind::Blind).map_or(0, crate::workload::Tally::done);
+    let loaded = Load::start(&client, spec, Some(&testbed.ledger)).finish().await?;
+    let done = loaded.kind(Kind::Blind).map_or(0, crate::workload::Totals::done);
     if done < plan.keys {
         complaints.push(format!(
             "{} of {} puts were not acknowledged",
@@ -90,24 +93,24 @@ async fn once(
             plan.keys
         ));
     }
-    let waiting = ground.hints_for(&victim).await?;
+    let waiting = testbed.hints_for(&victim).await?;
 
     let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
     let spec = Spec {
         clients: CLIENTS,
         mix,
         prefix: "beside/".into(),
-        ..ground.spec(10_000, Choice::Uniform, SIZES)
+        ..testbed.spec(10_000, Choice::Uniform, SIZES)
     };
-    let load = Load::start(&client, spec, Some(&ground.ledger));
-    let watch = if watched { Some(watch(ground).await?) } else { None };
+    let load = Load::start(&client, spec, Some(&testbed.ledger));
+    let watch = if watched { Some(watch(testbed).await?) } else { None };
     let logs: Vec<(String, usize)> =
-        names.iter().map(|name| (name.clone(), text(&ground.logs, name).len())).collect();
-    ground.cluster.start(&victim)?;
+        names.iter().map(|name| (name.clone(), text(&testbed.logs, name).len())).collect();
+    testbed.cluster.start(&victim)?;
     // The logs say when; nobody is asked.
     let deadline = std::time::Instant::now() + WAIT;
     let times = loop {
-        if let Some(times) = moments(&ground.logs, &logs, &victim) {
+        if let Some(times) = moments(&testbed.logs, &logs, &victim) {
             break times;
         }
         if std::time::Instant::now() > deadline {
@@ -116,19 +119,20 @@ async fn once(
                 WAIT.as_secs()
             ));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     };
     let report = load.stop().await?;
     if let Some(watch) = watch {
         watch.abort();
     }
-    ground.cluster.ready(WAIT).await?;
-    ground.await_no_hints(WAIT).await?;
+    testbed.cluster.ready(WAIT).await?;
+    testbed.await_no_hints(WAIT).await?;
     let (first, last) = times;
-    ground.recovered(Duration::from_secs_f64(last), &format!("{victim} has all hints"));
+    testbed.recovered(Duration::from_secs_f64(last), &format!("{victim} has all hints"));
     let beside = beside(&report);
-    say(&format!(
-        "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered {first:.2} s after its first \
+    print(&format!(
+        "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered \
+         {first:.2} s after its first \
          link, all are there after {last:.2} s; beside it {beside}",
         if watched { "polled every 100 ms" } else { "not polled" },
         plan.keys,
@@ -140,7 +144,8 @@ async fn once(
         complaints.push(format!("the last hints came after {last:.2} s"));
     }
     Ok(json!({
-        "watched": watched, "victim": victim, "hints": waiting, "first_s": round(first), "all_s": round(last), "beside": beside,
+        "watched": watched, "victim": victim, "hints": waiting, "first_s": round(first),
+        "all_s": round(last), "beside": beside,
     }))
 }
 
@@ -150,18 +155,18 @@ fn round(seconds: f64) -> f64 {
 
 fn beside(report: &Report) -> String {
     let one = |kind, name| {
-        let Some(tally) = report.kind(kind) else { return format!("no {name}") };
-        let rate = tally.done() as f64 / report.spent.as_secs_f64();
-        let p99 = tally.latency.value_at_quantile(0.99) as f64 / 1e3;
-        let failed = tally.refused + tally.unknown;
+        let Some(totals) = report.kind(kind) else { return format!("no {name}") };
+        let rate = totals.done() as f64 / report.spent.as_secs_f64();
+        let p99 = totals.latency.value_at_quantile(0.99) as f64 / 1e3;
+        let failed = totals.refused + totals.unknown;
         format!("{rate:.0} {name}/s (p99 {p99:.1} ms, {failed} failed)")
     };
     format!("{} and {}", one(Kind::Get, "gets"), one(Kind::Put, "puts"))
 }
 
 /// Somebody who asks every daemon how it is, again and again.
-async fn watch(ground: &Ground) -> Result<AbortHandle, String> {
-    let (client, names): (Client, Vec<String>) = (ground.client().await?, ground.names());
+async fn watch(testbed: &Testbed) -> Result<AbortHandle, String> {
+    let (client, names): (Client, Vec<String>) = (testbed.client().await?, testbed.names());
     let watching = tokio::spawn(async move {
         let mut ticks = interval(WATCH);
         loop {
@@ -178,8 +183,8 @@ fn text(logs: &Path, name: &str) -> String {
     fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default()
 }
 
-/// Seconds from the victim's first link until somebody offered it hints, and until everybody who did was done; `None` before
-/// that.
+/// Seconds from the victim's first link until somebody offered it hints, and until everybody who
+/// did was done; `None` before that.
 fn moments(logs: &Path, from: &[(String, usize)], victim: &str) -> Option<(f64, f64)> {
     let (mut first_link, mut begun, mut done) = (None, Vec::new(), Vec::new());
     for (name, skip) in from {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use pixii_kit::text::html;
 
-use super::chronicle::{Mark, Phase};
 use super::report::{Report, Stretch};
+use super::timeline::{EventKind, Phase};
 use crate::plot::svg::{Drawing, Scale, short};
 
 const WIDTH: f64 = 920.0;
@@ -21,15 +21,18 @@ const MAX_NUMBERED: usize = 40;
 /// Decades of the axis of times end at such powers of ten of a millisecond, at least.
 const DECADES: std::ops::RangeInclusive<i32> = -1..=1;
 
-const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}svg{max-width:100%}\
-table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 10px;text-align:left}\
+const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
+    svg{max-width:100%}\
+table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 10px;\
+    text-align:left}\
 td.n{text-align:right}.bad{color:#b00}";
 
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
     let (name, ending) = (report.drill.name, report.ending);
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pixii drill {name}</title>\n<style>{STYLE}</style>\n\
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pixii drill \
+         {name}</title>\n<style>{STYLE}</style>\n\
          <h1>pixii drill {name}</h1>\n<p>{}.</p>\n",
         html(report.drill.proves)
     );
@@ -39,7 +42,7 @@ pub(crate) fn page(report: &Report) -> String {
     for line in &ending.complaints {
         let _ = writeln!(page, "<p class=\"bad\">{}</p>", html(line));
     }
-    for line in [report.ledger_told(), report.recovery_told()].into_iter().flatten() {
+    for line in [report.ledger_reported(), report.recovery_reported()].into_iter().flatten() {
         let _ = writeln!(page, "<p>{}.</p>", html(&line));
     }
     if !report.intervals.is_empty() {
@@ -70,8 +73,8 @@ fn drawn(report: &Report) -> String {
 
 /// The time of the fault, shaded.
 fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let ends = report.told.phases.iter().skip(1).map(|(from, _)| *from);
-    let spans = report.told.phases.iter().zip(ends.chain([report.told.ended]));
+    let ends = report.reported.phases.iter().skip(1).map(|(from, _)| *from);
+    let spans = report.reported.phases.iter().zip(ends.chain([report.reported.ended]));
     for ((from, phase), to) in spans.filter(|((_, phase), _)| *phase == Some(Phase::During)) {
         let (left, right) = (x.at(from.as_secs_f64()), x.at(to.as_secs_f64()));
         let name = phase.map_or("", Phase::name);
@@ -136,7 +139,7 @@ fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
 
 /// A line for each event, with its number in the table below.
 fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let events = &report.told.events;
+    let events = &report.reported.events;
     let mut free = LEFT;
     let drawn = |at: f64| (x.values.0..=x.values.1).contains(&at);
     for (number, event) in (1..).zip(events).filter(|(_, event)| drawn(event.at.as_secs_f64())) {
@@ -154,12 +157,12 @@ fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
     }
 }
 
-fn colour(mark: Mark) -> &'static str {
+fn colour(mark: EventKind) -> &'static str {
     match mark {
-        Mark::Fault => "#c22",
-        Mark::Heal => "#7b3fa0",
-        Mark::Recovered => "#2e7d32",
-        Mark::Step => "#777",
+        EventKind::Fault => "#c22",
+        EventKind::Heal => "#7b3fa0",
+        EventKind::Recovered => "#2e7d32",
+        EventKind::Step => "#777",
     }
 }
 
@@ -183,7 +186,8 @@ fn phases(report: &Report) -> String {
         let _ = writeln!(rows, "<tr><td>{}</td>{cells}</tr>", phase.name());
     }
     format!(
-        "<table><tr><th></th><th>length</th><th>done</th><th>per second</th><th>p50 ms</th><th>p99 ms</th>\
+        "<table><tr><th></th><th>length</th><th>done</th><th>per second</th><th>p50 \
+         ms</th><th>p99 ms</th>\
          <th>refused</th><th>unknown</th></tr>\n{rows}</table>\n"
     )
 }
@@ -202,16 +206,18 @@ fn failures(report: &Report) -> String {
     };
     let rows: String = report.whys.iter().map(|(kind, why)| row(why, kind)).collect();
     format!(
-        "<table><tr><th>times</th><th>what clients were told</th><th>the first of them</th></tr>\n{rows}</table>\n"
+        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of \
+         them</th></tr>\n{rows}</table>\n"
     )
 }
 
 fn events(report: &Report) -> String {
     let mut rows = String::new();
-    for (number, event) in (1..).zip(&report.told.events) {
+    for (number, event) in (1..).zip(&report.reported.events) {
         let _ = writeln!(
             rows,
-            "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td style=\"color:{}\">{}</td><td>{}</td></tr>",
+            "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td \
+             style=\"color:{}\">{}</td><td>{}</td></tr>",
             event.at.as_secs_f64(),
             colour(event.mark),
             event.mark.name(),

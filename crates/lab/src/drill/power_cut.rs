@@ -6,11 +6,11 @@ use std::time::Duration;
 use pixii_client::Client;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
 use super::disks::Disks;
-use super::ground::{Ground, N};
+use super::testbed::{N, Testbed};
+use super::timeline::{EventKind, Phase};
 use super::unsynced::begin_unsynced;
-use super::{Plan, Say, Score};
+use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Mix, Spec};
 
@@ -21,85 +21,85 @@ const SIZES: Sizes = Sizes { usual: 1_000, large: 1 << 20, large_share: 0.02 };
 const AFTER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(1);
 
-/// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill could
-/// not go on; faults of the daemons are in the score.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
+/// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill
+/// could not go on; faults of the daemons are in the score.
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
-    let mut ground = Ground::prepare(plan, N.into())?;
-    ground.cluster.allow_emulation()?;
-    let names = ground.names();
+    let mut testbed = Testbed::prepare(plan, N.into())?;
+    testbed.cluster.allow_emulation()?;
+    let names = testbed.names();
     for (name, mount) in names.iter().zip(disks.mounts()) {
         let data = plan.dir.join("cluster").join(name);
         symlink(&mount, &data).map_err(|error| format!("{}: {error}", data.display()))?;
     }
-    if ground.open(&names).await?.is_none() {
-        return ground.give_up(None).await;
+    if testbed.open(&names).await?.is_none() {
+        return testbed.give_up(None).await;
     }
-    let client = ground.client().await?;
-    say(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
+    let client = testbed.client().await?;
+    print(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
     for round in 1..=plan.rounds {
-        let (puts, large) = cut_all(&mut ground, &disks, &client, plan).await?;
+        let (puts, large) = cut_all(&mut testbed, &disks, &client, plan).await?;
         disks.restore()?;
-        let Some(spent) = ground.open(&names).await? else {
-            return ground.give_up(Some(&client)).await;
+        let Some(spent) = testbed.open(&names).await? else {
+            return testbed.give_up(Some(&client)).await;
         };
-        ground.recovered(spent, "the power is back, and all serve");
-        let judged = ground.judge(&client, false).await?;
-        ground.score.rounds = round;
-        work_on(&mut ground, &client, plan).await?;
-        say(&format!(
+        testbed.recovered(spent, "the power is back, and all serve");
+        let judged = testbed.judge(&client, false).await?;
+        testbed.score.rounds = round;
+        work_on(&mut testbed, &client, plan).await?;
+        print(&format!(
             "round {round}: power cut after {puts} puts of {} keys (about {large} MiB); {judged}",
             plan.keys
         ))?;
     }
-    ground.judge(&client, false).await?;
-    ground.cluster.stop_all()?;
-    Ok(ground.score)
+    testbed.judge(&client, false).await?;
+    testbed.cluster.stop_all()?;
+    Ok(testbed.score)
 }
 
 /// The same load for a while, with nothing wrong.
-async fn work_on(ground: &mut Ground, client: &Client, plan: &Plan) -> Result<(), String> {
+async fn work_on(testbed: &mut Testbed, client: &Client, plan: &Plan) -> Result<(), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
-    let spec = Spec { mix, duration: Some(AFTER), ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
-    ground.enter(Phase::After);
-    ground.load(client, spec).finish().await?;
-    ground.enter(None);
+    let spec = Spec { mix, duration: Some(AFTER), ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
+    testbed.enter(Phase::After);
+    testbed.load(client, spec).finish().await?;
+    testbed.enter(None);
     Ok(())
 }
 
-/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how many
-/// MiB they took.
+/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how
+/// many MiB they took.
 async fn cut_all(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     disks: &Disks,
     client: &Client,
     plan: &Plan,
 ) -> Result<(u64, u64), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
-    let spec = Spec { mix, ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
-    // What is under way is not done yet.
-    let enough = SWEEPS * plan.keys + spec.clients as u64 + ground.rng.below(plan.keys);
-    let load = ground.load(client, spec);
-    ground.enter(Phase::Before);
+    let spec = Spec { mix, ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
+    // What is in progress is not done yet.
+    let enough = SWEEPS * plan.keys + spec.clients as u64 + testbed.rng.below(plan.keys);
+    let load = testbed.load(client, spec);
+    testbed.enter(Phase::Before);
     while load.begun() < enough {
-        if let Some((name, how)) = ground.cluster.ended().pop() {
+        if let Some((name, how)) = testbed.cluster.ended().pop() {
             return Err(format!("{name} {how}, before the power was cut"));
         }
         sleep(POLL).await;
     }
-    let hot = begin_unsynced(ground, client).await?;
+    let hot = begin_unsynced(testbed, client).await?;
     disks.cut()?;
-    ground.enter(Phase::During);
-    ground.chronicle.note(Mark::Fault, "the power of all disks is cut");
-    ground.kill_all()?;
+    testbed.enter(Phase::During);
+    testbed.timeline.note(EventKind::Fault, "the power of all disks is cut");
+    testbed.kill_all()?;
     hot.stop().await?;
     let report = load.stop().await?;
-    ground.enter(None);
-    let puts = report.kind(Kind::Put).map_or(0, |tally| tally.done());
+    testbed.enter(None);
+    let puts = report.kind(Kind::Put).map_or(0, |totals| totals.done());
     if puts < SWEEPS * plan.keys {
         let keys = plan.keys;
-        ground.score.notes.push(format!("only {puts} puts of {keys} keys before a cut"));
+        testbed.score.notes.push(format!("only {puts} puts of {keys} keys before a cut"));
     }
     let bytes = puts as f64 * (SIZES.usual as f64 + SIZES.large_share * SIZES.large as f64);
     Ok((puts, (bytes / f64::from(1 << 20)) as u64))

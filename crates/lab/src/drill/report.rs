@@ -1,5 +1,5 @@
-//! What a drill has to tell: what happened, what clients noticed before, during and after, how soon all was well, and
-//! whether anything was lost; as text and as JSON.
+//! What a drill has to tell: what happened, what clients noticed before, during and after, how soon
+//! all was well, and whether anything was lost; as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::Ending;
 use super::catalog::Drill;
-use super::chronicle::{Chronicle, Phase, Told};
+use super::timeline::{Phase, Recorded, Timeline};
 use crate::workload::trace::{End, Sample, Why};
 
-/// About so many intervals are told apart, none shorter than the least.
+/// About so many intervals are distinguished, none shorter than the least.
 const INTERVALS: u32 = 150;
 const LEAST: Duration = Duration::from_millis(100);
 
@@ -46,10 +46,11 @@ pub(crate) struct Report<'a> {
     /// How it went.
     pub(crate) ending: &'a Ending,
     /// What happened.
-    pub(crate) told: Told,
+    pub(crate) reported: Recorded,
     /// What clients noticed in each phase that had any.
     pub(crate) phases: Vec<(Phase, Stretch)>,
-    /// What they noticed over time: the beginning of each interval in seconds, and what it was like.
+    /// What they noticed over time: the beginning of each interval in seconds, and what it was
+    /// like.
     pub(crate) intervals: Vec<(f64, Stretch)>,
     /// Why operations failed.
     pub(crate) whys: BTreeMap<String, Why>,
@@ -82,7 +83,8 @@ impl Stretch {
 
     fn json(&self) -> Value {
         json!({
-            "seconds": rounded(self.seconds), "done": self.done, "refused": self.refused, "unknown": self.unknown,
+            "seconds": rounded(self.seconds), "done": self.done, "refused": self.refused,
+            "unknown": self.unknown,
             "absent": self.absent, "p50_us": self.p50_us, "p99_us": self.p99_us,
         })
     }
@@ -94,18 +96,18 @@ impl<'a> Report<'a> {
         drill: &'a Drill,
         seed: u64,
         ending: &'a Ending,
-        chronicle: &Chronicle,
+        timeline: &Timeline,
     ) -> Self {
-        let (told, samples) = (chronicle.read(), chronicle.trace().samples());
+        let (reported, samples) = (timeline.read(), timeline.trace().samples());
         let mut phases = Vec::new();
         for phase in Phase::ALL {
-            let of = |sample: &&Sample| told.phase_at(sample.at) == Some(phase);
+            let of = |sample: &&Sample| reported.phase_at(sample.at) == Some(phase);
             let of: Vec<Sample> = samples.iter().filter(of).copied().collect();
             if !of.is_empty() {
-                phases.push((phase, Stretch::of(&of, told.length(phase))));
+                phases.push((phase, Stretch::of(&of, reported.length(phase))));
             }
         }
-        let width = (told.ended / INTERVALS).max(LEAST);
+        let width = (reported.ended / INTERVALS).max(LEAST);
         let mut intervals = Vec::new();
         let mut rest = &samples[..];
         let (first, last) = (samples.first().map(|s| s.at), samples.last().map(|s| s.at));
@@ -116,28 +118,28 @@ impl<'a> Report<'a> {
             intervals.push((from.as_secs_f64(), Stretch::of(of, length.unwrap_or(width))));
             (rest, from) = (behind, from + width);
         }
-        let whys = chronicle.trace().whys();
-        Report { drill, seed, ending, told, phases, intervals, whys }
+        let whys = timeline.trace().whys();
+        Report { drill, seed, ending, reported, phases, intervals, whys }
     }
 
     /// The longest recovery, in seconds.
     pub(crate) fn recovery(&self) -> Option<f64> {
-        self.told.recoveries.iter().max().map(Duration::as_secs_f64)
+        self.reported.recoveries.iter().max().map(Duration::as_secs_f64)
     }
 
     /// How soon all was well again, in a sentence.
-    pub(crate) fn recovery_told(&self) -> Option<String> {
+    pub(crate) fn recovery_reported(&self) -> Option<String> {
         let longest = self.recovery()?;
         let what = self.drill.recovery;
-        Some(match self.told.recoveries.len() {
+        Some(match self.reported.recoveries.len() {
             1 => format!("recovered in {longest:.2} s: {what}"),
             times => format!("recovered {times} times, in {longest:.2} s at most: {what}"),
         })
     }
 
     /// What the ledger says, in a sentence.
-    pub(crate) fn ledger_told(&self) -> Option<String> {
-        let (counts, lost) = self.told.judged?;
+    pub(crate) fn ledger_reported(&self) -> Option<String> {
+        let (counts, lost) = self.reported.judged?;
         Some(format!(
             "{} writes acknowledged, {lost} lost; {} refused, {} unknown",
             counts.acknowledged, counts.refused, counts.unknown
@@ -167,7 +169,7 @@ impl<'a> Report<'a> {
         for (kind, Why { times, first }) in &self.whys {
             let _ = writeln!(text, "{times} times {kind}\n  the first: {first}");
         }
-        for line in [self.recovery_told(), self.ledger_told()].into_iter().flatten() {
+        for line in [self.recovery_reported(), self.ledger_reported()].into_iter().flatten() {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "seed {}; {}", self.seed, self.ending.summary);
@@ -178,32 +180,35 @@ impl<'a> Report<'a> {
     pub(crate) fn json(&self) -> Value {
         let Ending { complaints, figures, summary } = self.ending;
         let seconds = |at: Duration| rounded(at.as_secs_f64());
-        let events: Vec<Value> = self.told.events.iter().map(|event| {
+        let events: Vec<Value> = self.reported.events.iter().map(|event| {
             json!({ "at_s": seconds(event.at), "mark": event.mark.name(), "what": event.what })
         }).collect();
         let phases = self.phases.iter().map(|(phase, of)| (phase.name().to_owned(), of.json()));
         let intervals = self.intervals.iter().map(|(from, of)| {
-            let mut told = of.json();
-            told["from_s"] = rounded(*from).into();
-            told
+            let mut reported = of.json();
+            reported["from_s"] = rounded(*from).into();
+            reported
         });
         let whys = self.whys.iter();
         let whys =
             whys.map(|(kind, why)| json!({ "kind": kind, "times": why.times, "first": why.first }));
-        let judged = self.told.judged;
-        let mut told = json!({
-            "drill": self.drill.name, "proves": self.drill.proves, "seed": self.seed, "passed": complaints.is_empty(),
+        let judged = self.reported.judged;
+        let mut reported = json!({
+            "drill": self.drill.name, "proves": self.drill.proves, "seed": self.seed,
+            "passed": complaints.is_empty(),
             "summary": summary, "complaints": complaints, "events": events,
-            "phases": phases.collect::<serde_json::Map<_, _>>(), "intervals": intervals.collect::<Vec<_>>(),
+            "phases": phases.collect::<serde_json::Map<_, _>>(),
+            "intervals": intervals.collect::<Vec<_>>(),
             "errors": whys.collect::<Vec<_>>(), "recovery": self.drill.recovery,
-            "recovered_s": self.told.recoveries.iter().map(|took| seconds(*took)).collect::<Vec<_>>(),
+            "recovered_s": self.reported.recoveries.iter().map(|took|
+            seconds(*took)).collect::<Vec<_>>(),
             "writes_acknowledged": judged.map(|(counts, _)| counts.acknowledged),
             "writes_lost": judged.map(|(_, lost)| lost),
         });
-        if let (Some(told), Some(figures)) = (told.as_object_mut(), figures.as_object()) {
-            told.extend(figures.clone());
+        if let (Some(reported), Some(figures)) = (reported.as_object_mut(), figures.as_object()) {
+            reported.extend(figures.clone());
         }
-        told
+        reported
     }
 }
 
@@ -215,7 +220,7 @@ fn rounded(seconds: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::drill::catalog::drill;
-    use crate::drill::chronicle::Mark;
+    use crate::drill::timeline::EventKind;
 
     fn sample(at_ms: u64, spent_us: u32, end: End) -> Sample {
         Sample { at: Duration::from_millis(at_ms), spent_us, end, is_absent: false }
@@ -234,19 +239,19 @@ mod tests {
 
     #[test]
     fn a_drill_of_which_nothing_was_noted_has_a_report() {
-        let chronicle = Chronicle::begin();
-        chronicle.note(Mark::Fault, "n1 is <killed>");
+        let timeline = Timeline::begin();
+        timeline.note(EventKind::Fault, "n1 is <killed>");
         let ending = Ending {
             summary: "nothing was asked".into(),
             complaints: vec!["n1 is \"shut\"".into()],
             figures: json!({ "kills": 1 }),
         };
-        let report = Report::new(drill("kill").unwrap(), 7, &ending, &chronicle);
+        let report = Report::new(drill("kill").unwrap(), 7, &ending, &timeline);
         assert_eq!(report.text(), "seed 7; nothing was asked\n");
-        let told = report.json();
-        assert_eq!((&told["passed"], &told["kills"]), (&false.into(), &1.into()));
+        let reported = report.json();
+        assert_eq!((&reported["passed"], &reported["kills"]), (&false.into(), &1.into()));
         assert_eq!(
-            (&told["writes_lost"], &told["events"][0]["mark"]),
+            (&reported["writes_lost"], &reported["events"][0]["mark"]),
             (&Value::Null, &"fault".into())
         );
         let page = super::super::page::page(&report);

@@ -1,5 +1,6 @@
-//! Restarts and kills of a cluster that is there already, whose daemons are units of systemd on this machine. It must not be in
-//! use: it holds no keys but a drill's, and nobody else asks it for anything.
+//! Restarts and kills of a cluster that is there already, whose daemons are units of systemd on
+//! this machine. It must not be in use: it holds no keys but a drill's, and nobody else asks it for
+//! anything.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,10 +13,10 @@ use pixii_kit::cluster::missing;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{await_equal, hints_for};
-use super::met::{Allowed, Met};
-use super::{Ending, Plan, Say, Score};
+use super::expectations::{Allowed, Expectations};
+use super::testbed::{await_equal, hints_for};
+use super::timeline::{EventKind, Phase};
+use super::{Ending, Plan, Print, Score};
 use crate::ledger::{Ledger, verify};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
@@ -34,18 +35,18 @@ const REQUESTS: [Counter; 6] = [
     Counter::WritesUnknown,
 ];
 /// Keys that may be looked at to find one with a value; with more, the cluster counts as in use.
-const MAX_LOOKS: u32 = 1_000;
+const MAX_READS: u32 = 1_000;
 const PAGE_BYTES: u32 = 64 << 10;
 const CLIENTS: usize = 8;
 const VALUE_BYTES: usize = 100;
 const TIMEOUT_MS: u32 = 5_000;
-const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const CALM_SHARE: f64 = 0.25;
 
 /// What is done to the units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum UnitAction {
     /// One is stopped, and started after a while.
     Restart,
     /// All are restarted, one after the other.
@@ -61,27 +62,30 @@ struct Units<'a> {
     /// Names and addresses of the members.
     nodes: Vec<(String, String)>,
     plan: &'a Plan,
-    say: Say<'a>,
+    print: Print<'a>,
 }
 
-/// The error says why the drill could not go on, or was not begun. `despite_use` goes on where others use the cluster; their keys
-/// are left alone.
+/// The error says why the drill could not go on, or was not begun. `allow_in_use` goes on where
+/// others use the cluster; their keys are left alone.
 pub(crate) async fn run(
     plan: &Plan,
-    act: Act,
+    act: UnitAction,
     (addresses, options): (&[String], &Options),
-    despite_use: bool,
-    say: Say<'_>,
+    allow_in_use: bool,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
     let client = Client::connect(addresses, options.clone()).await.map_err(|e| e.to_string())?;
     let nodes = client.members().map(|one| (one.name.clone(), one.address.clone())).collect();
-    let mut units = Units { client, options: options.clone(), nodes, plan, say };
+    let mut units = Units { client, options: options.clone(), nodes, plan, print };
     for (name, _) in &units.nodes {
         systemctl(&["is-active", "--quiet"], name).await.map_err(|_| {
-            format!("the unit pixii@{name} is not active on this machine: all members have to be units here")
+            format!(
+                "the unit pixii@{name} is not active on this machine: all members have to be \
+                units here"
+            )
         })?;
     }
-    if !despite_use {
+    if !allow_in_use {
         units.refuse_use().await?;
     }
     let ledger = Ledger::open(&plan.dir.join("ledger"))?;
@@ -89,38 +93,40 @@ pub(crate) async fn run(
     let score = units.exercise(act, &ledger).await?;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     complaints.extend(units.unasked(act, &restarts).await?);
-    let allowed = if act == Act::Kill { Allowed::Failures } else { Allowed::Nothing };
-    let met = Met::of(plan.chronicle.trace());
-    complaints.extend(met.complaints(allowed));
+    let allowed = if act == UnitAction::Kill { Allowed::Failures } else { Allowed::Nothing };
+    let expectations = Expectations::of(plan.timeline.trace());
+    complaints.extend(expectations.complaints(allowed));
     units.clear().await?;
-    let Met { refused, unknown, absent, .. } = met;
+    let Expectations { refused, unknown, absent, .. } = expectations;
     let summary = format!(
-        "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not answered, {unknown} unknown",
+        "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not \
+         answered, {unknown} unknown",
         match act {
-            Act::Restart => "a restart of one",
-            Act::RollingRestart => "a restart of all",
-            Act::Kill => "kills",
+            UnitAction::Restart => "a restart of one",
+            UnitAction::RollingRestart => "a restart of all",
+            UnitAction::Kill => "kills",
         },
         units.client.cluster(),
         score.counts.acknowledged,
         score.lost
     );
     let figures = json!({
-        "lost": score.lost, "refused": refused, "unknown": unknown, "absent": absent, "systemd": true,
+        "lost": score.lost, "refused": refused, "unknown": unknown, "absent": absent,
+        "systemd": true,
     });
     Ok(Ending { summary, complaints, figures })
 }
 
 impl Units<'_> {
-    fn mark(&mut self, mark: Mark, what: &str) -> Result<Duration, String> {
-        let at = self.plan.chronicle.note(mark, what);
-        (self.say)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
+    fn mark(&mut self, mark: EventKind, what: &str) -> Result<Duration, String> {
+        let at = self.plan.timeline.note(mark, what);
+        (self.print)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
         Ok(at)
     }
 
     /// Clients, what is done to the units beside them, and the judgement.
-    async fn exercise(&mut self, act: Act, ledger: &Ledger) -> Result<Score, String> {
-        let (plan, chronicle) = (self.plan, self.plan.chronicle.clone());
+    async fn exercise(&mut self, act: UnitAction, ledger: &Ledger) -> Result<Score, String> {
+        let (plan, timeline) = (self.plan, self.plan.timeline.clone());
         let spec = Spec {
             clients: CLIENTS,
             arrivals: None,
@@ -141,45 +147,52 @@ impl Units<'_> {
         Load::start(&self.client, spec.clone(), Some(ledger)).finish().await?;
         let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
         let spec = Spec { mix, choice: Choice::Uniform, operations: None, ..spec };
-        let load = Load::traced(&self.client, spec, Some(ledger), Some(chronicle.trace()));
-        chronicle.enter(Some(Phase::Before));
+        let load = Load::traced(&self.client, spec, Some(ledger), Some(timeline.trace()));
+        timeline.enter(Some(Phase::Before));
         let nodes = self.nodes.len();
-        self.mark(Mark::Step, &format!("{nodes} units, {} keys; seed {}", plan.keys, plan.seed))?;
+        self.mark(
+            EventKind::Step,
+            &format!(
+                "{nodes} units, {} keys; seed \
+            {}",
+                plan.keys, plan.seed
+            ),
+        )?;
         sleep(plan.length.mul_f64(CALM_SHARE)).await;
         self.strike(act).await?;
-        chronicle.enter(Some(Phase::After));
+        timeline.enter(Some(Phase::After));
         sleep(plan.length.mul_f64(CALM_SHARE)).await;
         load.stop().await?;
-        chronicle.enter(None);
+        timeline.enter(None);
         let names: Vec<String> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
         self.await_hints("").await?;
-        await_equal(&self.client, &names, PATIENCE).await?;
+        await_equal(&self.client, &names, TIMEOUT).await?;
         let verdict = verify(&self.client, ledger, self.client.ring().n()).await?;
-        self.mark(Mark::Step, &format!("{} keys read at all homes", verdict.keys))?;
+        self.mark(EventKind::Step, &format!("{} keys read at all owners", verdict.keys))?;
         let mut score = Score::default();
         score.add(verdict);
-        chronicle.judged(score.counts, score.lost);
+        timeline.judged(score.counts, score.lost);
         Ok(score)
     }
 
-    async fn strike(&mut self, act: Act) -> Result<(), String> {
+    async fn strike(&mut self, act: UnitAction) -> Result<(), String> {
         let names: Vec<String> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
-        self.plan.chronicle.enter(Some(Phase::During));
-        if act == Act::Restart {
+        self.plan.timeline.enter(Some(Phase::During));
+        if act == UnitAction::Restart {
             let victim = Rng::new(self.plan.seed).pick(&names).cloned().unwrap_or_default();
-            self.mark(Mark::Fault, &format!("pixii@{victim} is stopped"))?;
+            self.mark(EventKind::Fault, &format!("pixii@{victim} is stopped"))?;
             systemctl(&["stop"], &victim).await?;
             sleep(self.plan.length.mul_f64(1.0 - 2.0 * CALM_SHARE)).await;
-            let since = self.mark(Mark::Heal, &format!("pixii@{victim} is started"))?;
+            let since = self.mark(EventKind::Heal, &format!("pixii@{victim} is started"))?;
             systemctl(&["start"], &victim).await?;
             return self.recover(since, &victim).await;
         }
         for name in names {
             let (what, words): (&str, &[&str]) = match act {
-                Act::Kill => ("is killed", &["kill", "--signal=KILL"]),
+                UnitAction::Kill => ("is killed", &["kill", "--signal=KILL"]),
                 _ => ("is restarted", &["restart"]),
             };
-            let since = self.mark(Mark::Fault, &format!("pixii@{name} {what}"))?;
+            let since = self.mark(EventKind::Fault, &format!("pixii@{name} {what}"))?;
             systemctl(words, &name).await?;
             self.recover(since, &name).await?;
         }
@@ -191,15 +204,15 @@ impl Units<'_> {
         let begun = Instant::now();
         // One that was killed may still look well to the others.
         while let Some(why) = self.unwell(target).await {
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("{why} after {} s", PATIENCE.as_secs()));
+            if begun.elapsed() > TIMEOUT {
+                return Err(format!("{why} after {} s", TIMEOUT.as_secs()));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         self.await_hints(target).await?;
         let well = format!("all are linked, and nobody keeps a hint for {target}");
-        let at = self.mark(Mark::Recovered, &well)?;
-        self.plan.chronicle.recovered(at.saturating_sub(since));
+        let at = self.mark(EventKind::Recovered, &well)?;
+        self.plan.timeline.recovered(at.saturating_sub(since));
         Ok(())
     }
 
@@ -207,23 +220,27 @@ impl Units<'_> {
     async fn restarts(&self) -> Result<Vec<u64>, String> {
         let mut all = Vec::new();
         for (name, _) in &self.nodes {
-            let told = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
-            let number = told.trim().parse();
-            all.push(
-                number
-                    .map_err(|_| format!("pixii@{name} was restarted \"{}\" times", told.trim()))?,
-            );
+            let reported = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
+            let number = reported.trim().parse();
+            all.push(number.map_err(|_| {
+                format!(
+                    "pixii@{name} was restarted \"{}\" \
+                        times",
+                    reported.trim()
+                )
+            })?);
         }
         Ok(all)
     }
 
-    /// The units that have ended by themselves since systemd had started them so often, a sentence each.
-    async fn unasked(&self, act: Act, before: &[u64]) -> Result<Vec<String>, String> {
+    /// The units that have ended by themselves since systemd had started them so often, a sentence
+    /// each.
+    async fn unasked(&self, act: UnitAction, before: &[u64]) -> Result<Vec<String>, String> {
         // A kill is followed by one start; a start by hand begins to count anew.
-        let asked = u64::from(act == Act::Kill);
+        let queried = u64::from(act == UnitAction::Kill);
         let now = self.restarts().await?;
         let all = self.nodes.iter().zip(before.iter().zip(now));
-        let odd = all.filter(|(_, (before, now))| *now > **before + asked);
+        let odd = all.filter(|(_, (before, now))| *now > **before + queried);
         Ok(odd.map(|((name, _), _)| format!("pixii@{name} has ended by itself")).collect())
     }
 
@@ -241,14 +258,14 @@ impl Units<'_> {
             let left = hints_for(&self.nodes, target, &self.options).await;
             match left {
                 Ok(0) => return Ok(()),
-                _ if begun.elapsed() > PATIENCE => {
-                    let wait = PATIENCE.as_secs();
+                _ if begun.elapsed() > TIMEOUT => {
+                    let wait = TIMEOUT.as_secs();
                     return Err(match left {
                         Ok(left) => format!("{left} hints were there {wait} s later"),
                         Err(why) => why,
                     });
                 }
-                _ => sleep(LOOK).await,
+                _ => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -256,16 +273,17 @@ impl Units<'_> {
     /// One sentence if the cluster is in use.
     async fn refuse_use(&self) -> Result<(), String> {
         let cluster = self.client.cluster();
-        let go_on = "--despite-use goes on all the same, and leaves alone what is not the drill's";
+        let go_on = "--allow-in-use goes on all the same, and leaves alone what is not the drill's";
         if let Some(key) = self.foreign_key().await? {
             return Err(format!("the cluster {cluster} is in use: it holds {key}; {go_on}"));
         }
         let before = self.requests().await?;
         sleep(QUIET).await;
-        let asked = self.requests().await?.saturating_sub(before);
-        if asked > 0 {
+        let queried = self.requests().await?.saturating_sub(before);
+        if queried > 0 {
             return Err(format!(
-                "the cluster {cluster} is in use: others made {asked} requests within a second; {go_on}"
+                "the cluster {cluster} is in use: others made {queried} requests within a second; \
+                 {go_on}"
             ));
         }
         Ok(())
@@ -283,7 +301,7 @@ impl Units<'_> {
                     looks += 1;
                     let found = self.client.get(key, None, TIMEOUT_MS).await;
                     let found = found.map_err(|failure| failure.to_string())?;
-                    if !found.values.is_empty() || looks > MAX_LOOKS {
+                    if !found.values.is_empty() || looks > MAX_READS {
                         return Ok(Some(format!("the key {key:?}")));
                     }
                 }
@@ -317,7 +335,7 @@ impl Units<'_> {
             deleted.map_err(|failure| failure.to_string())?;
         }
         let keys = self.plan.keys;
-        self.mark(Mark::Step, &format!("the {keys} keys of the drill are deleted")).map(drop)
+        self.mark(EventKind::Step, &format!("the {keys} keys of the drill are deleted")).map(drop)
     }
 }
 
@@ -337,12 +355,12 @@ async fn systemctl(words: &[&str], name: &str) -> Result<String, String> {
         .spawn()
         .map_err(|error| fault(&error.to_string()))?;
     while child.try_wait().map_err(|error| fault(&error.to_string()))?.is_none() {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let ended = child.wait_with_output().map_err(|error| fault(&error.to_string()))?;
     if ended.status.success() {
         return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&ended.stderr);
-    Err(fault(said.lines().next().unwrap_or("it failed without a word")))
+    let stated = String::from_utf8_lossy(&ended.stderr);
+    Err(fault(stated.lines().next().unwrap_or("it failed without a word")))
 }

@@ -1,4 +1,5 @@
-//! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons on an emulated network.
+//! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons
+//! on an emulated network.
 
 use std::collections::BTreeMap;
 
@@ -87,9 +88,9 @@ pub(crate) struct Puts {
 
 /// What is done with one key.
 #[derive(Clone, Debug)]
-pub(crate) struct Course {
-    /// Where it is put, counted from its first home.
-    pub(crate) home: usize,
+pub(crate) struct Scenario {
+    /// Where it is put, counted from its first owner.
+    pub(crate) owner: usize,
     /// W of the put.
     pub(crate) w: u8,
     /// The reads that follow.
@@ -101,9 +102,9 @@ pub(crate) struct Course {
 pub(crate) struct Read {
     /// How long after the acknowledgement.
     pub(crate) after: Micros,
-    /// Where, counted from the first home of the key.
-    pub(crate) home: usize,
-    /// R; only homes count.
+    /// Where, counted from the first owner of the key.
+    pub(crate) owner: usize,
+    /// R; only owners count.
     pub(crate) r: u8,
 }
 
@@ -145,23 +146,25 @@ pub(crate) type Sent = BTreeMap<Kind, u64>;
 
 /// What carries an experiment out. Errors are sentences, and say that the run cannot go on.
 pub(crate) trait Driver {
-    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks and processors take time too.
+    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks
+    /// and processors take time too.
     fn tolerance(&self) -> (f64, f64);
     /// Where keys are.
     fn ring(&self) -> &Ring;
     /// The place of each node among all.
     fn place(&self, node: NodeId) -> usize;
-    /// Puts the keys that loops read at all their homes; nodes know each other's pace then.
+    /// Puts the keys that loops read at all their owners; nodes know each other's pace then.
     fn load(&mut self) -> Result<(), String>;
     /// Lets the network behave by these rules, in the language of `pixii emulate`.
     fn emulate(&mut self, rules: &str) -> Result<(), String>;
     /// Runs a load.
     fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
-    /// Puts, and reads what is acknowledged; `course` says of each put, by its number, what is done with its key.
+    /// Puts, and reads what is acknowledged; `scenario` says of each put, by its number, what is
+    /// done with its key.
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String>;
     /// The node at this place dies; returns when all others know.
     fn kill(&mut self, at: usize) -> Result<(), String>;
@@ -171,7 +174,7 @@ pub(crate) trait Driver {
     fn wait(&mut self, time: Micros) -> Result<(), String>;
     /// What nodes that live have sent so far.
     fn sent(&mut self) -> Result<Sent, String>;
-    /// Waits until all homes of all keys hold the same; how long that took.
+    /// Waits until all owners of all keys hold the same; how long that took.
     fn converge(&mut self) -> Result<Micros, String>;
     /// Ends it well.
     fn stop(self: Box<Self>) -> Result<(), String>;
@@ -202,7 +205,7 @@ fn key(name: String) -> Key {
     Key::new(name.into_bytes()).unwrap_or_else(|_| unreachable!("a short name is a key"))
 }
 
-/// Exactly this many replicas, homes alone if `strict`.
+/// Exactly this many replicas, owners alone if `strict`.
 pub(crate) fn quorum(replicas: u8, strict: bool) -> Quorum {
     Quorum { replicas: Some(replicas), strict: Some(strict) }
 }

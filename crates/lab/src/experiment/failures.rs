@@ -1,5 +1,5 @@
-//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what theory gives for the live
-//! replicas.
+//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what
+//! theory gives for the live replicas.
 
 use pixii_core::rng::Rng;
 use pixii_sim::cluster::Setup;
@@ -42,7 +42,7 @@ struct Cell {
     theory: f64,
     /// What the study read, where it did.
     study: Option<f64>,
-    /// Keys with fewer than R live homes, and the share of all that they are, by the ring.
+    /// Keys with fewer than R live owners, and the share of all that they are, by the ring.
     weak: Vec<u64>,
     weak_share: f64,
 }
@@ -110,7 +110,7 @@ pub(crate) fn run(
                 );
             }
             lines[2 * nth].points.push((failed as f64, reads.mean, reads.half));
-            lines[2 * nth + 1].points.extend(study.map(|told| (failed as f64, told, 0.0)));
+            lines[2 * nth + 1].points.extend(study.map(|reported| (failed as f64, reported, 0.0)));
             step()?;
         }
     }
@@ -118,8 +118,10 @@ pub(crate) fn run(
     report.figure(figure(lines, delay_ms, report.clients))?;
     report.note(
         NAME,
-        "The study has no figures without failures, so what it shows at one and two failed is mostly R; here the lines are flat, as a \
-         read asks live homes only. Reads of keys with fewer than R live homes are refused, and counted beside.",
+        "The study has no figures without failures, so what it shows at one and two failed is \
+         mostly R; here the lines are flat, as a \
+         read asks live owners only. Reads of keys with fewer than R live owners are refused, and \
+         counted beside.",
     );
     report.show(table)
 }
@@ -129,7 +131,8 @@ fn figure(lines: Vec<Line>, delay_ms: f64, clients: u64) -> Figure {
         name: NAME.into(),
         title: "Reads with failed nodes, N=5 on 10 nodes (the study's figure 4)".into(),
         caption: format!(
-            "Strict reads of keys with at least R live homes; a message takes {delay_ms} ms on average; {clients} clients in closed \
+            "Strict reads of keys with at least R live owners; a message takes {delay_ms} ms on \
+             average; {clients} clients in closed \
              loops."
         ),
         x: "nodes that failed".into(),
@@ -147,12 +150,12 @@ fn measure(
     (r, w): (u8, u8),
     delay_ms: f64,
 ) -> Result<Cell, String> {
-    let live_homes = |number: &u64| {
+    let live_owners = |number: &u64| {
         let (ring, key) = (driver.ring(), read_key(*number));
-        let homes = ring.homes(ring.partition(&key)).iter();
-        homes.filter(|home| !dead.contains(&driver.place(**home))).count()
+        let owners = ring.owners(ring.partition(&key)).iter();
+        owners.filter(|owner| !dead.contains(&driver.place(**owner))).count()
     };
-    let weak: Vec<u64> = (0..KEYS).filter(|key| live_homes(key) < usize::from(r)).collect();
+    let weak: Vec<u64> = (0..KEYS).filter(|key| live_owners(key) < usize::from(r)).collect();
     let weak_share = weak.len() as f64 / KEYS as f64;
     let requests = report.samples.div_ceil(report.clients);
     let place = (dead.len() as u64) << 32 | u64::from(r) << 16 | u64::from(w) << 8;
@@ -208,14 +211,14 @@ impl Cell {
         if let Some(why) = measured.why.as_ref().filter(|_| refused < measured.failed) {
             let others = measured.failed - refused;
             report.fault(&format!(
-                "{place}: {others} requests failed that had enough homes; the first failure: {why}"
+                "{place}: {others} requests failed that had enough owners; the first failure: {why}"
             ));
         }
         let reads = measured.samples.iter().filter(|sample| sample.is_read);
         let answered = reads.filter(|sample| weak.contains(&sample.key)).count();
         if answered > 0 {
             report.fault(&format!(
-                "{place}: {answered} reads were answered by fewer than R live homes"
+                "{place}: {answered} reads were answered by fewer than R live owners"
             ));
         }
     }

@@ -1,5 +1,5 @@
-//! Latency and throughput over delays and quorums (figures 1 to 3 of the study), N = 5 on 10 nodes, in closed loops, beside what
-//! order statistics give.
+//! Latency and throughput over delays and quorums (figures 1 to 3 of the study), N = 5 on 10 nodes,
+//! in closed loops, beside what order statistics give.
 
 use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
@@ -43,8 +43,9 @@ const STUDY_THROUGHPUT: [((u8, u8), [f64; 5]); 3] = [
     ((5, 1), [0.08, 0.04, 0.02, 0.01, 0.01]),
 ];
 
-/// How long a request at a live home takes on average: two ways of the client, and the slowest of the other replicas that a read
-/// asks, or the last confirmation that a put needs of all that it is sent to.
+/// How long a request at a live owner takes on average: two ways of the client, and the slowest of
+/// the other replicas that a read asks, or the last confirmation that a put needs of all that it is
+/// sent to.
 fn theory(reads: bool, replicas: u8, delay_ms: f64) -> f64 {
     let others = u32::from(replicas) - 1;
     let count = if reads { others } else { u32::from(N) - 1 };
@@ -183,10 +184,18 @@ fn latency(
     report.note(
         name,
         match reads {
-            true => "The study's reads grow to 6.7 s at R=5 and 80 ms, because bursts met a coordinator that served one client at a \
-                     time; here a read asks R replicas at once, and takes what the slowest of R-1 round trips takes.",
-            false => "The study's puts wait for one way and a redirect (3 delays at W=1) and hardly for their replicas; here a put \
-                      is confirmed by W synced replicas, of all that it is sent to at once: it grows with W, and less than a read.",
+            true => {
+                "The study's reads grow to 6.7 s at R=5 and 80 ms, because bursts met a \
+                coordinator that served one client at a \
+                     time; here a read asks R replicas at once, and takes what the slowest of R-1 \
+                round trips takes."
+            }
+            false => {
+                "The study's puts wait for one way and a redirect (3 delays at W=1) and \
+                hardly for their replicas; here a put \
+                      is confirmed by W synced replicas, of all that it is sent to at once: it \
+                grows with W, and less than a read."
+            }
         },
     );
     report.show(table)
@@ -222,8 +231,10 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         }
         let expected = points.iter().map(|(delay, first, _)| (*delay, *first, 0.0));
         let base = expected.clone().next().map_or(0.0, |(_, first, _)| first);
-        let study =
-            DELAYS.iter().zip(study).map(|(delay, told)| (*delay, base * told / study[0], 0.0));
+        let study = DELAYS
+            .iter()
+            .zip(study)
+            .map(|(delay, reported)| (*delay, base * reported / study[0], 0.0));
         let line = |name: String, points, style| Line { name, points, style, colour };
         lines.push(line(format!("({r},{w})"), points, Style::Measured));
         lines.push(line(format!("({r},{w}), study"), study.collect(), Style::Study));
@@ -232,7 +243,8 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         name: name.into(),
         title: "Requests per second over delay, N=5 on 10 nodes (the study's figure 3)".into(),
         caption: format!(
-            "Closed loops, {} clients, reads and puts half and half. The study gives no unit: its lines begin where ours do.",
+            "Closed loops, {} clients, reads and puts half and half. The study gives no unit: its \
+             lines begin where ours do.",
             report.clients
         ),
         x: "mean delay of a message (ms)".into(),
@@ -243,7 +255,8 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
     })?;
     report.note(
         name,
-        "Like the study's, throughput of closed loops falls as one over the delay; unlike the study's, a higher R costs only what \
+        "Like the study's, throughput of closed loops falls as one over the delay; unlike the \
+         study's, a higher R costs only what \
          its reads wait longer, not a factor of 25.",
     );
     report.show(table)

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pixii_client::{Client, Failure, Options};
-use pixii_core::members::Opinion;
+use pixii_client::{Client, ClientError, Options};
+use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, EmulateOrder, Kind, StatusReport};
 use pixii_core::node::Experiment;
 use pixii_core::ring::Ring;
@@ -20,13 +20,13 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-use self::load::Asked;
-use super::driver::{Course, Driver, Followed, Loops, Measured, Puts, Sent};
+use self::load::Queried;
+use super::driver::{Driver, Followed, Loops, Measured, Puts, Scenario, Sent};
 
 /// Daemons serve after this time, and agree on who is down, or never do.
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked whether they do, and whether one has ended.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Daemons, started; dropped, they are killed.
 pub(crate) struct Real<'a> {
@@ -67,7 +67,8 @@ impl<'a> Real<'a> {
         Ok(Real { cluster, client, interrupt, runtime, dead: Vec::new(), series: 0, dir })
     }
 
-    /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends by itself.
+    /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends
+    /// by itself.
     fn watched<T>(&mut self, doing: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let Real { cluster, interrupt, runtime, .. } = self;
         let incomplete = |(name, how)| Err(format!("{name} {how}: the run is incomplete"));
@@ -79,8 +80,8 @@ impl<'a> Real<'a> {
                 },
                 of = ended(cluster) => return incomplete(of),
             };
-            // Its connections may have told before it was looked at.
-            timeout(3 * LOOK, ended(cluster)).await.map_or(Err(why), incomplete)
+            // Its connections may have reported before it was looked at.
+            timeout(3 * POLL_INTERVAL, ended(cluster)).await.map_or(Err(why), incomplete)
         })
     }
 
@@ -95,7 +96,7 @@ impl<'a> Real<'a> {
     }
 }
 
-/// Tells all daemons what the setup says beyond the shape.
+/// Notifies all daemons what the setup says beyond the shape.
 fn configure(cluster: &Cluster, setup: &Setup) -> Result<(), String> {
     let mut experiment: Experiment = setup.experiment;
     let mut words = Experiment::SWITCHES.to_vec();
@@ -133,11 +134,11 @@ async fn ended(cluster: &mut Cluster) -> (String, String) {
         if let Some(ended) = cluster.ended().pop() {
             return ended;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn status(address: &str) -> Result<StatusReport, Failure> {
+async fn status(address: &str) -> Result<StatusReport, ClientError> {
     let client = Client::connect(&[address.to_owned()], Options::default()).await?;
     client.status(None).await
 }
@@ -151,7 +152,7 @@ async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String>
             let report = status(address).await.map_err(|failure| failure.to_string())?;
             well &= report.peers.iter().all(|peer| {
                 let down = dead.contains(&peer.name);
-                (peer.opinion == Opinion::Down) == down && (down || peer.up)
+                (peer.liveness == Liveness::Down) == down && (down || peer.up)
             });
         }
         if well {
@@ -160,7 +161,7 @@ async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String>
         if begun.elapsed() > READY_WAIT {
             return Err("the daemons do not agree on who is down".into());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -185,12 +186,12 @@ impl Driver for Real<'_> {
     }
 
     fn load(&mut self) -> Result<(), String> {
-        let (asked, r) = (Asked::new(self.client.clone(), &self.dead), self.ring().n());
-        self.watched(load::fill(asked.clone()))?;
+        let (queried, r) = (Queried::new(self.client.clone(), &self.dead), self.ring().n());
+        self.watched(load::fill(queried.clone()))?;
         // Whoever was never asked is asked first.
         let loops =
             Loops { r, w: r, clients: 8, requests: 50, warm_up: 0, reads_of_ten: 10, seed: 0 };
-        self.watched(load::run(asked, loops)).map(drop)
+        self.watched(load::run(queried, loops)).map(drop)
     }
 
     fn emulate(&mut self, rules: &str) -> Result<(), String> {
@@ -207,17 +208,17 @@ impl Driver for Real<'_> {
     }
 
     fn run(&mut self, loops: &Loops) -> Result<Measured, String> {
-        let asked = Asked::new(self.client.clone(), &self.dead);
-        self.watched(load::run(asked, *loops))
+        let queried = Queried::new(self.client.clone(), &self.dead);
+        self.watched(load::run(queried, *loops))
     }
 
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String> {
         self.series += 1;
-        let courses = (0..puts.count).map(course).collect();
+        let courses = (0..puts.count).map(scenario).collect();
         let (client, series) = (self.client.clone(), self.series);
         self.watched(load::follow(client, *puts, series, courses))
     }

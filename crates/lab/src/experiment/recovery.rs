@@ -1,5 +1,6 @@
-//! Time until all replicas are the same again, after a node was dead, a partition, and a lost disk, by amount of data: in virtual
-//! time what the protocols take, without disks and processors; on real daemons with them.
+//! Time until all replicas are the same again, after a node was dead, a partition, and a lost disk,
+//! by amount of data: in virtual time what the protocols take, without disks and processors; on
+//! real daemons with them.
 
 use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
@@ -61,7 +62,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         }
         lines.push(Line { name: case.into(), points, style: Style::Measured, colour });
     }
-    let told = match site {
+    let reported = match site {
         Site::Virtual => "Disks and processors take no time.",
         Site::Real(_) => "The start of a process, disks and processors take their time too.",
     };
@@ -69,8 +70,9 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         name: NAME.into(),
         title: "Time until all replicas are the same, N=3 on 5 nodes".into(),
         caption: format!(
-            "From the return of the node, the end of the partition, or the start with an empty disk, with no command given. Values of \
-             100 bytes, 1 ms a message on average; replicas compare every second. {told}"
+            "From the return of the node, the end of the partition, or the start with an empty \
+             disk, with no command given. Values of \
+             100 bytes, 1 ms a message on average; replicas compare every second. {reported}"
         ),
         x: "keys (thousands)".into(),
         y: "seconds".into(),

@@ -51,7 +51,7 @@ pub(crate) struct Report {
     pub(crate) faults: Vec<String>,
     /// What a caption says of the run as a whole.
     run: String,
-    /// True while what is told is of real daemons.
+    /// True while what is reported is of real daemons.
     is_real: bool,
     figures: Vec<(String, String)>,
     notes: Vec<(String, String)>,
@@ -87,7 +87,8 @@ impl Report {
         })
     }
 
-    /// From now on it is told of so many samples of each point, of real daemons or in virtual time.
+    /// From now on it is notified of so many samples of each point, of real daemons or in virtual
+    /// time.
     pub(crate) fn turn(&mut self, samples: u64, is_real: bool) {
         (self.samples, self.is_real) = (samples, is_real);
     }
@@ -97,7 +98,7 @@ impl Report {
         format!("{name}{}", if self.is_real { "-real" } else { "" })
     }
 
-    /// What is told of now.
+    /// What is reported of now.
     pub(crate) fn on(&self) -> &'static str {
         if self.is_real { "real daemons" } else { "virtual time" }
     }
@@ -115,8 +116,8 @@ impl Report {
         }
     }
 
-    /// Writes the samples of a cell, in milliseconds, behind those of the cells before: `head` names what tells them apart, `cell`
-    /// is that of these.
+    /// Writes the samples of a cell, in milliseconds, behind those of the cells before: `head`
+    /// names what notifies them apart, `cell` is that of these.
     pub(crate) fn samples(&mut self, name: &str, head: &str, cell: &str, times: &[f64]) {
         let name = self.file(name);
         let path = self.dir.join(format!("{name}-samples.csv"));
@@ -180,7 +181,8 @@ impl Report {
 
     fn page(&self) -> String {
         let mut page = String::from(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Pixii's laboratory</title>\n\
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Pixii's \
+             laboratory</title>\n\
              <style>body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}\
              table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}\
              details{margin:1em 0 3em}</style>\n<h1>Pixii's laboratory</h1>\n",

@@ -1,5 +1,5 @@
-//! From 3 to 10 real daemons, and to 1,000 nodes in virtual time: latency, balance, and what gossip and comparisons cost each
-//! node while nothing happens.
+//! From 3 to 10 real daemons, and to 1,000 nodes in virtual time: latency, balance, and what gossip
+//! and comparisons cost each node while nothing happens.
 
 use pixii_core::message::Kind;
 use pixii_core::types::{MILLI, Micros};
@@ -20,11 +20,13 @@ const DELAY_MS: f64 = 5.0;
 const NODES: [usize; 4] = [3, 10, 100, 1_000];
 /// How many daemons.
 const DAEMONS: [usize; 3] = [3, 5, 10];
-/// A run with fewer samples leaves the last one out, and has real daemons calm down and quiet for less long.
+/// A run with fewer samples leaves the last one out, and has real daemons calm down and quiet for
+/// less long.
 const FULL: u64 = 1_000;
 /// Partitions: more than nodes.
 const PARTITIONS: u16 = 1_024;
-/// Gossip has calmed down after a third of this time, and is measured for all of it: as long as all is compared once by default.
+/// Gossip has calmed down after a third of this time, and is measured for all of it: as long as all
+/// is compared once by default.
 const QUIET: Micros = Micros::from_millis(60_000);
 /// So much of it in a quick run on real daemons.
 const QUICK: u64 = 4;
@@ -53,7 +55,8 @@ struct Size {
     puts: Mean,
     /// The largest share of places that a node has, over the mean.
     largest: f64,
-    /// What is sent while nothing happens, in bytes per second and node: all, and of gossip and of comparisons.
+    /// What is sent while nothing happens, in bytes per second and node: all, and of gossip and of
+    /// comparisons.
     quiet: [f64; 3],
 }
 
@@ -109,7 +112,8 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         name: NAME.into(),
         title: "Latency and quiet traffic over the size of a cluster, N=3".into(),
         caption: format!(
-            "Closed loops, {} clients, R = W = {QUORUM}, {DELAY_MS} ms a message on average; then {} s without requests, in which what \
+            "Closed loops, {} clients, R = W = {QUORUM}, {DELAY_MS} ms a message on average; then \
+             {} s without requests, in which what \
              nodes send is counted, each comparison once.",
             report.clients,
             quiet(site, report.samples) / (1_000 * MILLI)
@@ -128,7 +132,8 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
     })?;
     report.note(
         NAME,
-        "A request asks as many nodes in a large cluster as in a small one, so its latency does not grow; a digest of gossip names every \
+        "A request asks as many nodes in a large cluster as in a small one, so its latency does \
+         not grow; a digest of gossip names every \
          member, so that quiet traffic does. The study has one size, 10 processes.",
     );
     report.show(table)

@@ -9,16 +9,16 @@ use pixii_core::types::{Key, Micros, NodeId, Time, WriteId};
 use pixii_sim::cluster::{Cluster, Setup};
 
 use super::driver::{
-    Course, Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, Sent,
+    Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Scenario, Seen, Sent,
     TIMEOUT_MS, followed_key, fresh_key, put, quorum, read_key,
 };
 
 /// Everything asked is answered in this time, or never.
-const PATIENCE: Micros = Micros::from_millis(3_600_000);
+const TIMEOUT: Micros = Micros::from_millis(3_600_000);
 /// All believe by then that who died is down.
 const NOTICE: Micros = Micros::from_millis(10_000);
-/// How exactly it is told when replicas are the same, and when that is given up.
-const LOOK: Micros = Micros::from_millis(20);
+/// How exactly it is reported when replicas are the same, and when that is given up.
+const POLL_INTERVAL: Micros = Micros::from_millis(20);
 const GIVEN_UP: Micros = Micros::from_millis(600_000);
 
 /// A cluster in virtual time.
@@ -30,9 +30,9 @@ pub(crate) struct Simulated {
     keys: Vec<Key>,
 }
 
-/// Puts and reads of [`Simulated::follow`] under way.
+/// Puts and reads of [`Simulated::follow`] in progress.
 #[derive(Default)]
-struct UnderWay {
+struct InFlight {
     /// Puts by their call.
     writing: HashMap<u64, (u64, Vec<Read>)>,
     /// Reads by their call.
@@ -59,24 +59,24 @@ impl Simulated {
         put(key, w, WriteId(u128::from(self.writes)))
     }
 
-    /// Asks the first home of the key that lives, as a client does that can reach it.
-    fn ask(&mut self, client: u64, key: &Key, request: Request) -> u64 {
+    /// Asks the first owner of the key that lives, as a client does that can reach it.
+    fn query(&mut self, client: u64, key: &Key, request: Request) -> u64 {
         let ring = self.cluster.ring();
-        let homes = ring.homes(ring.partition(key)).iter().map(|home| self.place(*home));
-        let home = homes.into_iter().find(|home| self.cluster.is_alive(*home)).unwrap_or(0);
-        self.cluster.ask(client, home, request, TIMEOUT_MS)
+        let owners = ring.owners(ring.partition(key)).iter().map(|owner| self.place(*owner));
+        let owner = owners.into_iter().find(|owner| self.cluster.is_alive(*owner)).unwrap_or(0);
+        self.cluster.query(client, owner, request, TIMEOUT_MS)
     }
 
-    /// The place of the home of a key with this number, counted round.
-    fn home(&self, key: &Key, number: usize) -> usize {
+    /// The place of the owner of a key with this number, counted round.
+    fn owner(&self, key: &Key, number: usize) -> usize {
         let ring = self.cluster.ring();
-        let homes = ring.homes(ring.partition(key));
-        self.place(homes[number % homes.len()])
+        let owners = ring.owners(ring.partition(key));
+        self.place(owners[number % owners.len()])
     }
 
     /// The next answer: of which call, and how long it took.
     fn answer(&mut self) -> Result<(u64, Response, Micros), String> {
-        let until = self.cluster.now() + PATIENCE;
+        let until = self.cluster.now() + TIMEOUT;
         let answer = self.cluster.next(until).ok_or("a request was never answered")?;
         Ok((answer.call, answer.response, answer.ended - answer.begun))
     }
@@ -94,21 +94,21 @@ impl Simulated {
             self.keys.push(key.clone());
             request = self.put(key.clone(), loops.w);
         }
-        (self.ask(client, &key, request), number)
+        (self.query(client, &key, request), number)
     }
 
     /// Takes an answer to something that follows.
-    fn take(&mut self, under_way: &mut UnderWay, followed: &mut Followed, until: Time) -> bool {
+    fn take(&mut self, in_flight: &mut InFlight, followed: &mut Followed, until: Time) -> bool {
         let Some(answer) = self.cluster.next(until) else { return false };
-        if let Some((nth, reads)) = under_way.writing.remove(&answer.call) {
+        if let Some((nth, reads)) = in_flight.writing.remove(&answer.call) {
             if matches!(answer.response, Response::Written { .. }) {
                 followed.acknowledged.push(nth);
                 let reads = reads.into_iter().enumerate();
                 let due =
                     reads.map(|(which, read)| ((answer.ended + read.after, nth, which), read));
-                under_way.due.extend(due);
+                in_flight.due.extend(due);
             }
-        } else if let Some(reading) = under_way.reading.remove(&answer.call) {
+        } else if let Some(reading) = in_flight.reading.remove(&answer.call) {
             let seen = match answer.response {
                 Response::Found { values, .. } if values.is_empty() => Seen::Missed,
                 Response::Found { .. } => Seen::Shown,
@@ -138,7 +138,7 @@ impl Driver for Simulated {
         for number in 0..KEYS {
             let key = read_key(number);
             let request = self.put(key.clone(), n);
-            self.ask(number, &key, request);
+            self.query(number, &key, request);
         }
         for _ in 0..KEYS {
             match self.answer()?.1 {
@@ -189,39 +189,39 @@ impl Driver for Simulated {
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String> {
-        let (mut followed, mut under_way) = (Followed::default(), UnderWay::default());
+        let (mut followed, mut in_flight) = (Followed::default(), InFlight::default());
         let (begun, mut issued) = (self.cluster.now(), 0);
         self.series += 1;
         loop {
             let next_put = (issued < puts.count).then_some(begun + issued * puts.pace);
-            let next_read = under_way.due.first_key_value().map(|((at, ..), _)| *at);
+            let next_read = in_flight.due.first_key_value().map(|((at, ..), _)| *at);
             let next = [next_put, next_read].into_iter().flatten().min();
-            let open = under_way.writing.len() + under_way.reading.len();
+            let open = in_flight.writing.len() + in_flight.reading.len();
             if next.is_none() && open == 0 {
                 return Ok(followed);
             }
-            let until = next.unwrap_or(self.cluster.now() + PATIENCE);
-            if self.take(&mut under_way, &mut followed, until) {
+            let until = next.unwrap_or(self.cluster.now() + TIMEOUT);
+            if self.take(&mut in_flight, &mut followed, until) {
                 continue;
             }
             if next_put == Some(until) {
-                let Course { home, w, reads } = course(issued);
+                let Scenario { owner, w, reads } = scenario(issued);
                 let key = followed_key(self.series, issued);
-                let (home, request) = (self.home(&key, home), self.put(key, w));
-                let call = self.cluster.ask(0, home, request, puts.timeout_ms);
-                under_way.writing.insert(call, (issued, reads));
+                let (owner, request) = (self.owner(&key, owner), self.put(key, w));
+                let call = self.cluster.query(0, owner, request, puts.timeout_ms);
+                in_flight.writing.insert(call, (issued, reads));
                 issued += 1;
-            } else if let Some(((_, put, which), Read { after, home, r })) =
-                under_way.due.pop_first()
+            } else if let Some(((_, put, which), Read { after, owner, r })) =
+                in_flight.due.pop_first()
             {
                 let key = followed_key(self.series, put);
-                let home = self.home(&key, home);
+                let owner = self.owner(&key, owner);
                 let request = Request::Get { key, r: quorum(r, true) };
-                let call = self.cluster.ask(1, home, request, puts.timeout_ms);
+                let call = self.cluster.query(1, owner, request, puts.timeout_ms);
                 let reading = Reading { put, which, after, seen: Seen::Refused };
-                under_way.reading.insert(call, reading);
+                in_flight.reading.insert(call, reading);
             } else {
                 return Err("a request was never answered".into());
             }
@@ -260,7 +260,7 @@ impl Driver for Simulated {
                 ));
             }
             if left.peek().is_some() {
-                self.wait(LOOK)?;
+                self.wait(POLL_INTERVAL)?;
             }
         }
         Ok(self.cluster.now() - begun)

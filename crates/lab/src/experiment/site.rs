@@ -28,7 +28,7 @@ impl<'a> Site<'a> {
         match self {
             Site::Virtual => Ok(Box::new(Simulated::found(setup)?)),
             Site::Real(interrupt) => {
-                let program = daemon::program().map_err(|trouble| trouble.message)?;
+                let program = daemon::program().map_err(|error| error.message)?;
                 Ok(Box::new(Real::start(program, setup, interrupt)?))
             }
         }

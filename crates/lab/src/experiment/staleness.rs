@@ -1,12 +1,13 @@
-//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed by a read at every home. What
-//! a read misses of an acknowledged put, and what was never acknowledged, apart; and what each mechanism that heals removes.
+//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed
+//! by a read at every owner. What a read misses of an acknowledged put, and what was never
+//! acknowledged, apart; and what each mechanism that heals removes.
 
 use pixii_core::node::Experiment;
 use pixii_core::types::{MILLI, Micros};
 use pixii_sim::cluster::Setup;
 
 use super::Step;
-use super::driver::{Course, Driver, Followed, Puts, Read, Seen, delays};
+use super::driver::{Driver, Followed, Puts, Read, Scenario, Seen, delays};
 use super::grid::{N, NODES};
 use super::report::Report;
 use super::site::Site;
@@ -16,11 +17,13 @@ use crate::plot::{Axis, Figure, Line, Style};
 const DELAY_MS: f64 = 5.0;
 /// Between two puts.
 const PACE: Micros = Micros::from_millis(10);
-/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when what heals has had its time.
+/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when
+/// what heals has had its time.
 const LATER_S: [u64; 2] = [1, 5];
 /// Puts have this long to be acknowledged, and reads to be answered.
 const TIMEOUT_MS: u32 = 2_000;
-/// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages lost.
+/// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages
+/// lost.
 const STUDY: [((u8, u8), [f64; 3]); 7] = [
     ((1, 1), [0.0, 0.10, 0.17]),
     ((1, 2), [0.0, 0.10, 0.14]),
@@ -49,7 +52,7 @@ const HEALING: [Healing; 5] = [
     Healing { name: "anti-entropy", read_repair: false, hints: false, anti_entropy: true },
     Healing { name: "all", read_repair: true, hints: true, anti_entropy: true },
 ];
-/// The mechanisms are told apart at this loss, in percent.
+/// The mechanisms are distinguished at this loss, in percent.
 const APART: u64 = 10;
 
 /// What one cell came to.
@@ -120,12 +123,12 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
             for (nth, (later, cell)) in each_later(&cells) {
                 let (pair, study) = STUDY[nth];
                 let is_first = later == 0;
-                let told = at.checked_sub(1).map(|at| study[at]).filter(|_| is_first);
-                table.row(&row(healing, (drop, LATER_S[later]), pair, cell, told));
+                let reported = at.checked_sub(1).map(|at| study[at]).filter(|_| is_first);
+                table.row(&row(healing, (drop, LATER_S[later]), pair, cell, reported));
                 let (share, half) = (100.0 * cell.share(), 100.0 * cell.half());
                 if is_all && is_first {
                     over_drops[2 * nth].points.push((drop as f64, share, half));
-                    let beside = told.map(|told| (drop as f64, 100.0 * told, 0.0));
+                    let beside = reported.map(|reported| (drop as f64, 100.0 * reported, 0.0));
                     over_drops[2 * nth + 1].points.extend(beside);
                 }
                 if drop == APART {
@@ -154,8 +157,10 @@ fn figures(
 ) -> Result<(), String> {
     let caption = |later: u64| {
         format!(
-            "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 homes; only \
-             acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and are lost as often as is said; lines \
+            "Each put of a new key, then {later} s after its acknowledgement one strict read at \
+             each of the 5 owners; only \
+             acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and \
+             are lost as often as is said; lines \
              of clients lose nothing."
         )
     };
@@ -184,14 +189,18 @@ fn figures(
     })?;
     report.note(
         NAME,
-        "The study counts puts that never reached a coordinator as stale; here they are counted apart (not_acknowledged). What is \
-         left at R=1 are homes that a lost message has passed by, and that a hint has not reached within a second.",
+        "The study counts puts that never reached a coordinator as stale; here they are counted \
+         apart (not_acknowledged). What is \
+         left at R=1 are owners that a lost message has passed by, and that a hint has not \
+         reached within a second.",
     );
     report.note(
         "staleness-healing",
         &format!(
-            "Of the stale reads of all (R,W) with nothing that heals are removed {first} s after the put: {removed_early}; {second} s \
-             after it: {removed_late}. (A read repairs what it sees, so that it helps later ones, and only with R of 2 or more; what \
+            "Of the stale reads of all (R,W) with nothing that heals are removed {first} s after \
+             the put: {removed_early}; {second} s \
+             after it: {removed_late}. (A read repairs what it sees, so that it helps later ones, \
+             and only with R of 2 or more; what \
              heals loses messages too. A little, or less than nothing, is chance.)"
         ),
     );
@@ -249,8 +258,8 @@ impl Healing {
     }
 }
 
-/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of messages lost: for each (R, W) and
-/// each time of reads.
+/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of
+/// messages lost: for each (R, W) and each time of reads.
 fn measure(
     driver: &mut dyn Driver,
     drop: u64,
@@ -258,22 +267,22 @@ fn measure(
 ) -> Result<Vec<[Stale; LATER_S.len()]>, String> {
     let share = drop as f64 / 100.0;
     driver.emulate(&format!("{}; * -> * drop {share}", delays(DELAY_MS)))?;
-    let (pairs, homes) = (STUDY.len() as u64, usize::from(N));
+    let (pairs, owners) = (STUDY.len() as u64, usize::from(N));
     let puts = Puts { count: samples * pairs, pace: PACE, timeout_ms: TIMEOUT_MS };
-    let mut course = |nth: u64| {
+    let mut scenario = |nth: u64| {
         let (r, w) = STUDY[(nth % pairs) as usize].0;
-        let read = |after_s: u64, home| Read { after: after_s * 1_000 * MILLI, home, r };
+        let read = |after_s: u64, owner| Read { after: after_s * 1_000 * MILLI, owner, r };
         let reads =
-            LATER_S.into_iter().flat_map(|later| (0..homes).map(move |home| read(later, home)));
-        Course { home: (nth / pairs) as usize, w, reads: reads.collect() }
+            LATER_S.into_iter().flat_map(|later| (0..owners).map(move |owner| read(later, owner)));
+        Scenario { owner: (nth / pairs) as usize, w, reads: reads.collect() }
     };
-    let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
+    let Followed { acknowledged, reads } = driver.follow(&puts, &mut scenario)?;
     let mut cells = vec![[Stale { puts: samples, ..Stale::default() }; 2]; STUDY.len()];
     for put in acknowledged {
         cells[(put % pairs) as usize].iter_mut().for_each(|cell| cell.acknowledged += 1);
     }
     for reading in reads {
-        let cell = &mut cells[(reading.put % pairs) as usize][reading.which / homes];
+        let cell = &mut cells[(reading.put % pairs) as usize][reading.which / owners];
         cell.reads += u64::from(reading.seen != Seen::Refused);
         cell.stale += u64::from(reading.seen == Seen::Missed);
         cell.refused += u64::from(reading.seen == Seen::Refused);

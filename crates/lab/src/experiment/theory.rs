@@ -4,9 +4,10 @@
 const STEPS: u32 = 100_000;
 const REACH: f64 = 60.0;
 
-/// The mean of the `nth` smallest of `count` independent round trips, each the sum of two exponential delays with the mean
-/// `delay`: the integral of the chance that fewer than `nth` of them are within t, with F(t) = 1 - (1 + t/delay) exp(-t/delay),
-/// by Simpson's rule. In the unit of `delay`; 0 for none.
+/// The mean of the `nth` smallest of `count` independent round trips, each the sum of two
+/// exponential delays with the mean `delay`: the integral of the chance that fewer than `nth` of
+/// them are within t, with F(t) = 1 - (1 + t/delay) exp(-t/delay), by Simpson's rule. In the unit
+/// of `delay`; 0 for none.
 pub(crate) fn nth_round_trip(nth: u32, count: u32, delay: f64) -> f64 {
     let choose =
         |of: u32| (0..of).map(|at| f64::from(count - at) / f64::from(at + 1)).product::<f64>();
@@ -30,7 +31,8 @@ pub(crate) fn nth_round_trip(nth: u32, count: u32, delay: f64) -> f64 {
     sum * step / 3.0 * delay
 }
 
-/// The mean of the largest of `count` such round trips: of a read that asks only as many as it needs.
+/// The mean of the largest of `count` such round trips: of a read that asks only as many as it
+/// needs.
 pub(crate) fn largest_round_trip(count: u32, delay: f64) -> f64 {
     nth_round_trip(count, count, delay)
 }

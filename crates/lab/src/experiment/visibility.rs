@@ -11,7 +11,7 @@ use pixii_core::types::{MILLI, Micros};
 use pixii_sim::cluster::Setup;
 
 use super::Step;
-use super::driver::{Course, Driver, Followed, Loops, Puts, Read, Seen};
+use super::driver::{Driver, Followed, Loops, Puts, Read, Scenario, Seen};
 use super::report::Report;
 use super::site::Site;
 use crate::mean::Mean;
@@ -62,9 +62,10 @@ type Counts = BTreeMap<(u8, u8, u64), Counted>;
 /// A cluster in which nothing but writes brings values to replicas, and that asks as the model has
 /// it.
 fn setup(reads: Reads, seed: u64) -> Setup {
-    let all = reads == Reads::Homes;
+    let all = reads == Reads::Owners;
     let bare = Setup::new(usize::from(N), N, seed).without_healing();
-    let experiment = Experiment { no_hedges: true, ask_all: all, own_link: all, ..bare.experiment };
+    let experiment =
+        Experiment { no_hedges: true, query_all: all, own_link: all, ..bare.experiment };
     Setup { experiment, ..bare }
 }
 
@@ -95,21 +96,21 @@ impl Ways {
     }
 }
 
-/// So many puts of each (R, W) of new keys at a home drawn for each, and after each acknowledgement
-/// reads at homes drawn for each.
+/// So many puts of each (R, W) of new keys at an owner drawn for each, and after each
+/// acknowledgement reads at owners drawn for each.
 fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     driver.emulate(&ways.rules())?;
     let mut rng = Rng::new(seed);
     let puts = Puts { count: puts * PAIRS.len() as u64, pace: PACE, timeout_ms: TIMEOUT_MS };
     let pair = |nth: u64| PAIRS[(nth % PAIRS.len() as u64) as usize];
-    let mut course = |nth: u64| {
+    let mut scenario = |nth: u64| {
         let (r, w) = pair(nth);
-        let mut home = || rng.below(N.into()) as usize;
-        let put = home();
-        let reads = TIMES_MS.map(|t| Read { after: t * MILLI, home: home(), r });
-        Course { home: put, w, reads: reads.to_vec() }
+        let mut owner = || rng.below(N.into()) as usize;
+        let put = owner();
+        let reads = TIMES_MS.map(|t| Read { after: t * MILLI, owner: owner(), r });
+        Scenario { owner: put, w, reads: reads.to_vec() }
     };
-    let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
+    let Followed { acknowledged, reads } = driver.follow(&puts, &mut scenario)?;
     if (acknowledged.len() as u64) < puts.count {
         let (all, done) = (puts.count, acknowledged.len());
         return Err(format!("{done} of {all} puts were acknowledged, and nothing is lost here"));
@@ -117,7 +118,7 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
     let mut counts = Counts::new();
     for reading in reads {
         if reading.seen == Seen::Refused {
-            return Err("a read was refused, and all homes are there".into());
+            return Err("a read was refused, and all owners are there".into());
         }
         let (r, w) = pair(reading.put);
         let counted = counts.entry((r, w, TIMES_MS[reading.which])).or_default();
@@ -128,8 +129,8 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
 }
 
 /// What was measured, and predicted for the moments at which reads began.
-fn points(counts: &Counts, told: &Prediction) -> Vec<Point> {
-    let cell = |r: u8, w: u8| told.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
+fn points(counts: &Counts, reported: &Prediction) -> Vec<Point> {
+    let cell = |r: u8, w: u8| reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
     let point = |((r, w, t_ms), Counted { shown, began }): (&(u8, u8, u64), &Counted)| {
         let fresh = |(after, reads): (&Micros, &u64)| {
             cell(*r, *w).map_or(0.0, |cell| cell.fresh_at(after.0)) * *reads as f64
@@ -183,17 +184,17 @@ pub(crate) fn visibility(
     step: Step<'_>,
 ) -> Result<(), String> {
     let name = "visibility";
-    let (reads, ways) = (Reads::Home, Ways { w_ms: 20, others_ms: 10 });
+    let (reads, ways) = (Reads::Owner, Ways { w_ms: 20, others_ms: 10 });
     let mut driver = site.found(&setup(reads, report.seed))?;
     let counts = measure(&mut *driver, ways, report.samples, report.seed)?;
     driver.stop()?;
-    let told = ways.predict(reads, report.seed)?;
+    let reported = ways.predict(reads, report.seed)?;
     let head = ["r", "w", "t_ms", "reads", "fresh", "predicted"];
     let mut table = report.table(name, &head)?;
     let mut lines: Vec<Line> = Vec::new();
     for (colour, (r, w)) in PAIRS.into_iter().enumerate() {
         let (mut measured, mut predicted) = (Vec::new(), Vec::new());
-        let points = points(&counts, &told);
+        let points = points(&counts, &reported);
         for point in points.into_iter().filter(|point| point.pair == (r, w)) {
             let Point { t_ms: t, reads, fresh, predicted: model, .. } = point;
             let half = 1.96 * (fresh * (1.0 - fresh) / reads.max(1) as f64).sqrt();
@@ -216,8 +217,10 @@ pub(crate) fn visibility(
     report.figure(Figure {
         name: name.into(),
         title: "How probably a read sees a write, N=3".into(),
-        caption: "Writes take 20 ms on average to a replica, all else 10 ms, exponentially distributed. Each put and each read at a \
-                  home drawn for it, whose own copy costs no way. No repair, no hints, no hedges. (R,W) with R+W > 3 always see it."
+        caption: "Writes take 20 ms on average to a replica, all else 10 ms, exponentially \
+            distributed. Each put and each read at a \
+                  owner drawn for it, whose own copy costs no way. No repair, no hints, no \
+            hedges. (R,W) with R+W > 3 always see it."
             .into(),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "reads that see the write (%)".into(),
@@ -227,7 +230,8 @@ pub(crate) fn visibility(
     })?;
     report.note(
         name,
-        "The study's reads came a second or more after the put, so that this race never showed in its figures.",
+        "The study's reads came a second or more after the put, so that this race never showed in \
+         its figures.",
     );
     report.show(table)
 }
@@ -239,17 +243,17 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
     let mut table = report.table(name, &head)?;
     let (mut squares, mut count, mut late) = (0.0, 0.0, 0.0);
     let mut lines = Vec::new();
-    let reads = Reads::Homes;
+    let reads = Reads::Owners;
     let mut driver = site.found(&setup(reads, report.seed))?;
     let (longer, at_most) = resolution(&mut *driver, report.seed)?;
     for (colour, (w_ms, others_ms)) in MEANS.into_iter().enumerate() {
         let seed = report.seed ^ (colour as u64 + 1) << 32;
         let ways = Ways { w_ms, others_ms };
         let counts = measure(&mut *driver, ways, report.samples, seed)?;
-        let told = ways.predict(reads, seed)?;
+        let reported = ways.predict(reads, seed)?;
         late += late_ms(&counts) / MEANS.len() as f64;
         let mut apart = Vec::new();
-        for Point { pair: (r, w), t_ms: t, reads, fresh, predicted } in points(&counts, &told) {
+        for Point { pair: (r, w), t_ms: t, reads, fresh, predicted } in points(&counts, &reported) {
             squares += (fresh - predicted).powi(2);
             count += 1.0;
             if (r, w) == (1, 1) {
@@ -277,14 +281,16 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         let (rmse, most) = (100.0 * rmse, 100.0 * most);
         report.fault(&format!("validate: the RMSE is {rmse:.2} %, and {most} % is the limit"));
     }
-    let told = format!(
-        "The RMSE between prediction and measurement is {:.2} % over {count} points (9 distributions, 3 (R,W), 9 times).",
+    let reported = format!(
+        "The RMSE between prediction and measurement is {:.2} % over {count} points (9 \
+         distributions, 3 (R,W), 9 times).",
         100.0 * rmse
     );
     let exact = match site {
         Site::Virtual => "Time is exact to the microsecond.".to_owned(),
         Site::Real(_) => format!(
-            "A message that is to take {PROBE_MS} ms takes {longer:.2} ms more on average, 99 % take at most {at_most:.2} ms more; \
+            "A message that is to take {PROBE_MS} ms takes {longer:.2} ms more on average, 99 % \
+             take at most {at_most:.2} ms more; \
              reads begin {late:.2} ms late on average, which the prediction knows."
         ),
     };
@@ -292,7 +298,8 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         name: name.into(),
         title: "How far prediction and measurement are apart, (R,W) = (1,1)".into(),
         caption: format!(
-            "{told} {exact} Reads ask all homes, the own copy too is asked over the network; no repair, no hints, no hedges."
+            "{reported} {exact} Reads ask all owners, the own copy too is asked over the network; \
+             no repair, no hints, no hedges."
         ),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "difference in points (%)".into(),
@@ -300,7 +307,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         is_log: false,
         lines,
     })?;
-    report.note(name, &format!("{told} {exact}"));
+    report.note(name, &format!("{reported} {exact}"));
     report.show(table)
 }
 
@@ -315,13 +322,13 @@ mod tests {
     /// stale reads are.
     #[test]
     fn the_nodes_own_samples_predict_what_reads_see() {
-        let (reads, ways) = (Reads::Home, Ways { w_ms: 10, others_ms: 10 });
+        let (reads, ways) = (Reads::Owner, Ways { w_ms: 10, others_ms: 10 });
         let mut driver = Simulated::found(&setup(reads, 7)).unwrap();
         let counts = measure(&mut driver, ways, 2_000, 7).unwrap();
         let cluster = driver.cluster();
         let links = Links::new(cluster.ring(), &cluster.samples(), |id| format!("{id:?}"));
-        let told = predict_links(&links.unwrap(), reads, TRIALS, 7);
-        let points = points(&counts, &told);
+        let reported = predict_links(&links.unwrap(), reads, TRIALS, 7);
+        let points = points(&counts, &reported);
         let squares: f64 = points.iter().map(|one| (one.fresh - one.predicted).powi(2)).sum();
         let rmse = (squares / points.len() as f64).sqrt();
         assert!(points.len() == 27 && rmse < 0.02, "{} points, {rmse}", points.len());

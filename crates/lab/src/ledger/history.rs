@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use pixii_core::types::{Key, WriteId};
 use pixii_core::wire;
 
-use super::{Act, Entry, Outcome};
+use super::{Action, Entry, Outcome};
 
 /// Bytes read at a time.
 const READ_BYTES: u64 = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) struct Write {
     /// Its id.
     pub(crate) write: WriteId,
     /// What it does.
-    pub(crate) act: Act,
+    pub(crate) act: Action,
     /// Writes that its context covers.
     pub(crate) covers: Box<[WriteId]>,
     /// What became of it.
@@ -86,8 +86,8 @@ impl History {
         }
     }
 
-    /// Reads what the file has gained; gives the length of its sound part. A frame that is not complete
-    /// is left for the next time.
+    /// Reads what the file has gained; gives the length of its sound part. A frame that is not
+    /// complete is left for the next time.
     pub(super) fn catch_up(&mut self) -> Result<u64, String> {
         let path = self.path.clone();
         let fault = |what: String| format!("the ledger {}: {what}", path.display());

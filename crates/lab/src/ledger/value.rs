@@ -4,10 +4,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::rng::Rng;
 use pixii_core::types::WriteId;
 
-/// Bytes of a write id at the start of a value: shorter values cannot be told apart.
+/// Bytes of a write id at the start of a value: shorter values cannot be distinguished.
 pub(crate) const MIN_VALUE_BYTES: usize = 16;
 
-/// The value of a write: its id, and bytes that follow from the id, so that a reader can tell whose
+/// The value of a write: its id, and bytes that follow from the id, so that a reader can know whose
 /// it is and that it is whole.
 pub(crate) fn value_of(write: WriteId, bytes: usize) -> Bytes {
     let mut value = BytesMut::with_capacity(bytes + 8);
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_tell_whose_they_are() {
+    fn values_report_whose_they_are() {
         for bytes in [0, 16, 17, 100, 4_096] {
             let value = value_of(WriteId(77 << 70), bytes);
             assert_eq!(value.len(), bytes.max(MIN_VALUE_BYTES));

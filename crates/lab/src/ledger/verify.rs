@@ -3,21 +3,21 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure};
+use pixii_client::{Client, ClientError};
 use pixii_core::types::Key;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::judge::{Fault, Finding, judge};
+use super::judge::{Finding, Violation, judge};
 use super::{Counts, Ledger};
 
-/// Reads under way at a time.
+/// Reads in progress at a time.
 const READS: usize = 64;
 /// Deadline of one read, in milliseconds.
 const TIMEOUT_MS: u32 = 5_000;
 /// How long one key is tried again.
-const PATIENCE: Duration = Duration::from_secs(30);
-const REST: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 /// Findings that are kept one by one; beyond that they are only counted.
 const MAX_FINDINGS: usize = 1_000;
 
@@ -40,7 +40,8 @@ pub(crate) struct Verdict {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
-    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no faults.
+    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no
+    /// faults.
     pub(crate) repeated: u64,
 }
 
@@ -52,12 +53,12 @@ impl Verdict {
 
     fn add(&mut self, findings: Vec<Finding>) {
         for finding in findings {
-            if finding.fault == Fault::Repeated {
+            if finding.fault == Violation::Repeated {
                 self.repeated += 1;
                 continue;
             }
             self.faults += 1;
-            self.lost += u64::from(finding.fault == Fault::Lost);
+            self.lost += u64::from(finding.fault == Violation::Lost);
             if self.findings.len() < MAX_FINDINGS {
                 self.findings.push(finding);
             }
@@ -65,8 +66,8 @@ impl Verdict {
     }
 }
 
-/// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it is) and
-/// judges what is shown. No load may be under way. The error is the ledger's.
+/// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it
+/// is) and judges what is shown. No load may be in progress. The error is the ledger's.
 pub(crate) async fn verify(client: &Client, ledger: &Ledger, r: u8) -> Result<Verdict, String> {
     read_all(client, ledger, r, false).await
 }
@@ -114,13 +115,13 @@ async fn read_all(
     }
 }
 
-async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, Failure> {
+async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, ClientError> {
     let begun = Instant::now();
     loop {
         match client.get(key, Some(r), TIMEOUT_MS).await {
             Ok(found) => return Ok(found.values),
-            Err(failure) if begun.elapsed() > PATIENCE => return Err(failure),
-            Err(_) => sleep(REST).await,
+            Err(failure) if begun.elapsed() > TIMEOUT => return Err(failure),
+            Err(_) => sleep(RETRY_BACKOFF).await,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The model over a cluster's own links, from round trips that its daemons have sampled.
 //!
-//! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a read, with m the shortest one of the
-//! link, the way there takes m/2 + U (T - m) and the way back the rest, U drawn evenly from 0 to 1. That is right where a way takes
-//! a constant and an exponential time; where all of a delay is in one direction, half of it is told of each.
+//! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a
+//! read, with m the shortest one of the link, the way there takes m/2 + U (T - m) and the way back
+//! the rest, U drawn evenly from 0 to 1. That is right where a way takes a constant and an
+//! exponential time; where all of a delay is in one direction, half of it is notified of each.
 //!
-//! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that has an object shows it to every
-//! question that comes later, and answers once it is synced. So a write is there after one way; confirmed it is after that, what a
-//! write takes at the replica's own disk, and the way back.
+//! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that
+//! has an object shows it to every question that comes later, and answers once it is synced. So a
+//! write is there after one way; confirmed it is after that, what a write takes at the replica's
+//! own disk, and the way back.
 
 use pixii_core::message::{RecentTrips, SampleReport};
 use pixii_core::node::EXPLORE;
@@ -15,7 +17,7 @@ use pixii_core::rng::Rng;
 use pixii_core::types::{NodeId, Partition};
 
 use super::Reads;
-use super::trial::{Replica, Trial, patience};
+use super::trial::{Replica, Trial, timeout};
 
 /// With fewer samples than this, nothing is said.
 const MIN_SAMPLES: usize = 30;
@@ -23,8 +25,8 @@ const MIN_SAMPLES: usize = 30;
 /// What was measured of a cluster.
 pub(crate) struct Links {
     nodes: Vec<NodeId>,
-    /// The homes of each partition, by place in `nodes`.
-    homes: Vec<Vec<usize>>,
+    /// The owners of each partition, by place in `nodes`.
+    owners: Vec<Vec<usize>>,
     /// From each node to each; none where they share no partition.
     links: Vec<Vec<Option<Link>>>,
     /// What a write takes at each node's own disk.
@@ -42,14 +44,14 @@ pub(crate) struct Link {
     pub(crate) is_of_writes: bool,
     shortest: u64,
     mean: f64,
-    patience: u64,
+    timeout: u64,
 }
 
 impl Link {
     fn new(trips: Vec<u64>, writes: Vec<u64>, is_of_writes: bool) -> Self {
         let shortest = trips.iter().copied().min().unwrap_or(0);
-        let (mean, patience) = (mean(&trips), patience(&trips));
-        Link { trips, writes, is_of_writes, shortest, mean, patience }
+        let (mean, timeout) = (mean(&trips), timeout(&trips));
+        Link { trips, writes, is_of_writes, shortest, mean, timeout }
     }
 
     /// What the ways there and back take.
@@ -79,7 +81,8 @@ pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
 }
 
 impl Links {
-    /// From what every member has told. `name` tells members' names; the error says of which two too little is known.
+    /// From what every member has reported. `name` reports members' names; the error says of which
+    /// two too little is known.
     pub(crate) fn new(
         ring: &Ring,
         reports: &[SampleReport],
@@ -88,11 +91,11 @@ impl Links {
         let nodes: Vec<NodeId> = reports.iter().map(|report| NodeId::of(&report.name)).collect();
         let place = |id: &NodeId| {
             let found = nodes.iter().position(|node| node == id);
-            found.ok_or_else(|| format!("{} has told no samples", name(*id)))
+            found.ok_or_else(|| format!("{} has reported no samples", name(*id)))
         };
-        let homes = (0..ring.partitions()).map(Partition);
-        let homes = homes.map(|one| ring.homes(one).iter().map(place).collect());
-        let homes = homes.collect::<Result<Vec<Vec<usize>>, String>>()?;
+        let owners = (0..ring.partitions()).map(Partition);
+        let owners = owners.map(|one| ring.owners(one).iter().map(place).collect());
+        let owners = owners.collect::<Result<Vec<Vec<usize>>, String>>()?;
         let trips = |from: usize, to: usize| {
             let found = reports[from].trips.iter().find(|trips| trips.node == nodes[to]);
             let micros =
@@ -105,28 +108,31 @@ impl Links {
         let disks: Vec<Vec<u64>> = all().map(|at| trips(at, at).1).collect();
         let mut links = vec![vec![None; nodes.len()]; nodes.len()];
         for (from, to) in all().flat_map(|from| all().map(move |to| (from, to))) {
-            if homes.iter().any(|homes| homes.contains(&from) && homes.contains(&to)) {
+            if owners.iter().any(|owners| owners.contains(&from) && owners.contains(&to)) {
                 let link = link(trips(from, to), &disks[to], from == to);
                 let link = link.map_err(|(reads, writes)| {
                     let (from, to) = (name(nodes[from]), name(nodes[to]));
                     format!(
-                        "too little is known of the way from {from} to {to}: {reads} reads and {writes} writes were sampled \
-                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load first, or that of \
+                        "too little is known of the way from {from} to {to}: {reads} reads and \
+                         {writes} writes were sampled \
+                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load \
+                         first, or that of \
                          `pixii lab load`"
                     )
                 })?;
                 links[from][to] = Some(link);
             }
         }
-        Ok(Links { nodes, homes, links, disks })
+        Ok(Links { nodes, owners, links, disks })
     }
 
     /// Replicas of each key.
     pub(crate) fn n(&self) -> usize {
-        self.homes.first().map_or(0, Vec::len)
+        self.owners.first().map_or(0, Vec::len)
     }
 
-    /// Every link that matters: from whom, to whom, what was measured, and what a write takes at the other end's disk.
+    /// Every link that matters: from whom, to whom, what was measured, and what a write takes at
+    /// the other end's disk.
     pub(crate) fn each(&self) -> impl Iterator<Item = (NodeId, NodeId, &Link, &[u64])> {
         self.links.iter().zip(&self.nodes).flat_map(move |(row, from)| {
             let ends = row.iter().zip(&self.nodes).zip(&self.disks);
@@ -138,47 +144,48 @@ impl Links {
         self.links[from][to].as_ref()
     }
 
-    /// Draws a key, homes of it that coordinate a write and a read, and what these take.
+    /// Draws a key, owners of it that coordinate a write and a read, and what these take.
     pub(super) fn draw(&self, trial: &mut Trial, reads: Reads, rng: &mut Rng) {
         trial.clear();
-        let Some(homes) = rng.pick(&self.homes) else { return };
-        let mut end = || homes[rng.below(homes.len() as u64) as usize];
+        let Some(owners) = rng.pick(&self.owners) else { return };
+        let mut end = || owners[rng.below(owners.len() as u64) as usize];
         let (writer, reader) = (end(), end());
-        for (at, home) in homes.iter().enumerate() {
-            let mut ways = |from: usize| match self.link(from, *home) {
-                Some(link) if from == *home => (0, drawn(&link.trips, rng)),
+        for (at, owner) in owners.iter().enumerate() {
+            let mut ways = |from: usize| match self.link(from, *owner) {
+                Some(link) if from == *owner => (0, drawn(&link.trips, rng)),
                 Some(link) => link.ways(rng),
                 None => (0, 0),
             };
             let ((there, back), (question, answer)) = (ways(writer), ways(reader));
-            let back = if *home == writer { 0 } else { back };
+            let back = if *owner == writer { 0 } else { back };
             trial.there.push(there);
-            trial.acks.push(there + drawn(&self.disks[*home], rng) + back);
-            let patience = self.link(reader, *home).map_or(u64::MAX, |link| link.patience);
-            let patience = if reads == Reads::Hedged { patience } else { u64::MAX };
+            trial.acks.push(there + drawn(&self.disks[*owner], rng) + back);
+            let timeout = self.link(reader, *owner).map_or(u64::MAX, |link| link.timeout);
+            let timeout = if reads == Reads::Hedged { timeout } else { u64::MAX };
             let answer = question + answer;
-            trial.replicas.push(Replica { answer, question, patience, chance: rng.next_u64(), at });
+            trial.replicas.push(Replica { answer, question, timeout, chance: rng.next_u64(), at });
         }
         trial.acks.sort_unstable();
-        if matches!(reads, Reads::Homes | Reads::All) {
+        if matches!(reads, Reads::Owners | Reads::All) {
             trial.replicas.sort_unstable_by_key(|one| (one.answer, one.chance));
             return;
         }
         let explores = rng.below(EXPLORE) == 0;
         let pace = |one: &Replica| {
-            let link = self.link(reader, homes[one.at]);
+            let link = self.link(reader, owners[one.at]);
             if explores { 0.0 } else { link.map_or(0.0, |link| link.mean) }
         };
         // The own copy is the first of equals, and then as the ring has it.
         trial.replicas.sort_by(|one, other| {
-            let key = |one: &Replica| (homes[one.at] != reader, one.at);
+            let key = |one: &Replica| (owners[one.at] != reader, one.at);
             pace(one).total_cmp(&pace(other)).then(key(one).cmp(&key(other)))
         });
     }
 }
 
-/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads are few, because a home is the
-/// slowest of all, its writes tell: each without what the disk takes there half of the time.
+/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads
+/// are few, because an owner is the slowest of all, its writes tell: each without what the disk
+/// takes there half of the time.
 fn link(
     (reads, writes): (Vec<u64>, Vec<u64>),
     disk: &[u64],
@@ -269,29 +276,30 @@ mod tests {
     #[test]
     fn the_disk_delays_a_confirmation_and_not_the_arrival() {
         let links = links(&reports("fixed 4ms", 10_000, 100)).unwrap();
-        let told = predict_links(&links, Reads::Home, 50_000, 1);
+        let reported = predict_links(&links, Reads::Owner, 50_000, 1);
         // With W = 1 the own disk confirms after 10 ms, and the object is everywhere since 4.
-        assert!(told.cells.iter().all(|cell| cell.fresh_at(0) == 1.0));
-        let most = told.writes.iter().map(|writes| ms(writes.max()).round() as u64);
+        assert!(reported.cells.iter().all(|cell| cell.fresh_at(0) == 1.0));
+        let most = reported.writes.iter().map(|writes| ms(writes.max()).round() as u64);
         assert_eq!(most.collect::<Vec<_>>(), [10, 18, 18]);
-        assert_eq!(ms(told.reads[1].max()).round() as u64, 8);
+        assert_eq!(ms(reported.reads[1].max()).round() as u64, 8);
     }
 
     #[test]
-    fn few_reads_are_told_by_writes_and_too_little_is_said_by_name() {
-        let mut told = reports("fixed 4ms", 1_000, 40);
-        told[0].trips[2].reads_us.truncate(5);
-        let known = links(&told).unwrap();
+    fn few_reads_are_recognised_by_writes_and_too_little_is_said_by_name() {
+        let mut reported = reports("fixed 4ms", 1_000, 40);
+        reported[0].trips[2].reads_us.truncate(5);
+        let known = links(&reported).unwrap();
         let (_, _, link, _) = known.each().nth(2).unwrap();
         assert!(link.is_of_writes && link.trips.iter().all(|trip| *trip == 8_000), "{link:?}");
-        told[0].trips[2].writes_us.truncate(7);
-        let why = links(&told).err().unwrap();
-        let said = "too little is known of the way from n1 to n3: 5 reads and 7 writes were sampled there, and 30 are needed";
-        assert!(why.starts_with(said), "{why}");
-        told[1].trips.remove(1);
-        told[0].trips[2] = told[0].trips[1].clone();
-        assert!(links(&told).is_err(), "its own disk is not known");
-        let why = links(&told[..2]).err().unwrap();
-        assert_eq!(why, "n3 has told no samples");
+        reported[0].trips[2].writes_us.truncate(7);
+        let why = links(&reported).err().unwrap();
+        let stated = "too little is known of the way from n1 to n3: 5 reads and 7 writes were \
+            sampled there, and 30 are needed";
+        assert!(why.starts_with(stated), "{why}");
+        reported[1].trips.remove(1);
+        reported[0].trips[2] = reported[0].trips[1].clone();
+        assert!(links(&reported).is_err(), "its own disk is not known");
+        let why = links(&reported[..2]).err().unwrap();
+        assert_eq!(why, "n3 has reported no samples");
     }
 }

@@ -138,7 +138,8 @@ mod tests {
         let dues: Vec<Duration> = Schedule::new(even, 1).take(3).collect();
         assert_eq!(dues, [5, 10, 15].map(Duration::from_millis));
         let random = Arrivals { is_random: true, ..even };
-        // A Poisson count of mean 20,000, and gaps that are exponential: as long as their deviation.
+        // A Poisson count of mean 20,000, and gaps that are exponential: as long as their
+        // deviation.
         let count = within(Schedule::new(random, 5), 0.0, 100.0) as f64;
         assert!((count - 20_000.0).abs() < 5.0 * 20_000f64.sqrt(), "seed 5: {count}");
         let dues: Vec<f64> =
@@ -180,8 +181,8 @@ mod tests {
             ("2x/10s/10s", "the length is not between 0 and the period"),
             ("2x/10s/9999s", "the period is over 3600 s"),
         ] {
-            let told = Burst::parse(text).unwrap_err();
-            assert!(told.starts_with(&format!("\"{text}\": {why}; a burst is")), "{told}");
+            let reported = Burst::parse(text).unwrap_err();
+            assert!(reported.starts_with(&format!("\"{text}\": {why}; a burst is")), "{reported}");
         }
     }
 }

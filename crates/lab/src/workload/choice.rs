@@ -1,4 +1,5 @@
-//! What the next operation is about: which key, and how large a value. Everything follows from a seed.
+//! What the next operation is about: which key, and how large a value. Everything follows from a
+//! seed.
 
 use pixii_core::rng::Rng;
 
@@ -15,12 +16,13 @@ pub(crate) enum Choice {
     Latest(f64),
     /// One after the other, all clients together, and again from the first.
     Sweep,
-    /// All alike, but each client has keys of its own: nobody else writes them, and the first write of
-    /// each is made without a read.
+    /// All alike, but each client has keys of its own: nobody else writes them, and the first write
+    /// of each is made without a read.
     Own,
 }
 
-/// Draws keys where chance alone decides: [`Choice::Uniform`], [`Choice::Zipf`], [`Choice::Latest`].
+/// Draws keys where chance alone decides: [`Choice::Uniform`], [`Choice::Zipf`],
+/// [`Choice::Latest`].
 #[derive(Debug, Default)]
 pub(super) struct Drawer {
     /// For so many keys.
@@ -69,8 +71,9 @@ impl Sizes {
 }
 
 /// Ranks by Zipf's law: rank k of `1..=count` with a probability in proportion to k to the power of
-/// `-exponent`. Rejection-inversion (Hörmann and Derflinger, 1996): constant memory, about one draw, and nothing to compute
-/// when a key is added. YCSB draws by Gray et al. (1994), which is exact for the first two ranks and near for the others.
+/// `-exponent`. Rejection-inversion (Hörmann and Derflinger, 1996): constant memory, about one
+/// draw, and nothing to compute when a key is added. YCSB draws by Gray et al. (1994), which is
+/// exact for the first two ranks and near for the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Zipf {
     count: f64,

@@ -1,5 +1,6 @@
-//! An open loop: an operation begins when it is due, whatever has become of those before, and its latency counts from then,
-//! so that a cluster that stalls cannot slow down those who would have noticed.
+//! An open loop: an operation begins when it is due, whatever has become of those before, and its
+//! latency counts from then, so that a cluster that stalls cannot slow down those who would have
+//! noticed.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -16,7 +17,8 @@ use super::worker::Worker;
 /// Operations that are due and not yet looked at; a clock that waits for room forgets none.
 const DUE: usize = 1_024;
 
-/// Begins operations until the load ends, and waits for those under way. The error is the ledger's.
+/// Begins operations until the load ends, and waits for those in progress. The error is the
+/// ledger's.
 pub(super) async fn run(shared: Arc<Shared>, arrivals: Arrivals) -> Result<(), String> {
     let (mut due, _clock) = clock(&shared, arrivals)?;
     let (mut idle, mut made) = (Vec::new(), 0);
@@ -56,9 +58,10 @@ fn returned(
     ended.map_err(|error| format!("an operation ended: {error}"))?
 }
 
-/// A thread that tells when operations are due: the runtime's timers are a millisecond wide. It ends when either end is dropped.
+/// A thread that reports when operations are due: the runtime's timers are a millisecond wide. It
+/// ends when either end is dropped.
 fn clock(shared: &Shared, arrivals: Arrivals) -> Result<(Receiver<Instant>, Sender<()>), String> {
-    let (tell, due) = queue(DUE);
+    let (report, due) = queue(DUE);
     let (hold, held) = channel::<()>();
     let (start, until) = (Instant::now(), shared.until);
     let schedule = Schedule::new(arrivals, shared.spec.seed);
@@ -67,7 +70,7 @@ fn clock(shared: &Shared, arrivals: Arrivals) -> Result<(Receiver<Instant>, Send
             let wait = at.saturating_duration_since(Instant::now());
             let ended =
                 !wait.is_zero() && held.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
-            if ended || until.is_some_and(|end| at >= end) || tell.blocking_send(at).is_err() {
+            if ended || until.is_some_and(|end| at >= end) || report.blocking_send(at).is_err() {
                 return;
             }
         }

@@ -1,4 +1,5 @@
-//! Which keys there are while a load inserts some: a key is chosen only once its insertion, and all before it, have ended.
+//! Which keys there are while a load inserts some: a key is chosen only once its insertion, and all
+//! before it, have ended.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 pub(super) struct Population {
     next: AtomicU64,
     count: AtomicU64,
-    /// Ended behind one that has not; no more than are under way.
+    /// Ended behind one that has not; no more than are in progress.
     ahead: Mutex<BTreeSet<u64>>,
 }
 

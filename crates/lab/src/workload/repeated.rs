@@ -1,4 +1,5 @@
-//! A load several times over: what differs between the repetitions says how far a figure can be trusted.
+//! A load several times over: what differs between the repetitions says how far a figure can be
+//! trusted.
 
 use std::time::Duration;
 
@@ -6,13 +7,13 @@ use hdrhistogram::Histogram;
 use pixii_client::Client;
 
 use super::choice::Choice;
-use super::{Kind, Load, Mix, Report, Spec, Tally};
+use super::{Kind, Load, Mix, Report, Spec, Totals};
 use crate::mean::Mean;
 
 /// Clients that write the keys first.
 pub(crate) const FILL_CLIENTS: usize = 64;
 
-/// Writes all keys of a load. The error tells why some could not be.
+/// Writes all keys of a load. The error reports why some could not be.
 pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
     let spec = Spec {
         clients: FILL_CLIENTS,
@@ -26,18 +27,19 @@ pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
         ..spec.clone()
     };
     let (wanted, report) = (spec.keys, Load::start(client, spec, None).finish().await?);
-    let tally = report.kind(Kind::Blind);
-    match tally.map_or(0, Tally::done) {
+    let totals = report.kind(Kind::Blind);
+    match totals.map_or(0, Totals::done) {
         done if done == wanted => Ok(()),
         done => {
-            let why = tally.and_then(|tally| tally.reasons.keys().next());
+            let why = totals.and_then(|totals| totals.reasons.keys().next());
             let why = why.map_or("no answer came", String::as_str);
             Err(format!("only {done} of the {wanted} keys could be written first: {why}"))
         }
     }
 }
 
-/// The repetition with this number: the same load, with other choices, over the keys that the last one has left.
+/// The repetition with this number: the same load, with other choices, over the keys that the last
+/// one has left.
 pub(crate) async fn repeat(
     client: &Client,
     spec: &Spec,
@@ -48,7 +50,8 @@ pub(crate) async fn repeat(
     Load::start(client, Spec { seed, keys, ..spec.clone() }, None).finish().await
 }
 
-/// What all repetitions came to, for one kind of operation or all. Means are over the repetitions; times are in milliseconds.
+/// What all repetitions came to, for one kind of operation or all. Means are over the repetitions;
+/// times are in milliseconds.
 pub(crate) struct Figures {
     /// What; `None` for all.
     pub(crate) kind: Option<Kind>,
@@ -93,7 +96,7 @@ impl Figures {
 fn figures(kind: Option<Kind>, reports: &[Report]) -> Figures {
     let ms = |micros: f64| micros / 1e3;
     let (mut all, [mut rates, mut means, mut medians, mut tails]) =
-        (Tally::new(), [const { Vec::new() }; 4]);
+        (Totals::new(), [const { Vec::new() }; 4]);
     for report in reports {
         let one = merged(kind, report);
         rates.push(one.done() as f64 / report.spent.as_secs_f64());
@@ -123,17 +126,17 @@ fn figures(kind: Option<Kind>, reports: &[Report]) -> Figures {
     }
 }
 
-fn merged(kind: Option<Kind>, report: &Report) -> Tally {
-    let mut merged = Tally::new();
+fn merged(kind: Option<Kind>, report: &Report) -> Totals {
+    let mut merged = Totals::new();
     let wanted = report.kinds.iter().filter(|(of, _)| kind.is_none_or(|kind| kind == **of));
-    wanted.for_each(|(_, tally)| merged.add(tally.clone()));
+    wanted.for_each(|(_, totals)| merged.add(totals.clone()));
     merged
 }
 
 #[cfg(test)]
 mod tests {
-    use pixii_client::Failure;
-    use pixii_core::message::{Refusal, Roll};
+    use pixii_client::ClientError;
+    use pixii_core::message::{Rejection, ReplicaOutcomes};
 
     use super::*;
 
@@ -143,40 +146,40 @@ mod tests {
             let mut report = Report { spent: Duration::from_secs(seconds), ..Report::default() };
             for (kind, millis) in [Kind::Get, Kind::Put].into_iter().zip(millis) {
                 for _ in 0..100 {
-                    report.tally(kind).note(Duration::from_millis(millis), Ok(()));
+                    report.totals(kind).note(Duration::from_millis(millis), Ok(()));
                 }
             }
             report
         };
-        let told = Figures::of(&[report([10, 30], 10), report([20, 40], 20)]);
-        let kinds: Vec<Option<Kind>> = told.iter().map(|one| one.kind).collect();
+        let reported = Figures::of(&[report([10, 30], 10), report([20, 40], 20)]);
+        let kinds: Vec<Option<Kind>> = reported.iter().map(|one| one.kind).collect();
         assert_eq!(kinds, [Some(Kind::Get), Some(Kind::Put), None]);
-        assert_eq!([told[0].done, told[1].done, told[2].done], [200, 200, 400]);
+        assert_eq!([reported[0].done, reported[1].done, reported[2].done], [200, 200, 400]);
         let near =
             |found: f64, wanted: f64| assert!((found - wanted).abs() < 0.002 * wanted, "{found}");
-        near(told[0].rate.mean, 7.5);
-        near(told[0].p50.mean, 15.0);
+        near(reported[0].rate.mean, 7.5);
+        near(reported[0].p50.mean, 15.0);
         // Two repetitions 10 ms apart: 12.706 * 10 / 2.
-        near(told[0].p50.half, 63.53);
-        near(told[2].mean.mean, 25.0);
-        near(told[2].rate.mean, 15.0);
-        near(told[2].max, 40.0);
+        near(reported[0].p50.half, 63.53);
+        near(reported[2].mean.mean, 25.0);
+        near(reported[2].rate.mean, 15.0);
+        near(reported[2].max, 40.0);
     }
     #[test]
     fn failures_are_counted_by_kind_and_have_no_latency() {
         let mut report = Report { spent: Duration::from_secs(1), ..Report::default() };
-        let roll = Roll::default();
-        let no_quorum = Refusal::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, roll };
+        let outcomes = ReplicaOutcomes::default();
+        let no_quorum = Rejection::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, outcomes };
         for failure in [
-            Failure::Refused(no_quorum),
-            Failure::Refused(Refusal::Stopping),
-            Failure::Error("no node".into()),
-            Failure::Unknown("late".into()),
+            ClientError::Refused(no_quorum),
+            ClientError::Refused(Rejection::Stopping),
+            ClientError::Error("no node".into()),
+            ClientError::Unknown("late".into()),
         ] {
-            report.tally(Kind::Put).note(Duration::from_secs(9), Err(&failure));
+            report.totals(Kind::Put).note(Duration::from_secs(9), Err(&failure));
         }
-        let told = &Figures::of(&[report])[0];
-        assert_eq!((told.done, told.p50.count), (0, 0));
-        assert_eq!([told.no_quorum, told.refused, told.unknown], [1, 2, 1]);
+        let reported = &Figures::of(&[report])[0];
+        assert_eq!((reported.done, reported.p50.count), (0, 0));
+        assert_eq!([reported.no_quorum, reported.refused, reported.unknown], [1, 2, 1]);
     }
 }

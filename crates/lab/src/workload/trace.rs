@@ -1,16 +1,17 @@
-//! When each operation of some loads ended, how long it took and how it ended: what a course of events is drawn from.
+//! When each operation of some loads ended, how long it took and how it ended: what a course of
+//! events is drawn from.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pixii_client::Failure;
+use pixii_client::ClientError;
 
 use super::Kind;
 
 /// Most operations that are kept one by one; beyond it they are in the loads' own reports only.
 const MAX_SAMPLES: usize = 8_000_000;
-/// Most kinds of failures that are told apart; the others are counted together.
+/// Most kinds of failures that are distinguished; the others are counted together.
 const MAX_WHYS: usize = 32;
 
 /// How an operation ended.
@@ -42,7 +43,7 @@ pub(crate) struct Sample {
 pub(crate) struct Why {
     /// How many.
     pub(crate) times: u64,
-    /// What the first of them was told.
+    /// What the first of them was reported.
     pub(crate) first: String,
 }
 
@@ -89,19 +90,19 @@ impl Trace {
     }
 
     /// Notes one that failed.
-    pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &Failure) {
+    pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &ClientError) {
         let (end, how) = match failure {
-            Failure::Refused(_) => (End::Refused, "refused"),
-            Failure::Error(_) | Failure::NobodyListens(_) => (End::Refused, "not answered"),
-            Failure::Unknown(_) => (End::Unknown, "unknown"),
+            ClientError::Refused(_) => (End::Refused, "refused"),
+            ClientError::Error(_) | ClientError::NobodyListens(_) => (End::Refused, "not answered"),
+            ClientError::Unknown(_) => (End::Unknown, "unknown"),
         };
-        let told = failure.to_string();
+        let reported = failure.to_string();
         let mut kept = self.kept();
         self.add(&mut kept, spent, end, false);
-        let class = format!("{} {how}: {}", kind.name(), unnumbered(&told));
+        let class = format!("{} {how}: {}", kind.name(), unnumbered(&reported));
         let known = kept.whys.len() < MAX_WHYS || kept.whys.contains_key(&class);
         let class = if known { class } else { "others".into() };
-        kept.whys.entry(class).or_insert(Why { times: 0, first: told }).times += 1;
+        kept.whys.entry(class).or_insert(Why { times: 0, first: reported }).times += 1;
     }
 
     fn add(&self, kept: &mut Kept, spent: Duration, end: End, is_absent: bool) {
@@ -116,7 +117,8 @@ impl Trace {
     }
 }
 
-/// What alike sentences share: their first part without what is in brackets, with one sign for any number.
+/// What alike sentences share: their first part without what is in brackets, with one sign for any
+/// number.
 fn unnumbered(sentence: &str) -> String {
     let (mut text, mut depth) = (String::with_capacity(sentence.len()), 0_u32);
     for c in sentence.chars() {
@@ -147,7 +149,7 @@ mod tests {
         let trace = Trace::begin();
         for number in 1..=3 {
             let why = format!("n{number} (h:{number}): no word in {number}00 ms (n7; n8); or so");
-            let why = Failure::Unknown(why);
+            let why = ClientError::Unknown(why);
             trace.failed(Kind::Blind, Duration::from_millis(7), &why);
         }
         trace.done(Duration::from_micros(900), true);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Failure, Put, Written};
+use pixii_client::{ClientError, Put, Written};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire;
@@ -16,14 +16,14 @@ use super::Kind;
 use super::Shared;
 use super::choice::{Choice, Drawer};
 use crate::ledger::value::{value_of, write_of};
-use crate::ledger::{Act, Issued, Outcome};
+use crate::ledger::{Action, Issued, Outcome};
 
 /// Most keys whose context a client remembers; the oldest is forgotten.
 const MAX_REMEMBERED: usize = 4_096;
 /// Most keys of a listing.
 const MAX_LISTED: u64 = 100;
 /// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
-const REST: Duration = Duration::from_millis(5);
+const RETRY_BACKOFF: Duration = Duration::from_millis(5);
 
 /// What a client was shown of a key.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(super) struct Worker {
     seen: HashMap<u64, Option<Seen>>,
     order: VecDeque<u64>,
     drawer: Drawer,
-    /// When the operation under way was due, and how long it waited.
+    /// When the operation in progress was due, and how long it waited.
     due: Instant,
     lag: Duration,
 }
@@ -64,7 +64,7 @@ impl Worker {
                 return Ok(());
             }
             if !self.operate(now).await? {
-                sleep(REST).await;
+                sleep(RETRY_BACKOFF).await;
             }
         }
     }
@@ -141,13 +141,13 @@ impl Worker {
         let read = self.read(index, key).await;
         let took = begun.elapsed();
         if read == Ok(false) && self.due >= self.shared.counted_from {
-            self.shared.report().tally(Kind::Get).absent += 1;
+            self.shared.report().totals(Kind::Get).absent += 1;
         }
         self.note_read(Kind::Get, took, read)
     }
 
     /// Reads, and remembers; whether something was there.
-    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, Failure> {
+    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, ClientError> {
         let spec = &self.shared.spec;
         let found = self.shared.client.get(key, spec.r, spec.timeout_ms).await?;
         let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
@@ -180,8 +180,8 @@ impl Worker {
         self.note(Kind::List, begun.elapsed(), listed.map(drop))
     }
 
-    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None` if
-    /// the read failed; nothing inside where nobody else writes and nothing was written.
+    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None`
+    /// if the read failed; nothing inside where nobody else writes and nothing was written.
     async fn context(&mut self, index: u64, key: &Key) -> Option<Option<Seen>> {
         match self.seen.get(&index) {
             Some(Some(seen)) => return Some(Some(seen.clone())),
@@ -211,12 +211,12 @@ impl Worker {
         key: &Key,
         seen: Option<Seen>,
         index: u64,
-    ) -> Result<(Duration, Result<(), Failure>), String> {
+    ) -> Result<(Duration, Result<(), ClientError>), String> {
         let write = self.shared.client.write_id();
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
         let value = value_of(write, bytes);
         let covers = seen.as_ref().map_or_else(Vec::new, |seen| seen.covers.clone());
-        let act = Act::Put { bytes: value.len() as u32 };
+        let act = Action::Put { bytes: value.len() as u32 };
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
         let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
@@ -226,7 +226,8 @@ impl Worker {
         self.settle(write, &answer).await?;
         let done = match answer {
             Ok(written) => {
-                // Where a sibling is in the way, the new context covers the old one and not the write.
+                // Where a sibling is in the way, the new context covers the old one and not the
+                // write.
                 let sealed = Blob(written.context.clone());
                 let own = wire::unseal(key, &sealed)
                     .zip(written.dot)
@@ -246,7 +247,7 @@ impl Worker {
     async fn delete(&mut self, key: &Key, seen: Seen, index: u64) -> Result<bool, String> {
         let write = self.shared.client.write_id();
         let (spec, covers) = (&self.shared.spec, seen.covers);
-        self.issue(Issued { write, key: key.clone(), act: Act::Delete, covers }).await?;
+        self.issue(Issued { write, key: key.clone(), act: Action::Delete, covers }).await?;
         let begun = Instant::now();
         let client = &self.shared.client;
         let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
@@ -275,13 +276,13 @@ impl Worker {
     async fn settle(
         &self,
         write: WriteId,
-        answer: &Result<Written, Failure>,
+        answer: &Result<Written, ClientError>,
     ) -> Result<(), String> {
         let Some(ledger) = &self.shared.ledger else { return Ok(()) };
         let outcome = match answer {
             Ok(written) if written.repeated => Outcome::Repeated(written.dot),
             Ok(written) => Outcome::Acknowledged(written.dot),
-            Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
+            Err(ClientError::Unknown(why)) => Outcome::Unknown(why.clone()),
             Err(failure) => Outcome::Refused(failure.to_string()),
         };
         ledger.settle(write, outcome).await
@@ -307,13 +308,14 @@ impl Worker {
         }
     }
 
-    /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
-    fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
+    /// Notes how a request ended that took so long; true if it was done. What its operation had
+    /// waited counts as well.
+    fn note(&self, kind: Kind, took: Duration, done: Result<(), ClientError>) -> bool {
         self.note_read(kind, took, done.map(|()| true))
     }
 
     /// The same of one that, if it was done, showed something or nothing.
-    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, Failure>) -> bool {
+    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, ClientError>) -> bool {
         let took = took + self.lag;
         match (&self.shared.trace, &shown) {
             (Some(trace), Ok(shown)) => trace.done(took, !shown),

@@ -7,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_testkit::fake::{Fake, Manners};
-use pixii_testkit::{pixii_path, told};
+use pixii_testkit::fake::{Behaviour, Fake};
+use pixii_testkit::{pixii_path, reported};
 use serde_json::Value;
 
 fn lab(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(pixii_path());
-    told(&command.arg("lab").args(arguments).current_dir(dir).output().unwrap())
+    reported(&command.arg("lab").args(arguments).current_dir(dir).output().unwrap())
 }
 
 #[test]
@@ -33,10 +33,10 @@ fn a_seed_gives_the_same_samples_and_a_whole_folder() {
             "--out",
             out,
         ];
-        let (code, said, _) = lab(dir.path(), &arguments);
-        // So few samples may be far from theory: that is told, and the folder is whole.
-        assert!(code == 0 || code == 1, "{said}");
-        assert_eq!(said, format!("all of it is in {out}; {out}/index.html shows it\n"));
+        let (code, stated, _) = lab(dir.path(), &arguments);
+        // So few samples may be far from theory: that is reported, and the folder is whole.
+        assert!(code == 0 || code == 1, "{stated}");
+        assert_eq!(stated, format!("all of it is in {out}; {out}/index.html shows it\n"));
     };
     run("one", "7");
     // What is left of another run goes.
@@ -109,7 +109,7 @@ fn a_daemon_that_dies_ends_the_run_and_what_was_measured_stays() {
     command.args(["lab", "run", "validate", "--on", "real", "--samples", "40", "--out"]).arg(&out);
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lab = Running(piped);
-    // The first distribution is told, and the daemons are at the next one.
+    // The first distribution is reported, and the daemons are at the next one.
     let table = out.join("validate-real.csv");
     let deadline = Instant::now() + Duration::from_secs(120);
     while fs::read_to_string(&table).map_or(0, |text| text.lines().count()) < 28 {
@@ -124,12 +124,12 @@ fn a_daemon_that_dies_ends_the_run_and_what_was_measured_stays() {
         assert!(Instant::now() < deadline, "it goes on");
         thread::sleep(Duration::from_millis(20));
     }
-    let (mut told, mut why) = (String::new(), String::new());
-    lab.0.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    let (mut reported, mut why) = (String::new(), String::new());
+    lab.0.stdout.take().unwrap().read_to_string(&mut reported).unwrap();
     lab.0.stderr.take().unwrap().read_to_string(&mut why).unwrap();
     let sentence = "ended: killed by signal 9: the run is incomplete";
     assert!(why.contains(sentence) && why.trim().lines().count() == 1, "{why}");
-    assert!(told.starts_with("INCOMPLETE: what was measured so far is in "), "{told}");
+    assert!(reported.starts_with("INCOMPLETE: what was measured so far is in "), "{reported}");
     assert_eq!(lab.0.wait().unwrap().code(), Some(1));
     assert!(out.join("INCOMPLETE").exists() && !out.join("index.html").exists());
     let rows = fs::read_to_string(&table).unwrap();
@@ -192,23 +192,23 @@ fn mistakes_are_one_sentence_and_leave_nothing() {
 fn a_wish_is_answered_with_the_quorums_that_meet_it() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("times"), "10\n10.0\n10\n").unwrap();
-    let ask = |fresh: &str, within: &str, p99: &str| {
+    let query = |fresh: &str, within: &str, p99: &str| {
         let wish = ["--fresh", fresh, "--within", within, "--read-p99", p99];
         let base = ["predict", "--way", "@times", "--trials", "20000", "--json"];
         let (code, out, err) = lab(dir.path(), &[&base[..], &wish].concat());
         assert_eq!(err, "");
-        let told: Value = serde_json::from_str(&out).unwrap();
-        (code, told["meet"].to_string())
+        let reported: Value = serde_json::from_str(&out).unwrap();
+        (code, reported["meet"].to_string())
     };
-    // Every way takes 10 ms: the other homes have a write 10 ms after it began, and its second confirmation takes 20; only
-    // the own copy is read in less than 20.
-    assert_eq!(ask("99.9", "0", "5"), (0, "[[1,2],[1,3]]".into()));
-    assert_eq!(ask("99.9", "11", "5"), (0, "[[1,1],[1,2],[1,3]]".into()));
+    // Every way takes 10 ms: the other owners have a write 10 ms after it began, and its second
+    // confirmation takes 20; only the own copy is read in less than 20.
+    assert_eq!(query("99.9", "0", "5"), (0, "[[1,2],[1,3]]".into()));
+    assert_eq!(query("99.9", "11", "5"), (0, "[[1,1],[1,2],[1,3]]".into()));
     assert_eq!(
-        ask("99.9", "0", "25"),
+        query("99.9", "0", "25"),
         (0, "[[1,2],[1,3],[2,1],[2,2],[2,3],[3,1],[3,2],[3,3]]".into())
     );
-    assert_eq!(ask("100", "0", "25").0, 0);
+    assert_eq!(query("100", "0", "25").0, 0);
     let (code, out, _) = lab(dir.path(), &["predict", "--way", "@times", "--trials", "2000"]);
     assert!(
         code == 0 && out.contains("(1,1)  3") && out.contains("2000 trials with seed 1"),
@@ -216,11 +216,11 @@ fn a_wish_is_answered_with_the_quorums_that_meet_it() {
     );
 }
 
-/// Runs the load for two seconds against a node that answers nobody for half a second, some time after the 100 keys are written;
-/// gives the JSON.
+/// Runs the load for two seconds against a node that answers nobody for half a second, some time
+/// after the 100 keys are written; gives the JSON.
 fn load_with_a_stall(at: u64, pace: &[&str], dir: &Path) -> Value {
     let fake = Fake::start(1, 1);
-    fake.behave(0, Manners::StallAt(100 + at, Duration::from_millis(500)));
+    fake.behave(0, Behaviour::StallAt(100 + at, Duration::from_millis(500)));
     let address = fake.address(0);
     let base = ["load", "--json", "--connect", &address, "--workload", "C", "--keys", "100"];
     let times = ["--seconds", "2", "--warm-up", "0", "--repetitions", "1", "--seed", "5"];
@@ -233,11 +233,12 @@ fn load_with_a_stall(at: u64, pace: &[&str], dir: &Path) -> Value {
 fn an_open_loop_shows_the_stall_that_a_closed_one_hides() {
     let dir = tempfile::tempdir().unwrap();
     let closed = load_with_a_stall(100, &["--clients", "1"], dir.path());
-    let figure = |told: &Value, name: &str| told["figures"][0][name].as_f64().unwrap();
+    let figure = |reported: &Value, name: &str| reported["figures"][0][name].as_f64().unwrap();
     assert!(closed["figures"][0]["max_ms"].as_f64().unwrap() >= 500.0, "{closed}");
     let hidden = closed["figures"][0]["p99_ms"]["mean"].as_f64().unwrap();
     assert!(hidden < 250.0, "one slow answer of many: {closed}");
-    // One is due every 5 ms before the end. Every fourth is while nobody is answered; one in a hundred waits for nearly all of it.
+    // One is due every 5 ms before the end. Every fourth is while nobody is answered; one in a
+    // hundred waits for nearly all of it.
     let pace = ["--rate", "200", "--even", "--out", "out"];
     let open = load_with_a_stall(100, &pace, dir.path());
     assert!(open["figures"][0]["p99_ms"]["mean"].as_f64().unwrap() > 400.0, "{open}");
@@ -258,7 +259,7 @@ fn an_open_loop_shows_the_stall_that_a_closed_one_hides() {
 }
 
 #[test]
-fn a_load_counts_failures_by_kind_and_mixes_what_it_is_told_to() {
+fn a_load_counts_failures_by_kind_and_mixes_what_it_is_ordered_to() {
     let (dir, fake) = (tempfile::tempdir().unwrap(), Fake::start(1, 1));
     let address = fake.address(0);
     let run = |workload: &str| {
@@ -273,19 +274,19 @@ fn a_load_counts_failures_by_kind_and_mixes_what_it_is_told_to() {
         ("E", &["insert", "list", "all"], 0.02),
         ("f", &["get", "modify", "all"], 0.4),
     ] {
-        let (code, told, err) = run(workload);
+        let (code, reported, err) = run(workload);
         assert_eq!((code, err.as_str()), (0, ""), "{workload}");
-        let figures = told["figures"].as_array().unwrap();
+        let figures = reported["figures"].as_array().unwrap();
         let found: Vec<&str> = figures.iter().map(|one| one["kind"].as_str().unwrap()).collect();
         assert_eq!(found, kinds, "{workload}");
         let done = |at: usize| figures[at]["done"].as_f64().unwrap();
         assert_eq!(done(0) + done(1), done(2), "{workload}");
-        assert!((least..least + 0.2).contains(&(done(0) / done(2))), "{workload}: {told}");
+        assert!((least..least + 0.2).contains(&(done(0) / done(2))), "{workload}: {reported}");
     }
-    fake.behave(0, Manners::Unknown);
+    fake.behave(0, Behaviour::Unknown);
     let (code, _, err) = run("A");
-    let said = "pixii: only 0 of the 50 keys could be written first: unknown outcome: ";
-    assert!(code == 1 && err.starts_with(said), "{err}");
+    let stated = "pixii: only 0 of the 50 keys could be written first: unknown outcome: ";
+    assert!(code == 1 && err.starts_with(stated), "{err}");
     assert_eq!(err.lines().count(), 1);
 }
 
@@ -293,10 +294,11 @@ fn a_load_counts_failures_by_kind_and_mixes_what_it_is_told_to() {
 fn a_node_that_knows_no_samples_is_named() {
     let (dir, fake) = (tempfile::tempdir().unwrap(), Fake::start(3, 2));
     let address = fake.address(1);
-    let ask = ["predict", "--live", "--connect", &address];
-    let (code, _, err) = lab(dir.path(), &ask);
-    let said = "pixii: too little is known of the way from n1 to n1: 0 reads and 0 writes were sampled there, ";
-    assert!(code == 1 && err.starts_with(said), "{err}");
+    let query = ["predict", "--live", "--connect", &address];
+    let (code, _, err) = lab(dir.path(), &query);
+    let stated = "pixii: too little is known of the way from n1 to n1: 0 reads and 0 writes were \
+        sampled there, ";
+    assert!(code == 1 && err.starts_with(stated), "{err}");
     let (code, _, err) = lab(dir.path(), &["predict", "--live", "--fit", "YMMR"]);
     assert!(code == 2 && err.contains("cannot be used with"), "{err}");
 }

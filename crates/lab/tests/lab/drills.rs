@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use pixii_testkit::{pixii_path, told};
+use pixii_testkit::{pixii_path, reported};
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
-    told(&Command::new(pixii_path()).args(arguments).output().unwrap())
+    reported(&Command::new(pixii_path()).args(arguments).output().unwrap())
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn each_verb_has_help_with_examples() {
 }
 
 #[test]
-fn people_are_told_what_drills_there_are_and_what_they_need() {
+fn people_see_what_drills_there_are_and_what_they_need() {
     let (code, list, _) = run(&["drill", "list", "--json"]);
     let list: Value = serde_json::from_str(&list).unwrap();
     assert_eq!(
@@ -29,8 +29,8 @@ fn people_are_told_what_drills_there_are_and_what_they_need() {
     assert_eq!(list.as_array().unwrap().len(), 17);
     assert!(list.as_array().unwrap().iter().all(|one| one["proves"].is_string()));
     let (code, out, why) = run(&["drill", "flood", "--hard"]);
-    let said = "pixii: there is no drill \"flood\"; there are kill, power-cut, restart, ";
-    assert!((code, out.as_str()) == (2, "") && why.starts_with(said), "{why}");
+    let stated = "pixii: there is no drill \"flood\"; there are kill, power-cut, restart, ";
+    assert!((code, out.as_str()) == (2, "") && why.starts_with(stated), "{why}");
     let (code, _, why) = run(&["drill", "upgrade", "--old", "/bin/true"]);
     assert!(code == 1 && why.starts_with("pixii: /bin/true is no pixii that runs here: "), "{why}");
     let full = tempfile::tempdir().unwrap();
@@ -41,12 +41,12 @@ fn people_are_told_what_drills_there_are_and_what_they_need() {
 }
 
 #[test]
-fn a_drill_tells_what_happened_and_what_clients_noticed_and_draws_it() {
+fn a_drill_reports_what_happened_and_what_clients_noticed_and_draws_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("report");
     let words = ["drill", "freeze", "--seconds", "2", "--keys", "100", "--seed", "3", "--json"];
     let mut command = Command::new(pixii_path());
-    let (code, json, why) = told(&command.args(words).arg("--out").arg(&out).output().unwrap());
+    let (code, json, why) = reported(&command.args(words).arg("--out").arg(&out).output().unwrap());
     let json: Value = serde_json::from_str(&json).unwrap_or_else(|_| panic!("{json} {why}"));
     assert_eq!(
         (code, &json["passed"], &json["writes_lost"]),
@@ -64,16 +64,16 @@ fn a_drill_tells_what_happened_and_what_clients_noticed_and_draws_it() {
     assert!((took - between).abs() < 0.01, "{took} and {between}");
     let mut done = 0;
     for phase in ["before", "during", "after"] {
-        let told = &json["phases"][phase];
-        let count = |what: &str| told[what].as_u64().unwrap();
-        assert!(count("p50_us") > 0 && count("p99_us") >= count("p50_us"), "{phase}: {told}");
-        assert_eq!(count("refused") + count("unknown"), 0, "{phase}: {told}");
+        let reported = &json["phases"][phase];
+        let count = |what: &str| reported[what].as_u64().unwrap();
+        assert!(count("p50_us") > 0 && count("p99_us") >= count("p50_us"), "{phase}: {reported}");
+        assert_eq!(count("refused") + count("unknown"), 0, "{phase}: {reported}");
         done += count("done");
     }
     let intervals = json["intervals"].as_array().unwrap();
     let in_intervals = intervals.iter().map(|one| one["done"].as_u64().unwrap()).sum::<u64>();
     assert_eq!(Some(in_intervals), json["done"].as_u64());
-    // What was under way when the load was told to stop is behind its last phase.
+    // What was in progress when the load was ordered to stop is behind its last phase.
     assert!(done <= in_intervals && done + 8 >= in_intervals, "{done} of {in_intervals}");
     assert!(json["writes_acknowledged"].as_u64() > Some(100), "{json}");
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();

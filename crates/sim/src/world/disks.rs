@@ -1,9 +1,9 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Process, Store, begin_life, end_life};
+use pixii_core::store::{Change, Process, Store, begin_incarnation, end_incarnation};
 use pixii_core::types::Micros;
 use pixii_core::wire;
 
@@ -18,35 +18,35 @@ const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
-        let life = self.hosts[at].life;
+        let incarnation = self.hosts[at].incarnation;
         match work {
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.check_purged(at, &changes);
-                self.hosts[at].writes.push_back((mark, changes));
+                self.hosts[at].writes.push_back((seq, changes));
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
                 let when = self.now() + self.rng.within(self.slowness(at) * self.plan.mean_disk);
-                self.schedule(when, Event::Disk { at, life, work });
+                self.schedule(when, Event::Disk { at, incarnation, work });
             }
         }
     }
 
-    /// What is collected in the generation that a host is in is in none of the records that it
+    /// What is collected in the GC epoch that a host is in is in none of the records that it
     /// writes from then on. (One that is written and not durable has not begun yet.)
     fn check_purged(&mut self, at: usize, changes: &[Change]) {
         let host = &self.hosts[at];
-        let generations = host.store.generations().unwrap_or_default();
+        let gc_epochs = host.store.gc_epochs().unwrap_or_default();
         for change in changes {
             let Change::Record { partition, key, record } = change else { continue };
-            let begun = |own: &Generation| {
+            let begun = |own: &GcState| {
                 let node = host.node.as_ref();
-                node.is_some_and(|node| node.generation(*partition) == own.number)
+                node.is_some_and(|node| node.gc_epoch(*partition) == own.number)
             };
-            let own = generations.iter().find(|(of, own)| of == partition && begun(own));
-            let collected = own.and_then(|(_, own)| own.collected_of(key));
-            if collected.is_some_and(|them| record.object.forget(them) != record.object) {
-                let what = format!("n{at} takes back what is collected");
+            let own = gc_epochs.iter().find(|(of, own)| of == partition && begun(own));
+            let purged = own.and_then(|(_, own)| own.purged_of(key));
+            if purged.is_some_and(|them| record.object.forget(them) != record.object) {
+                let what = format!("n{at} takes back what is purged");
                 self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
             }
         }
@@ -61,12 +61,12 @@ impl World {
         }
         host.writing = true;
         let mut last = SyncSeq::NONE;
-        for (mark, changes) in host.writes.drain(..) {
+        for (seq, changes) in host.writes.drain(..) {
             let _ = host.store.apply(&changes);
-            last = mark;
+            last = seq;
             for change in &changes {
-                if let Change::Generation { generation, .. } = change {
-                    self.judge.begin_generation(generation);
+                if let Change::GcState { gc_epoch, .. } = change {
+                    self.judge.begin_gc_epoch(gc_epoch);
                 }
                 if let Change::Record { key, record, .. }
                 | Change::Hint { key, record: Some(record), .. } = change
@@ -76,7 +76,8 @@ impl World {
                     let (bytes, limit) = (wire::encoded_len(&record.object), most);
                     if bytes > limit {
                         let what = format!(
-                            "the store of n{at} fails: a record of {bytes} bytes; the limit is {limit}"
+                            "the store of n{at} fails: a record of {bytes} bytes; the limit is \
+                             {limit}"
                         );
                         self.broken =
                             self.broken.take().or(Some(Broken { key: key.clone(), what }));
@@ -84,10 +85,10 @@ impl World {
                 }
             }
         }
-        let life = host.life;
+        let incarnation = host.incarnation;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
         let when = self.now() + Micros(50) + self.rng.within(slow * self.plan.mean_disk);
-        self.schedule(when, Event::Synced { at, life, mark: last });
+        self.schedule(when, Event::Synced { at, incarnation, seq: last });
     }
 
     fn slowness(&self, at: usize) -> u64 {
@@ -104,16 +105,16 @@ impl World {
 
     /// The node of a host is going to notice that its disk hangs, if it does.
     pub(super) fn expect_stall(&mut self, at: usize) {
-        let (life, when) = (self.hosts[at].life, self.now() + NOTICED_AFTER);
+        let (incarnation, when) = (self.hosts[at].incarnation, self.now() + NOTICED_AFTER);
         if self.hosts[at].hung_until > when {
-            self.schedule(when, Event::Stall { at, life });
+            self.schedule(when, Event::Stall { at, incarnation });
         }
     }
 
-    pub(super) fn stall(&mut self, at: usize, life: u64) {
+    pub(super) fn stall(&mut self, at: usize, incarnation: u64) {
         let now = self.now();
         let host = &mut self.hosts[at];
-        if host.life == life && host.hung_until > now && host.stalled.is_none() {
+        if host.incarnation == incarnation && host.hung_until > now && host.stalled.is_none() {
             host.stalled = Some(now);
             self.count("stalls noticed");
             self.input(at, Input::Stalled(Some(Stall::All)));
@@ -138,11 +139,11 @@ impl World {
         self.hosts[at].store = copy;
         self.hosts[at].unnoticed = true;
         // Backups of single nodes that were made since are of a history that has ended: a
-        // generation's number may mean something else in it (docs/internals/decisions.md).
+        // GC epoch's number may mean something else in it (docs/internals/decisions.md).
         self.hosts[at].backup = None;
     }
 
-    /// What befalls a disk itself. The judge is told of what it forgets.
+    /// What befalls a disk itself. The judge is notified of what it forgets.
     pub(super) fn disk_fault(&mut self, fault: Fault) {
         match fault {
             Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {
@@ -164,7 +165,7 @@ impl World {
                 for host in self.hosts.iter_mut() {
                     let copy = host.store.backup();
                     if let Some(node) = &host.node {
-                        let _ = end_life(&copy, node.meta());
+                        let _ = end_incarnation(&copy, node.meta());
                     }
                     host.copy = Some(copy);
                 }
@@ -187,7 +188,8 @@ impl World {
             Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
-                let refused = begin_life(&copy, &self.hosts[host].owner, Process::New(0)).is_err();
+                let refused =
+                    begin_incarnation(&copy, &self.hosts[host].identity, Process::New(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {
@@ -200,13 +202,13 @@ impl World {
         }
     }
 
-    pub(super) fn synced(&mut self, at: usize, life: u64, mark: SyncSeq) {
-        if self.hosts[at].life != life {
+    pub(super) fn synced(&mut self, at: usize, incarnation: u64, seq: SyncSeq) {
+        if self.hosts[at].incarnation != incarnation {
             return;
         }
         let hung = self.hosts[at].hung_until;
         if hung > self.now() {
-            return self.schedule(hung, Event::Synced { at, life, mark });
+            return self.schedule(hung, Event::Synced { at, incarnation, seq });
         }
         if self.hosts[at].writing {
             let _ = self.hosts[at].store.sync();
@@ -214,20 +216,20 @@ impl World {
         }
         let paused = self.hosts[at].paused_until;
         if paused > self.now() {
-            return self.schedule(paused, Event::Synced { at, life, mark });
+            return self.schedule(paused, Event::Synced { at, incarnation, seq });
         }
-        self.input(at, Input::Store(Done::Synced { mark }));
+        self.input(at, Input::Store(Done::Synced { seq }));
         self.write(at);
     }
 
-    pub(super) fn disk(&mut self, at: usize, life: u64, work: Work) {
+    pub(super) fn disk(&mut self, at: usize, incarnation: u64, work: Work) {
         let host = &self.hosts[at];
-        if host.life != life {
+        if host.incarnation != incarnation {
             return;
         }
         let hung = host.hung_until;
         if hung > self.now() {
-            return self.schedule(hung, Event::Disk { at, life, work });
+            return self.schedule(hung, Event::Disk { at, incarnation, work });
         }
         if let Some(done) = looked_up(&host.store, work) {
             self.input(at, Input::Store(done));

@@ -2,7 +2,7 @@
 
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Input, Shortage};
-use pixii_core::store::{Store, end_life};
+use pixii_core::store::{Store, end_incarnation};
 use pixii_core::types::{MILLI, Micros, Time};
 
 use super::{Event, World};
@@ -11,7 +11,7 @@ use crate::scenario::Fault;
 /// A host that stops has so long to finish what it does,
 pub(super) const FINISH: Micros = Micros::from_millis(2_000);
 /// and it is looked so often whether it has.
-const AGAIN: Micros = Micros::from_millis(5);
+const POLL_INTERVAL: Micros = Micros::from_millis(5);
 
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
@@ -33,8 +33,8 @@ impl World {
                 }
             }
             Fault::CleanStop { host, down } => {
-                let (life, by) = (self.hosts[host].life, self.now() + FINISH);
-                self.schedule(self.now(), Event::Stop { at: host, life, down, by });
+                let (incarnation, by) = (self.hosts[host].incarnation, self.now() + FINISH);
+                self.schedule(self.now(), Event::Stop { at: host, incarnation, down, by });
             }
             Fault::Pause { host, length } => {
                 self.count("pauses");
@@ -102,25 +102,27 @@ impl World {
         }
     }
 
-    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or `by` then.
-    pub(super) fn stop_cleanly(&mut self, at: usize, life: u64, down: Micros, by: Time) {
-        if self.hosts[at].life != life || self.hosts[at].node.is_none() {
+    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or
+    /// `by` then.
+    pub(super) fn stop_cleanly(&mut self, at: usize, incarnation: u64, down: Micros, by: Time) {
+        if self.hosts[at].incarnation != incarnation || self.hosts[at].node.is_none() {
             return;
         }
         self.input(at, Input::Drain(true));
         let Some(node) = &self.hosts[at].node else { return };
         if !node.is_idle() && self.now() < by {
-            return self.schedule(self.now() + AGAIN, Event::Stop { at, life, down, by });
+            return self
+                .schedule(self.now() + POLL_INTERVAL, Event::Stop { at, incarnation, down, by });
         }
         let (meta, trees) = (node.meta().clone(), node.kept_trees());
         for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
             let _ = self.hosts[at].store.apply(&changes);
         }
         let host = &self.hosts[at];
-        let _ = end_life(&host.store, &meta);
+        let _ = end_incarnation(&host.store, &meta);
         let (store, incarnation) = (meta.store, meta.incarnation);
         let binding = Binding { store, incarnation, ring: host.placement().0.id(), limit: 0 };
-        let _ = host.store.keep_trees(&KeptTrees { binding, trees }.encode());
+        let _ = host.store.save_trees(&KeptTrees { binding, trees }.encode());
         self.count("clean stops");
         // It may have been paused meanwhile.
         self.doubt(Fault::CleanStop { host: at, down });

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pixii_core::causal::Object;
-use pixii_core::members::{Member, Opinion, Standing};
-use pixii_core::message::HeldBack;
+use pixii_core::members::{Liveness, Member, MembershipStatus};
+use pixii_core::message::Blocked;
 use pixii_core::node::Node;
 use pixii_core::store::{Found, Store};
 use pixii_core::types::{Key, Partition};
@@ -13,8 +13,8 @@ use super::super::judge::Broken;
 use super::{Host, World};
 
 impl World {
-    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps nothing for
-    /// others any more.
+    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps
+    /// nothing for others any more.
     pub(super) fn has_converged(&self) -> bool {
         self.unwell().is_none()
     }
@@ -24,7 +24,7 @@ impl World {
         Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
     }
 
-    /// A key for the story of what concerns none or all.
+    /// A key for the trace of what concerns none or all.
     pub(super) fn some_key(&self) -> Key {
         Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
     }
@@ -39,18 +39,18 @@ impl World {
             if !node.is_settled() {
                 return Some(format!("n{at} does not serve"));
             }
-            if node.is_awaiting() {
+            if node.is_catching_up() {
                 return Some(format!("n{at} waits for hints"));
             }
             let (ring, _) = host.placement();
             if ring.id() != self.ring.id() {
                 return Some(format!(
-                    "n{at} lives with ring {}, not {}",
+                    "n{at} uses ring {}, not {}",
                     ring.version(),
                     self.ring.version()
                 ));
             }
-            let removed = |member: &&Member| member.standing == Standing::Removed;
+            let removed = |member: &&Member| member.membership == MembershipStatus::Removed;
             let mut owners = node.members().iter().filter(removed);
             if let Some(owner) = owners.find(|member| ring.has(member.id())) {
                 return Some(format!("{}, which is removed, has places at n{at}", owner.name));
@@ -60,19 +60,23 @@ impl World {
             }
             for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
                 let view = node.peer_view(self.clock(at), peer.id);
-                if view.opinion != Opinion::Up && !peer.is_removed {
-                    return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
+                if view.liveness != Liveness::Up && !peer.is_removed {
+                    return Some(format!("n{at} sees {}: {view:?}", peer.identity.name));
                 }
                 let kept = self.kept(host, peer);
-                // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
+                // Where every copy is damaged there is nothing to mend them with, and nothing is
+                // taken for them.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
-                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.identity.name));
                 }
             }
-            let lacking = &node.meta().without_authority;
+            let lacking = &node.meta().read_ineligible;
             if let Some(partition) = lacking.first() {
-                return Some(format!("n{at} has no authority for partition {}", partition.0));
+                return Some(format!(
+                    "n{at} has no read eligibility for partition {}",
+                    partition.0
+                ));
             }
         }
         if self.plan.hints_alone {
@@ -81,33 +85,33 @@ impl World {
         self.judge.keys().find_map(|key| self.unequal(key))
     }
 
-    /// What was acknowledged and some home does not have.
+    /// What was acknowledged and some owner does not have.
     fn lacks(&self, key: &Key) -> Option<String> {
         self.copies(key).into_iter().find_map(|(host, copy)| {
             let lacking = self.judge.lacking(key, &copy?)?;
-            Some(format!("{} has not got {lacking:?} of {key:?}", host.owner.name))
+            Some(format!("{} has not got {lacking:?} of {key:?}", host.identity.name))
         })
     }
 
-    /// Each home of a key with its copy; `None` if that is damaged.
+    /// Each owner of a key with its copy; `None` if that is damaged.
     pub(super) fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
         let partition = self.ring.partition(key);
-        let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
+        let owner = |host: &&Host| self.ring.owners(partition).contains(&host.id);
         let found = |host: &Host| match host.store.read(partition, key) {
             Ok(Found::Record(record)) => Some(record.object),
             Ok(Found::Nothing) => Some(Object::default()),
             _ => None,
         };
-        self.hosts.iter().filter(home).map(|host| (host, found(host))).collect()
+        self.hosts.iter().filter(owner).map(|host| (host, found(host))).collect()
     }
 
-    /// What is not the same at two homes of a key, or damaged: anti-entropy has yet to mend it.
+    /// What is not the same at two owners of a key, or damaged: anti-entropy has yet to mend it.
     fn unequal(&self, key: &Key) -> Option<String> {
         let copies = self.copies(key);
         if copies.iter().all(|(_, copy)| copy.is_none()) {
             return None;
         }
-        let tells = |(_, copy): &&(&Host, Option<Object>)| {
+        let reports = |(_, copy): &&(&Host, Option<Object>)| {
             copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
         };
         // Hints for a key that is beyond help stay, and hold back what else is in the partition.
@@ -115,22 +119,22 @@ impl World {
             self.ring.partition(other) == self.ring.partition(key)
                 && self.copies(other).iter().all(|(_, copy)| copy.is_none())
         });
-        if let Some((host, _)) = copies.iter().find(tells)
+        if let Some((host, _)) = copies.iter().find(reports)
             && beyond_help.next().is_none()
         {
-            let held_back: Vec<&BTreeMap<Partition, HeldBack>> = self
+            let blocked: Vec<&BTreeMap<Partition, Blocked>> = self
                 .hosts
                 .iter()
                 .filter_map(|host| host.node.as_ref())
-                .map(Node::collection_held_back)
-                .filter(|held_back| !held_back.is_empty())
+                .map(Node::tombstone_gc_blocked)
+                .filter(|blocked| !blocked.is_empty())
                 .collect();
-            let name = &host.owner.name;
-            return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
+            let name = &host.identity.name;
+            return Some(format!("{name} reports of what is gone of {key:?}: {blocked:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;
-        let (first, other) = (&first.owner.name, &other.owner.name);
+        let (first, other) = (&first.identity.name, &other.identity.name);
         Some(format!("{first} and {other} do not hold the same of {key:?}"))
     }
 

@@ -14,8 +14,8 @@ impl World {
         let frame = wire::frame(message);
         for id in to {
             let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
-            let life = self.hosts[to].life;
-            let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
+            let incarnation = self.hosts[to].incarnation;
+            let make = move |sent, frame| Event::Peer { from, to, incarnation, sent, frame };
             self.carry((self.hosts[from].id, *id), message.body.kind(), frame.clone(), make);
         }
     }
@@ -66,7 +66,7 @@ impl World {
         if let Some(key) = self.watched.clone()
             && format!("{message:?}").contains(&format!("{key:?}"))
         {
-            self.tell(&key, || format!("n{from} -> n{to}: {message:?}"));
+            self.report(&key, || format!("n{from} -> n{to}: {message:?}"));
         }
         let from = self.hosts[from].id;
         self.input(to, Input::Peer { from, message });
@@ -78,7 +78,7 @@ impl World {
             unreachable!("a client's own words are read back")
         };
         if self.hosts[to].node.is_some()
-            && !self.ring.homes(self.partition(&request)).contains(&self.hosts[to].id)
+            && !self.ring.owners(self.partition(&request)).contains(&self.hosts[to].id)
         {
             self.count("requests forwarded");
         }

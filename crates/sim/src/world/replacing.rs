@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members, Standing};
+use pixii_core::members::{Member, Members, MembershipStatus};
 use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Owner, Store, end_life};
+use pixii_core::store::{Store, StoreIdentity, end_incarnation};
 use pixii_core::types::{Micros, NodeId, Time};
 
 use super::{Event, Host, World};
@@ -15,7 +15,7 @@ use crate::judge::Broken;
 use crate::scenario::Fault;
 
 /// The command is given again after this time, until it has been carried out.
-const AGAIN: Micros = Micros::from_millis(1_000);
+const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
 /// A removed node talks for so long before it hears that it is removed.
 const TALKS: Micros = Micros::from_millis(500);
 
@@ -33,12 +33,12 @@ impl Host {
         };
         Host {
             id: NodeId::of(&name(at)),
-            owner: Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() },
+            identity: StoreIdentity { cluster: "sim".into(), name: name(at), ring: ring.digest() },
             ring: Arc::new(ring),
             members,
             store: MemoryStore::default(),
             node: None,
-            life: 0,
+            incarnation: 0,
             writes: Default::default(),
             writing: false,
             paused_until: Time::START,
@@ -56,7 +56,7 @@ impl Host {
         }
     }
 
-    /// The ring that its next life begins with, and the members.
+    /// The ring that its next incarnation begins with, and the members.
     pub(super) fn placement(&self) -> (Arc<Ring>, Members) {
         match (self.store.ring(), self.store.members()) {
             (Ok(Some(ring)), Ok(Some(members))) => (Arc::new(ring), members),
@@ -108,7 +108,7 @@ impl World {
         let runs_founded = |at: usize| self.hosts[at].node.is_some() && self.founded(at);
         if !self.living().filter(|at| *at != old).all(runs_founded) {
             let again = Fault::Replace { host: old, back };
-            return self.schedule(self.now() + AGAIN, Event::Fault(again));
+            return self.schedule(self.now() + RETRY_INTERVAL, Event::Fault(again));
         }
         let this = |one: &Replacing| one.old == old && one.begun.is_none();
         let Some(which) = self.replacing.iter().position(this) else { return };
@@ -123,13 +123,13 @@ impl World {
             }
             self.hosts[old].is_removed = true;
         }
-        let starts = self.now() + self.rng.within(2 * AGAIN);
+        let starts = self.now() + self.rng.within(2 * RETRY_INTERVAL);
         self.schedule(starts, Event::Start { at: self.replacing[which].new });
         // Of two operators, the second gives the command when the first does, more or less.
         let others = self.replacing.iter().filter_map(|one| one.begun);
         let command = match others.filter(|begun| *begun > self.now()).max() {
             Some(begun) => begun + self.rng.within(2 * self.plan.mean_delay),
-            None => self.now() + self.rng.within(AGAIN),
+            None => self.now() + self.rng.within(RETRY_INTERVAL),
         };
         self.replacing[which].begun = Some(command);
         if which > 0 {
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// True once some host lives with a ring in which others have the places of this one.
+    /// True once some host uses a ring in which others have the places of this one.
     fn is_replaced(&self, old: usize) -> bool {
         self.ring.version() > 1 && !self.ring.has(self.hosts[old].id)
     }
@@ -155,7 +155,7 @@ impl World {
         self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
     }
 
-    /// True once nobody is left who lives with a ring in which the host has places, itself and
+    /// True once nobody is left who uses a ring in which the host has places, itself and
     /// newcomers apart that have none themselves.
     fn is_known(&self, old: usize) -> bool {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
@@ -167,14 +167,15 @@ impl World {
             })
     }
 
-    /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
-    /// disk before it told anybody, and the newcomer is nobody to those who have forgotten it.
+    /// The operator gives the command to some node that serves; again, until everybody knows: who
+    /// took it may have lost its disk before it reported anybody, and the newcomer is nobody to
+    /// those who have forgotten it.
     pub(super) fn replace(&mut self, which: usize) {
         let Replacing { old, new, .. } = self.replacing[which];
         if self.is_known(old) {
             return self.dismiss(old);
         }
-        self.schedule(self.now() + AGAIN, Event::Replace { which });
+        self.schedule(self.now() + RETRY_INTERVAL, Event::Replace { which });
         let taken = |at: usize| {
             let (ring, _) = self.hosts[at].placement();
             ring.version() > 1 && !ring.has(self.hosts[old].id)
@@ -189,7 +190,7 @@ impl World {
         }
         if let Some(at) = self.rng.pick(&ready).copied() {
             let new = Member::configured(name(new), "sim:1");
-            self.note(|| format!("n{at} is told to give n{old}'s places to {}", new.name));
+            self.note(|| format!("n{at} is ordered to give n{old}'s places to {}", new.name));
             self.input(at, Input::Replace { old: self.hosts[old].id, new });
         }
     }
@@ -213,7 +214,7 @@ impl World {
     fn bootstrap(&mut self) {
         let runs = |at: &usize| self.hosts[*at].node.is_some();
         let Some(at) = self.living().find(runs) else { return };
-        if self.hosts[at].bootstrapped == Some(self.hosts[at].life) {
+        if self.hosts[at].bootstrapped == Some(self.hosts[at].incarnation) {
             return;
         }
         self.note(|| format!("n{at} is to found the cluster anew"));
@@ -221,18 +222,18 @@ impl World {
         self.hosts[at].bootstraps = true;
         self.start(at, false);
         self.hosts[at].bootstraps = false;
-        self.hosts[at].bootstrapped = Some(self.hosts[at].life);
+        self.hosts[at].bootstrapped = Some(self.hosts[at].incarnation);
     }
 
-    /// A node has a later ring: it ends its life, and begins another one at once.
-    pub(super) fn relive(&mut self, at: usize) {
+    /// A node has a later ring: it ends its incarnation, and begins another one at once.
+    pub(super) fn begin_incarnation(&mut self, at: usize) {
         let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
             return;
         };
         for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
             let _ = self.hosts[at].store.apply(&changes);
         }
-        let _ = end_life(&self.hosts[at].store, &meta);
+        let _ = end_incarnation(&self.hosts[at].store, &meta);
         self.count("lives ended by a later ring");
         let (ring, _) = self.hosts[at].placement();
         if ring.version() == self.ring.version() && ring.id() != self.ring.id() {
@@ -246,22 +247,22 @@ impl World {
         self.start(at, true);
     }
 
-    /// A removed member owns nothing: no node lives with a ring that has places for one that was
+    /// A removed member owns nothing: no node uses a ring that has places for one that was
     /// removed with this ring or an earlier one. (That a later one has removed another may be heard
     /// before that ring is.)
     pub(super) fn judge_ring(&mut self, at: usize) {
         let (ring, members) = self.hosts[at].placement();
         let owns = |member: &&Member| {
-            member.standing == Standing::Removed
+            member.membership == MembershipStatus::Removed
                 && member.version <= ring.version()
                 && ring.has(member.id())
         };
-        let owner = members.iter().find(owns);
-        if let Some(owner) = owner.filter(|_| !self.hosts[at].is_removed) {
+        let identity = members.iter().find(owns);
+        if let Some(identity) = identity.filter(|_| !self.hosts[at].is_removed) {
             let what = format!(
-                "n{at} lives with ring version {}, in which {} has places, which is removed",
+                "n{at} uses ring version {}, in which {} has places, which is removed",
                 ring.version(),
-                owner.name
+                identity.name
             );
             let key = self.some_key();
             self.broken = self.broken.take().or(Some(Broken { key, what }));
@@ -271,7 +272,7 @@ impl World {
     /// The removed host starts again, with what it had, once nobody is left who does not know.
     pub(super) fn come_back(&mut self, at: usize) {
         if !self.is_known(at) {
-            return self.schedule(self.now() + AGAIN, Event::Return { at });
+            return self.schedule(self.now() + RETRY_INTERVAL, Event::Return { at });
         }
         self.count("removed members started again");
         self.note(|| format!("n{at}, which is removed, starts with what it had"));
@@ -300,7 +301,7 @@ impl World {
     }
 
     /// Who is asked in the place of this host.
-    pub(super) fn asked(&self, at: usize) -> usize {
+    pub(super) fn queried(&self, at: usize) -> usize {
         let gone = self.hosts[at].is_removed && self.is_replaced(at);
         gone.then(|| self.heir(at)).flatten().unwrap_or(at)
     }

@@ -1,9 +1,9 @@
-//! Clients in the world: what they ask, what they are told, and when it is judged.
+//! Clients in the world: what they ask, what they are notified, and when it is judged.
 
 use bytes::Bytes;
 use pixii_core::causal::{Context, Object};
 use pixii_core::emulation::Verdict;
-use pixii_core::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Request, Response};
+use pixii_core::message::{Call, CallBody, Quorum, Rejection, Reply, ReplyBody, Request, Response};
 use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Found, Store};
@@ -20,20 +20,20 @@ const VERSION_BYTES: usize = 36;
 const AMPLE_MS: u32 = 10_000;
 
 impl World {
-    /// After healing, everything is read once more from every home that has its authority.
-    pub(super) fn ask_at_the_end(&mut self) {
+    /// After healing, everything is read once more from every owner that has its read eligibility.
+    pub(super) fn query_at_the_end(&mut self) {
         self.healed = true;
         self.plan.timeout_ms = AMPLE_MS;
         for at in 0..self.plan.keys {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let partition = self.ring.partition(&key);
-            let r = self.sound_homes(&key).count() as u8;
+            let r = self.sound_owners(&key).count() as u8;
             if r == 0 {
-                self.count("keys without an authoritative home");
+                self.count("keys without an read-eligible owner");
                 continue;
             }
-            let asked = Quorum { replicas: Some(r), strict: Some(true) };
-            let get = Request::Get { key: key.clone(), r: asked };
+            let queried = Quorum { replicas: Some(r), strict: Some(true) };
+            let get = Request::Get { key: key.clone(), r: queried };
             let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(r) };
             self.last_requests.extend([(key.clone(), get), (key, list)]);
         }
@@ -41,20 +41,20 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// The homes of a key whose copy counts.
-    fn sound_homes<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
+    /// The owners of a key whose copy counts.
+    fn sound_owners<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
         let partition = self.ring.partition(key);
         self.hosts.iter().filter(move |host| {
             let meta = host.node.as_ref().map(Node::meta);
-            let awaited = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
+            let waits_for = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
             let sound = match host.store.read(partition, key) {
                 Ok(Found::Record(_)) => true,
                 // What it has not counts for nothing while others keep hints for it.
-                Ok(Found::Nothing) => !awaited(),
+                Ok(Found::Nothing) => !waits_for(),
                 _ => false,
             };
-            self.ring.homes(partition).contains(&host.id)
-                && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
+            self.ring.owners(partition).contains(&host.id)
+                && meta.is_some_and(|meta| !meta.read_ineligible.contains(&partition))
                 && sound
         })
     }
@@ -90,8 +90,8 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// Reads a key that is to be settled from all its homes, or from one: a home that has lost its
-    /// disk, and cannot take the key over, counts in no read. Or deletes what was read.
+    /// Reads a key that is to be settled from all its owners, or from one: an owner that has lost
+    /// its disk, and cannot take the key over, counts in no read. Or deletes what was read.
     fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
         let n = self.plan.n;
         let all = Quorum { replicas: Some(n), strict: Some(true) };
@@ -156,17 +156,17 @@ impl World {
 
     fn send_call(&mut self, client: usize, body: CallBody) {
         let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || {
+        self.report(&current.key, || {
             format!("client {client} asks n{}: {:?}", current.host, current.request)
         });
         let frame = wire::frame(&Call { id: current.call, body });
-        let (to, kind) = (self.asked(current.host), current.request.kind());
+        let (to, kind) = (self.queried(current.host), current.request.kind());
         // A connection carries a call once or breaks.
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
-                let life = self.hosts[to].life;
-                self.schedule(self.now() + delay, Event::ToHost { client, to, life, frame });
+                let incarnation = self.hosts[to].incarnation;
+                self.schedule(self.now() + delay, Event::ToHost { client, to, incarnation, frame });
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
@@ -174,15 +174,15 @@ impl World {
         // A client that hedges sends the put to another node while the first one may yet carry it
         // out.
         let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
-        let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
+        let timeout = if hedges { timeout / 8 } else { timeout * 3 / 2 };
         let call = current.call;
-        self.schedule(self.now() + patience, Event::GaveUp { client, call });
+        self.schedule(self.now() + timeout, Event::GaveUp { client, call });
     }
 
     /// A node answers a client now: what it says must already be true.
     pub(super) fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
         let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || format!("client {client} is answered: {response:?}"));
+        self.report(&current.key, || format!("client {client} is answered: {response:?}"));
         if current.call != id {
             return;
         }
@@ -191,9 +191,9 @@ impl World {
             (Response::Written { dot, context, .. }, Some(write)) => {
                 let (w, context) = (current.quorum, unseal(key, context));
                 let (since, now, strict) = (current.since, self.now(), current.strict);
-                let told = Acknowledgement { since, now, w, strict, dot: *dot, context };
+                let reported = Acknowledgement { since, now, w, strict, dot: *dot, context };
                 let durable = self.durable(key);
-                self.judge.acknowledge(write, told, &durable)
+                self.judge.acknowledge(write, reported, &durable)
             }
             (Response::Found { values, context, .. }, None) => {
                 let (seen, durable) = (unseal(key, context), self.durable(key));
@@ -206,24 +206,24 @@ impl World {
             _ => Ok(()),
         };
         self.broken = self.broken.take().or(verdict.err());
-        self.judge_refusal(client, response);
+        self.judge_rejection(client, response);
         self.judge_unknown(client, response);
     }
 
     /// What each host would have of a key after a power cut now.
     fn durable(&self, key: &Key) -> Vec<Image> {
-        let homes = self.ring.homes(self.ring.partition(key));
+        let owners = self.ring.owners(self.ring.partition(key));
         let image = |host: &Host| {
             if host.is_removed {
-                return Image { home: None, own: Object::default(), hints: Vec::new() };
+                return Image { owner: None, own: Object::default(), hints: Vec::new() };
             }
-            let place = |id: NodeId| homes.iter().position(|home| *home == self.successor(id));
+            let place = |id: NodeId| owners.iter().position(|owner| *owner == self.successor(id));
             let hint = |(target, found)| match found {
                 Found::Record(record) => Some((place(target)?, record.object)),
                 Found::Nothing | Found::Damaged => None,
             };
             let hints = host.store.hints_durable(key).into_iter().filter_map(hint).collect();
-            Image { home: place(host.id), own: image(host, &self.ring, key), hints }
+            Image { owner: place(host.id), own: image(host, &self.ring, key), hints }
         };
         self.hosts.iter().map(image).collect()
     }
@@ -238,12 +238,12 @@ impl World {
         }
         match response {
             Response::Unknown { .. } => return self.uncertain(client),
-            Response::Refused(refusal) if self.healed => {
-                let what = format!("after healing a read is refused: {refusal}");
+            Response::Refused(rejection) if self.healed => {
+                let what = format!("after healing a read is refused: {rejection}");
                 self.broken = Some(Broken { key: current.key.clone(), what });
             }
-            Response::Refused(refusal) => {
-                self.count(refusal_name(&refusal));
+            Response::Refused(rejection) => {
+                self.count(rejection_name(&rejection));
                 if let (Some(write), false) = (current.write, current.uncertain) {
                     self.judge.refuse(write);
                 }
@@ -314,10 +314,10 @@ impl World {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let images = self.durable(&key);
             let merged = images.iter().fold(Object::default(), |all, one| all.sync(&one.joined()));
-            self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
+            self.report(&key, || format!("at the end, all disks merged: {merged:?}"));
             // The last read asked all of them, so it has repaired those that were behind.
             let copies =
-                self.sound_homes(&key).map(|host| (host.id, image(host, &self.ring, &key)));
+                self.sound_owners(&key).map(|host| (host.id, image(host, &self.ring, &key)));
             let copies: Vec<(NodeId, Object)> = copies.collect();
             let verdict = self.judge.check_end(&key, &merged);
             let verdict = verdict.and_then(|()| self.judge.check_equal(&key, &copies));
@@ -344,17 +344,17 @@ fn unseal(key: &Key, sealed: &Blob) -> Context {
     context
 }
 
-fn refusal_name(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::Unreachable { .. } => "refused: no quorum reachable",
-        Refusal::NoQuorum { .. } => "refused: no quorum answered",
-        Refusal::Siblings(_) => "refused: sibling limit",
-        Refusal::BadContext => "refused: altered context",
-        Refusal::NoContext => "refused: delete without context",
-        Refusal::NoSpace { .. } => "refused: full disk",
-        Refusal::Starting { .. } => "refused: starting",
-        Refusal::Damaged => "refused: damaged copy",
-        Refusal::Busy { .. } => "refused: busy",
+fn rejection_name(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::Unreachable { .. } => "refused: no quorum reachable",
+        Rejection::NoQuorum { .. } => "refused: no quorum answered",
+        Rejection::Siblings(_) => "refused: sibling limit",
+        Rejection::BadContext => "refused: altered context",
+        Rejection::NoContext => "refused: delete without context",
+        Rejection::NoSpace { .. } => "refused: full disk",
+        Rejection::Starting { .. } => "refused: starting",
+        Rejection::Damaged => "refused: damaged copy",
+        Rejection::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }
 }

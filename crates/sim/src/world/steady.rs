@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pixii_core::message::{Refusal, Response};
+use pixii_core::message::{Rejection, Response};
 use pixii_core::types::{Micros, Time};
 
 use super::faults::FINISH;
@@ -10,15 +10,17 @@ use super::{Host, World};
 use crate::judge::Broken;
 use crate::scenario::Fault;
 
-/// A host that was away for a short time is all there again so long after it: for a second by its own clock it refuses
-/// what may have come before.
+/// A host that was away for a short time is all there again so long after it: for a second by its
+/// own clock it refuses what may have come before.
 const AFTER_SHORT: Micros = Micros::from_millis(1_600);
 /// The same after a long time, in which it may have been given up.
 const AFTER_LONG: Micros = Micros::from_millis(10_000);
-/// What is longer is a long time: half of the silence after which a member is believed to be down, for a fast clock.
-const LONG: Micros = Micros::from_millis(1_500);
+/// What is longer is a long time: half of the silence after which a member is marked down, for a
+/// fast clock.
+const LONG_ABSENCE: Micros = Micros::from_millis(1_500);
 
-/// A node that has been started again mints so long after it has settled, whoever can tell it what is collected.
+/// A node that has been started again issues so long after it has settled, whoever can know it what
+/// is purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
 /// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
@@ -55,7 +57,7 @@ impl Doubts {
 
 /// When what begins now and takes so long is over beyond doubt.
 fn over(now: Time, length: Micros) -> Time {
-    now + length + if length < LONG { AFTER_SHORT } else { AFTER_LONG }
+    now + length + if length < LONG_ABSENCE { AFTER_SHORT } else { AFTER_LONG }
 }
 
 impl World {
@@ -103,9 +105,9 @@ impl World {
     }
 
     /// True if the node of a host is done with its start beyond doubt.
-    fn may_mint(&self, at: usize) -> bool {
-        let Host { life, settled, .. } = &self.hosts[at];
-        let uncertain = if *life == 1 { Micros::ZERO } else { UNCERTAIN };
+    fn may_issue(&self, at: usize) -> bool {
+        let Host { incarnation, settled, .. } = &self.hosts[at];
+        let uncertain = if *incarnation == 1 { Micros::ZERO } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
     }
 
@@ -115,7 +117,7 @@ impl World {
         let Response::Unknown { .. } = response else { return };
         let Some(current) = &self.clients[client].current else { return };
         let host = &self.hosts[current.host];
-        let owner = self.ring.homes(self.ring.partition(&current.key)).contains(&host.id);
+        let owner = self.ring.owners(self.ring.partition(&current.key)).contains(&host.id);
         if owner && host.stalled.is_some_and(|since| since < current.since) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
@@ -126,18 +128,18 @@ impl World {
         }
     }
 
-    /// Holds a refusal of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among
-    /// them, it is not refused for want of any.
-    pub(super) fn judge_refusal(&mut self, client: usize, response: &Response) {
-        let Response::Refused(refusal) = response else { return };
+    /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that
+    /// was asked, itself among them, it is not refused because any is missing.
+    pub(super) fn judge_rejection(&mut self, client: usize, response: &Response) {
+        let Response::Refused(rejection) = response else { return };
         let Some(current) = &self.clients[client].current else { return };
         // A limit that an operator has set may be reached.
-        let lacks = match refusal {
-            Refusal::Hints(_) => false,
-            _ => refusal.is_no_quorum() || refusal.is_about_node(),
+        let lacks = match rejection {
+            Rejection::Hints(_) => false,
+            _ => rejection.is_no_quorum() || rejection.is_about_node(),
         };
         let (at, now) = (current.host, self.now());
-        if current.write.is_none() || current.strict || !lacks || !self.may_mint(at) {
+        if current.write.is_none() || current.strict || !lacks || !self.may_issue(at) {
             return;
         }
         let here = |host: usize| {
@@ -150,7 +152,7 @@ impl World {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
                 "n{at} refuses a write with W={w}, asked at {} us, and {reach} nodes are in its \
-                 reach: {refusal}",
+                 reach: {rejection}",
                 since.0
             );
             self.broken = self.broken.take().or(Some(Broken { key, what }));

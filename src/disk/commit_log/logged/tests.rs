@@ -52,7 +52,7 @@ impl Store {
         Store { dir, device, tree, model: Model::new(), seq: 0 }
     }
 
-    fn apply(&mut self, edits: Vec<Edit>) -> Result<(), Fault> {
+    fn apply(&mut self, edits: Vec<Edit>) -> Result<(), StoreFault> {
         self.seq += 1;
         self.tree.apply(edits.clone(), self.seq)?;
         for (place, value) in edits {
@@ -182,7 +182,7 @@ fn an_error_at_any_call_of_the_log_is_the_last_thing_and_loses_nothing() {
                 match done {
                     Ok(synced) => (before, acknowledged) = (store.model.clone(), synced),
                     Err(fault) => {
-                        // What was under way may be there or not.
+                        // What was in progress may be there or not.
                         before = if store.model == model { before } else { model };
                         failed = Some(fault);
                         break;
@@ -191,7 +191,7 @@ fn an_error_at_any_call_of_the_log_is_the_last_thing_and_loses_nothing() {
             }
             let Some(fault) = failed else { continue };
             ended += 1;
-            assert!(matches!(fault, Fault::Io(_)), "{fault:?}");
+            assert!(matches!(fault, StoreFault::Io(_)), "{fault:?}");
             assert_eq!(store.tree.sync(), Err(fault.clone()));
             assert_eq!(store.tree.apply(Vec::new(), 9_999), Err(fault.clone()));
             assert_eq!(store.tree.get(&place(1)), Err(fault.clone()));
@@ -201,11 +201,11 @@ fn an_error_at_any_call_of_the_log_is_the_last_thing_and_loses_nothing() {
             } else {
                 store.device.after_power_cut(&mut rng)
             };
-            let under_way = store.model.clone();
+            let in_flight = store.model.clone();
             store = store.crash(device);
             let held = store.held();
             assert!(store.seq >= acknowledged, "call {at}");
-            assert!(held == before || held == under_way, "call {at}, error {error}");
+            assert!(held == before || held == in_flight, "call {at}, error {error}");
         }
     }
     assert!(ended > 100, "only {ended} errors were met");
@@ -343,7 +343,7 @@ fn damage_of_the_log_under_an_open_store_is_found() {
     store.device.flip(9, 0);
     assert!(store.tree.damage_of_log().unwrap().is_some(), "the head of the file");
     store.device.flip(9, 0);
-    // The last record: nothing behind it tells, but what is known to be synced.
+    // The last record: nothing behind it reports, but what is known to be synced.
     let end = {
         let log = store.tree.shared.log();
         4_096 + log.live[0].slot as usize * 4_096 + log.at.unwrap()

@@ -1,4 +1,4 @@
-//! What all kinds of requests under way have in common.
+//! What all kinds of requests in progress have in common.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -6,19 +6,19 @@ use super::Origin;
 use super::env::Env;
 use crate::causal::Object;
 use crate::members::Members;
-use crate::message::{Refusal, Response, Roll};
+use crate::message::{Rejection, ReplicaOutcomes, Response};
 use crate::node::ids::RequestId;
-use crate::tally::{Answer, Tally};
+use crate::quorum::{Answer, QuorumTracker};
 use crate::types::{Blob, MILLI, NodeId, Time};
 
-/// What every request under way has.
+/// What every request in progress has.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
-    pub(super) op: RequestId,
+    pub(super) request_id: RequestId,
     pub(super) origin: Origin,
     pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
-    pub(super) tally: Tally,
+    pub(super) quorum_tracker: QuorumTracker,
     /// Who was asked and has not answered.
     pub(super) open: Vec<Question>,
     /// True once the answer has left.
@@ -47,16 +47,16 @@ pub(super) enum Heard {
     /// The answer to the request itself.
     Done(Response),
     /// Its sender will not do what it was asked to.
-    Lost(Refusal),
+    Lost(Rejection),
     /// A coordinator has done nothing, for reasons of its own: another one may.
-    Elsewhere(Refusal),
+    Elsewhere(Rejection),
 }
 
 impl Common {
     /// Waits for an answer until it is `due`.
     pub(super) fn expect(&mut self, now: Time, to: NodeId, due: Time, env: &mut Env) {
         self.open.push(Question { to, since: now, due, late: false });
-        env.timers.insert((due, self.op));
+        env.timers.insert((due, self.request_id));
     }
 
     /// Closes the question that is open to a node, and forgets its timer.
@@ -66,7 +66,7 @@ impl Common {
         // Questions that left together share a timer, and one may fall on the deadline.
         let shared = self.open.iter().any(|other| other.due == question.due);
         if !shared && question.due != self.deadline {
-            env.timers.remove(&(question.due, self.op));
+            env.timers.remove(&(question.due, self.request_id));
         }
         Some(question)
     }
@@ -82,11 +82,11 @@ impl Common {
         .collect()
     }
 
-    /// Picks up to `count` further homes to ask, the fastest first; and how many are missing to
+    /// Picks up to `count` further owners to ask, the fastest first; and how many are missing to
     /// that.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
-        let mut to: Vec<NodeId> = self.tally.unasked().collect();
-        env.sort(now, self.op, &mut to);
+        let mut to: Vec<NodeId> = self.quorum_tracker.unasked().collect();
+        env.sort(now, self.request_id, &mut to);
         // Whoever is suspected is asked beside another one, not in its place.
         to.sort_by_key(|node| env.view.doubts(*node));
         let count = usize::from(count);
@@ -94,7 +94,7 @@ impl Common {
         let missing = count.saturating_sub(to.len() - doubted.min(to.len()));
         to.truncate(count);
         for node in &to {
-            self.tally.ask(*node);
+            self.quorum_tracker.query(*node);
         }
         (to, missing)
     }
@@ -102,8 +102,8 @@ impl Common {
     /// Notes that these are asked for a copy or a listing.
     pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
-            env.reads.asked(now, *node);
-            self.expect(now, *node, now + env.reads.patience(*node), env);
+            env.reads.queried(now, *node);
+            self.expect(now, *node, now + env.reads.timeout(*node), env);
         }
     }
 
@@ -114,47 +114,47 @@ impl Common {
 
     /// True if too few are left that may answer.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.tally.hopeful() < self.tally.needed()
+        self.quorum_tracker.hopeful() < self.quorum_tracker.needed()
     }
 
     /// The answer to a write of which too few confirmed that they hold it: it may happen.
     pub(super) fn unknown(&self) -> Response {
-        let (acknowledged, needed) = (self.tally.counted(), self.tally.needed());
+        let (acknowledged, needed) = (self.quorum_tracker.counted(), self.quorum_tracker.needed());
         Response::Unknown { acknowledged, needed, timeout_ms: self.timeout_ms }
     }
 
     /// The answer before the deadline, when too few replicas are left to answer.
     pub(super) fn unreachable(&self, members: &Members) -> Response {
-        let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
+        let (reachable, needed) = (self.quorum_tracker.hopeful(), self.quorum_tracker.needed());
         // Who can still answer would have counted.
-        let roll = self.roll(members, true);
-        Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+        let outcomes = self.outcomes(members, true);
+        Response::Refused(Rejection::Unreachable { reachable, needed, outcomes })
     }
 
     /// The answer at the deadline to what changes nothing.
     pub(super) fn no_quorum(&self, members: &Members) -> Response {
-        let (answered, needed) = (self.tally.counted(), self.tally.needed());
-        let (roll, timeout_ms) = (self.roll(members, false), self.timeout_ms);
-        Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+        let (answered, needed) = (self.quorum_tracker.counted(), self.quorum_tracker.needed());
+        let (outcomes, timeout_ms) = (self.outcomes(members, false), self.timeout_ms);
+        Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
     }
 
     /// Who took part and who did not.
-    fn roll(&self, members: &Members, early: bool) -> Roll {
-        let mut roll = Roll::default();
-        for (node, answer) in self.tally.nodes() {
-            let home = self.tally.is_home(node);
+    fn outcomes(&self, members: &Members, early: bool) -> ReplicaOutcomes {
+        let mut outcomes = ReplicaOutcomes::default();
+        for (node, answer) in self.quorum_tracker.nodes() {
+            let owner = self.quorum_tracker.is_owner(node);
             match answer {
-                Answer::Counted => &mut roll.counted,
-                Answer::Unasked | Answer::Asked if home && early => &mut roll.counted,
-                // That a stand-in has nothing is no news.
-                Answer::Uncounted if home => &mut roll.uncounted,
-                Answer::Unasked | Answer::Asked | Answer::Failed if home => &mut roll.silent,
+                Answer::Counted => &mut outcomes.counted,
+                Answer::Unasked | Answer::Queried if owner && early => &mut outcomes.counted,
+                // That a fallback has nothing is no news.
+                Answer::Uncounted if owner => &mut outcomes.uncounted,
+                Answer::Unasked | Answer::Queried | Answer::Failed if owner => &mut outcomes.silent,
                 _ => continue,
             }
             .push(members.name(node));
         }
-        roll.sort();
-        roll
+        outcomes.sort();
+        outcomes
     }
 }
 
@@ -168,5 +168,5 @@ pub(super) fn live_values(object: &Object) -> Vec<Blob> {
         .collect()
 }
 
-/// Who may stand in for a home, in order of preference; nobody if only homes count.
-pub(super) type StandIns = VecDeque<NodeId>;
+/// Who may act as a fallback for an owner, in order of preference; nobody if only owners count.
+pub(super) type Fallbacks = VecDeque<NodeId>;

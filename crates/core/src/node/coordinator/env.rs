@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use super::pace::{Paces, READS, WRITES};
 use super::recent::Recent;
 use super::view::View;
-use crate::message::{Refusal, Response, Roll};
-use crate::node::effects::Effects;
+use crate::message::{Rejection, ReplicaOutcomes, Response};
 use crate::node::ids::RequestId;
-use crate::node::words::EXPLORE;
+use crate::node::interface::EXPLORE;
+use crate::node::io::Io;
 use crate::node::{Config, Experiment};
 use crate::types::{NodeId, Partition, Time};
 
@@ -41,44 +41,44 @@ impl Env {
     }
 
     /// Sorts replicas by how soon they are expected to answer, but for one read in so many.
-    pub(super) fn sort(&mut self, now: Time, op: RequestId, to: &mut [NodeId]) {
-        if !op.wire().is_multiple_of(EXPLORE) {
+    pub(super) fn sort(&mut self, now: Time, request_id: RequestId, to: &mut [NodeId]) {
+        if !request_id.wire().is_multiple_of(EXPLORE) {
             self.reads.sort(now, to);
         }
     }
 
-    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and
+    /// Says in a rejection why this node's own answer does not count, if it has lost its disk and
     /// nobody else has what was on it.
     pub(super) fn explain_loss(
         &self,
         partition: Partition,
         response: Response,
-        fx: &Effects,
+        io: &Io,
     ) -> Response {
         let me = self.config.me;
-        let alone = *self.config.ring.homes(partition) == [me];
-        if !alone || fx.local.meta().without_authority.binary_search(&partition).is_err() {
+        let alone = *self.config.ring.owners(partition) == [me];
+        if !alone || io.local.meta().read_ineligible.binary_search(&partition).is_err() {
             return response;
         }
         let name = self.config.members.name(me);
-        let explained = |mut roll: Roll| {
-            for uncounted in roll.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
+        let explained = |mut outcomes: ReplicaOutcomes| {
+            for uncounted in outcomes.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
                 uncounted.push_str(&format!(
                     ", whose disk was lost: acknowledged writes may be missing, and no other \
                      node has them; `pixii repair --node {name} --accept-loss` has it answer \
                      with what it has"
                 ));
             }
-            roll
+            outcomes
         };
         match response {
-            Response::Refused(Refusal::Unreachable { reachable, needed, roll }) => {
-                let roll = explained(roll);
-                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+            Response::Refused(Rejection::Unreachable { reachable, needed, outcomes }) => {
+                let outcomes = explained(outcomes);
+                Response::Refused(Rejection::Unreachable { reachable, needed, outcomes })
             }
-            Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms }) => {
-                let roll = explained(roll);
-                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+            Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms }) => {
+                let outcomes = explained(outcomes);
+                Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
             }
             other => other,
         }

@@ -1,13 +1,14 @@
-//! Listings: pages of keys from as many homes as are needed, merged.
+//! Listings: pages of keys from as many owners as are needed, merged.
 
 use super::common::{Common, Heard};
 use super::env::Env;
 use crate::message::{Body, Counter, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
-/// A listing under way. Nobody lists the keys of hints, so nobody stands in for a home.
+/// A listing in progress. Nobody lists the keys of hints, so nobody acts as a fallback for an
+/// owner.
 #[derive(Clone, Debug)]
 pub(super) struct ListOp {
     pub(super) common: Common,
@@ -18,61 +19,59 @@ pub(super) struct ListOp {
 }
 
 impl ListOp {
-    /// Puts the question to up to `count` further homes.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
+    /// Puts the question to up to `count` further owners.
+    pub(super) fn query_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (to, _) = self.common.pick(now, count, env);
         self.common.expect_copies(now, &to, env);
         let (partition, after, limit_bytes) =
             (self.partition, self.after.clone(), self.limit_bytes);
-        fx.out.send(to, self.common.op, Body::List { partition, after, limit_bytes });
+        io.out.send(to, self.common.request_id, Body::List { partition, after, limit_bytes });
     }
 
     /// Takes what a node has said.
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
             Body::Listed { keys, more, authoritative } => {
-                if self.common.tally.answer(from, authoritative) {
+                if self.common.quorum_tracker.answer(from, authoritative) {
                     self.pages.push(Listing { keys, more });
                 }
                 Heard::Progress
             }
-            Body::Failed(refusal) => Heard::Lost(refusal),
+            Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }
 
     /// Answers when enough have; asks as many more as are missing.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
-        if self.common.tally.reached() {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
+        if self.common.quorum_tracker.reached() {
             let Listing { keys, more } = merge_pages(&self.pages);
             return Some(Response::Keys { keys, more });
         }
-        let missing = self.common.tally.missing();
+        let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, fx);
+            self.query_more(now, missing, env, io);
         }
         self.common.is_hopeless().then(|| {
-            env.explain_loss(self.partition, self.common.unreachable(&env.config.members), fx)
+            env.explain_loss(self.partition, self.common.unreachable(&env.config.members), io)
         })
     }
 
-    /// Asks one home more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    /// Asks one owner more for each answer that is late.
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
-        if late > 0 && !self.common.answered && self.common.tally.unasked().next().is_some() {
-            fx.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, fx);
+        if late > 0
+            && !self.common.answered
+            && self.common.quorum_tracker.unasked().next().is_some()
+        {
+            io.out.count(Counter::ReadsHedged);
+            self.query_more(now, late as u8, env, io);
         }
     }
 
     /// The answer at the deadline.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
-        env.explain_loss(self.partition, self.common.no_quorum(&env.config.members), fx)
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
+        env.explain_loss(self.partition, self.common.no_quorum(&env.config.members), io)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request under way, of one of four kinds.
+//! A request in progress, of one of four kinds.
 
 use super::common::Common;
 use super::env::Env;
@@ -7,10 +7,10 @@ use super::list::ListOp;
 use super::read::ReadOp;
 use super::write::WriteOp;
 use crate::message::Response;
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Key, NodeId, Time};
 
-/// A request under way, by what it does.
+/// A request in progress, by what it does.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
     Read(ReadOp),
@@ -39,46 +39,43 @@ impl Operation {
     }
 
     /// A node will not answer any more.
-    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, io: &mut Io) {
         match self {
-            Operation::Write(write) => write.lose(now, node, env, fx),
+            Operation::Write(write) => write.lose(now, node, env, io),
             Operation::Read(ReadOp { common, .. })
             | Operation::List(ListOp { common, .. })
-            | Operation::Forward(ForwardOp { common, .. }) => drop(common.tally.fail(node)),
+            | Operation::Forward(ForwardOp { common, .. }) => {
+                drop(common.quorum_tracker.fail(node))
+            }
         }
     }
 
     /// Asks on for what is missing of the quorum. Gives the answer once the quorum is reached, or
     /// cannot be reached any more.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         match self {
-            Operation::Read(read) => read.advance(now, env, fx),
-            Operation::List(list) => list.advance(now, env, fx),
-            Operation::Write(write) => write.advance(now, env, fx),
-            Operation::Forward(forward) => forward.advance(now, env, fx),
+            Operation::Read(read) => read.advance(now, env, io),
+            Operation::List(list) => list.advance(now, env, io),
+            Operation::Write(write) => write.advance(now, env, io),
+            Operation::Forward(forward) => forward.advance(now, env, io),
         }
     }
 
     /// Asks others beside those that are late now.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         match self {
-            Operation::Read(read) => read.hedge(now, env, fx),
-            Operation::List(list) => list.hedge(now, env, fx),
-            Operation::Write(write) => write.chase(now, env, fx),
-            Operation::Forward(forward) => forward.hedge(now, env, fx),
+            Operation::Read(read) => read.hedge(now, env, io),
+            Operation::List(list) => list.hedge(now, env, io),
+            Operation::Write(write) => write.chase(now, env, io),
+            Operation::Forward(forward) => forward.hedge(now, env, io),
         }
     }
 
     /// The answer at the deadline: a write that was sent may still happen.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
         match self {
-            Operation::Read(read) => read.expire(env, fx),
-            Operation::List(list) => list.expire(env, fx),
+            Operation::Read(read) => read.expire(env, io),
+            Operation::List(list) => list.expire(env, io),
             Operation::Write(write) => write.common.unknown(),
             Operation::Forward(forward) => forward.expire(env),
         }
@@ -97,7 +94,7 @@ impl Operation {
     pub(super) fn bytes(&self) -> usize {
         let object = match self {
             Operation::Read(read) => Some(&read.merged.object),
-            Operation::Write(write) => write.minted.as_ref().map(|minted| &minted.object),
+            Operation::Write(write) => write.issued.as_ref().map(|issued| &issued.object),
             Operation::List(_) | Operation::Forward(_) => None,
         };
         let values = object.into_iter().flat_map(|object| object.values());
@@ -107,7 +104,7 @@ impl Operation {
     /// True if it is a write of the key that may not have been carried out yet.
     pub(super) fn may_write(&self, key: &Key) -> bool {
         match self {
-            Operation::Write(write) => write.key == *key && write.minted.is_none(),
+            Operation::Write(write) => write.key == *key && write.issued.is_none(),
             Operation::Forward(forward) => forward.writes && forward.request.key() == Some(key),
             Operation::Read(_) | Operation::List(_) => false,
         }

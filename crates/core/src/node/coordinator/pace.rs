@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::node::words::LATE_READ;
+use crate::node::interface::LATE_READ;
 use crate::types::{Micros, NodeId, Time};
 
 /// When an answer is late.
@@ -58,11 +58,11 @@ impl Paces {
     /// True if the node has left a question open for longer than it should.
     pub(super) fn is_silent(&self, now: Time, node: NodeId) -> bool {
         let open_since = self.paces.get(&node).and_then(|pace| pace.open_since);
-        open_since.is_some_and(|since| now >= since + self.patience(node))
+        open_since.is_some_and(|since| now >= since + self.timeout(node))
     }
 
     /// Notes that a question leaves for `node` now.
-    pub(super) fn asked(&mut self, now: Time, node: NodeId) {
+    pub(super) fn queried(&mut self, now: Time, node: NodeId) {
         self.paces.entry(node).or_default().open_since.get_or_insert(now);
     }
 
@@ -81,7 +81,7 @@ impl Paces {
     }
 
     /// How long an answer of `node` may take before it is late.
-    pub(super) fn patience(&self, node: NodeId) -> Micros {
+    pub(super) fn timeout(&self, node: NodeId) -> Micros {
         let estimate = self.paces.get(&node).and_then(|pace| pace.estimate);
         let Bounds { least, most, first } = self.bounds;
         estimate.map_or(first, |(mean, deviation)| (mean + 4 * deviation).clamp(least, most))
@@ -123,39 +123,39 @@ mod tests {
         assert_eq!(order(&mut paces, Time::START), [A, B], "equals stay as they are");
         for round in 0..50 {
             let now = Time::START + round * 100 * MILLI;
-            paces.asked(now, A);
-            paces.asked(now, B);
+            paces.queried(now, A);
+            paces.queried(now, B);
             paces.answered(now + 8 * MILLI, A, Some(now));
             paces.answered(now + 2 * MILLI, B, Some(now));
         }
-        let asked = Time::START + 5_000 * MILLI;
-        assert_eq!(order(&mut paces, asked), [B, A]);
-        let patience = paces.patience(A);
-        assert!((8 * MILLI..9 * MILLI).contains(&patience), "{patience:?}");
-        assert_eq!(paces.patience(B), READS.least);
-        paces.asked(asked, B);
+        let queried = Time::START + 5_000 * MILLI;
+        assert_eq!(order(&mut paces, queried), [B, A]);
+        let timeout = paces.timeout(A);
+        assert!((8 * MILLI..9 * MILLI).contains(&timeout), "{timeout:?}");
+        assert_eq!(paces.timeout(B), READS.least);
+        paces.queried(queried, B);
         assert_eq!(
-            order(&mut paces, asked + READS.least - Micros(1)),
+            order(&mut paces, queried + READS.least - Micros(1)),
             [B, A],
             "it may still answer in time"
         );
-        assert_eq!(order(&mut paces, asked + READS.least), [A, B]);
-        assert_eq!(order(&mut paces, asked + RETRY), [B, A], "a frozen node may be back");
-        paces.asked(asked + RETRY, B);
-        assert_eq!(order(&mut paces, asked + RETRY + 6 * MILLI), [A, B]);
-        paces.answered(asked + RETRY + 7 * MILLI, B, None);
+        assert_eq!(order(&mut paces, queried + READS.least), [A, B]);
+        assert_eq!(order(&mut paces, queried + RETRY), [B, A], "a frozen node may be back");
+        paces.queried(queried + RETRY, B);
+        assert_eq!(order(&mut paces, queried + RETRY + 6 * MILLI), [A, B]);
+        paces.answered(queried + RETRY + 7 * MILLI, B, None);
         assert_eq!(
-            order(&mut paces, asked + RETRY + 8 * MILLI),
+            order(&mut paces, queried + RETRY + 8 * MILLI),
             [B, A],
             "any answer is a sign of life"
         );
     }
 
     #[test]
-    fn patience_has_bounds() {
+    fn timeout_has_bounds() {
         let mut paces = Paces::new(READS);
-        assert_eq!(paces.patience(A), READS.first);
+        assert_eq!(paces.timeout(A), READS.first);
         paces.answered(Time::START + 10_000 * MILLI, A, Some(Time::START));
-        assert_eq!(paces.patience(A), READS.most);
+        assert_eq!(paces.timeout(A), READS.most);
     }
 }

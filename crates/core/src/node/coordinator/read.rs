@@ -1,24 +1,24 @@
 //! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late,
-//! stand-ins when the homes do not suffice; afterwards the repair of those that were behind.
+//! fallbacks when the owners do not suffice; afterwards the repair of those that were behind.
 
 use std::collections::BTreeSet;
 
-use super::common::{Common, Heard, StandIns, live_values};
+use super::common::{Common, Fallbacks, Heard, live_values};
 use super::env::Env;
 use crate::causal::{Context, Object};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::message::{Body, Counter, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Blob, Key, Micros, NodeId, Time};
 use crate::wire;
 
-/// A read under way.
+/// A read in progress.
 #[derive(Clone, Debug)]
 pub(super) struct ReadOp {
     pub(super) common: Common,
     pub(super) key: Key,
     pub(super) merged: Merged,
-    pub(super) stand_ins: StandIns,
+    pub(super) fallbacks: Fallbacks,
 }
 
 /// The copies that a read was answered with.
@@ -33,58 +33,58 @@ pub(super) struct Merged {
 struct Copied {
     node: NodeId,
     object: Object,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
 }
 
 impl Merged {
     /// Takes a copy, the first one of each node.
-    fn add(&mut self, node: NodeId, object: Object, generation: GcEpoch) {
+    fn add(&mut self, node: NodeId, object: Object, gc_epoch: GcEpoch) {
         if self.copies.iter().any(|copy| copy.node == node) {
             return;
         }
         // Replicas mostly have the same values: each is kept in memory once.
         let object = object.share(&self.object);
-        self.copies.push(Copied { node, object, generation });
+        self.copies.push(Copied { node, object, gc_epoch });
         self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
     }
 
-    /// Copies of the newest generation among them and of the one before: an older one, of a disk
-    /// that was rolled back, may show alive what is collected since.
+    /// Copies of the newest GC epoch among them and of the one before: an older one, of a disk
+    /// that was rolled back, may show alive what is purged since.
     fn current(&self) -> impl Iterator<Item = &Copied> {
-        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or_default();
-        self.copies.iter().filter(move |copy| copy.generation.next() >= newest)
+        let newest = self.copies.iter().map(|copy| copy.gc_epoch).max().unwrap_or_default();
+        self.copies.iter().filter(move |copy| copy.gc_epoch.next() >= newest)
     }
 
-    /// The oldest generation that went into the join.
-    fn generation(&self) -> GcEpoch {
-        self.current().map(|copy| copy.generation).min().unwrap_or_default()
+    /// The oldest GC epoch that went into the join.
+    fn gc_epoch(&self) -> GcEpoch {
+        self.current().map(|copy| copy.gc_epoch).min().unwrap_or_default()
     }
 
-    /// Those among `homes` whose copy is not the join of all.
-    fn behind(&self, homes: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    /// Those among `owners` whose copy is not the join of all.
+    fn behind(&self, owners: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let behind = self.copies.iter().filter(|copy| copy.object != self.object);
-        behind.map(|copy| copy.node).filter(|node| homes(*node)).collect()
+        behind.map(|copy| copy.node).filter(|node| owners(*node)).collect()
     }
 }
 
 impl ReadOp {
-    /// Puts the question to up to `count` further replicas: homes, and when they are used up, all
-    /// stand-ins.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
+    /// Puts the question to up to `count` further replicas: owners, and when they are used up, all
+    /// fallbacks.
+    pub(super) fn query_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (mut to, missing) = self.common.pick(now, count, env);
-        if missing > 0 && !self.stand_ins.is_empty() {
-            let homes: Vec<NodeId> = self.common.tally.homes().collect();
-            fx.out.count(Counter::ReadsOfStandIns);
-            for node in std::mem::take(&mut self.stand_ins) {
+        if missing > 0 && !self.fallbacks.is_empty() {
+            let owners: Vec<NodeId> = self.common.quorum_tracker.owners().collect();
+            io.out.count(Counter::ReadsOfFallbacks);
+            for node in std::mem::take(&mut self.fallbacks) {
                 if !env.view.can_use(node) {
                     continue;
                 }
-                self.common.tally.ask_stand_in(node, &homes);
+                self.common.quorum_tracker.query_fallback(node, &owners);
                 to.push(node);
             }
         }
         self.common.expect_copies(now, &to, env);
-        fx.out.send(to, self.common.op, Body::Read { key: self.key.clone() });
+        io.out.send(to, self.common.request_id, Body::Read { key: self.key.clone() });
     }
 
     /// Takes what a node has said, `took` after it was asked.
@@ -96,87 +96,82 @@ impl ReadOp {
         env: &mut Env,
     ) -> Heard {
         match body {
-            Body::Copy { object, authoritative, kept_for, generation } => {
+            Body::Copy { object, authoritative, kept_for, gc_epoch } => {
                 if let Some(took) = took {
                     env.recent.read(from, took);
                 }
-                // What a replica without authority still has is shown; that it lacks something is
+                // What a replica read-ineligible still has is shown; that it lacks something is
                 // no word.
-                self.merged.add(from, object, generation);
-                if self.common.tally.is_home(from) {
-                    self.common.tally.answer(from, authoritative);
+                self.merged.add(from, object, gc_epoch);
+                if self.common.quorum_tracker.is_owner(from) {
+                    self.common.quorum_tracker.answer(from, authoritative);
                 } else {
-                    self.common.tally.count_for(from, &kept_for);
+                    self.common.quorum_tracker.count_for(from, &kept_for);
                 }
                 Heard::Progress
             }
-            Body::Failed(refusal) => Heard::Lost(refusal),
+            Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }
 
     /// Answers when enough have; asks as many more as are missing.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
-        if self.common.tally.reached() {
-            return Some(self.found(env.config.object_limits.merged, fx));
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
+        if self.common.quorum_tracker.reached() {
+            return Some(self.found(env.config.object_limits.merged, io));
         }
-        let missing = self.common.tally.missing();
+        let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, fx);
+            self.query_more(now, missing, env, io);
         }
-        let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();
+        let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| {
             let partition = env.config.ring.partition(&self.key);
-            env.explain_loss(partition, self.common.unreachable(&env.config.members), fx)
+            env.explain_loss(partition, self.common.unreachable(&env.config.members), io)
         })
     }
 
     /// The answer once the quorum is reached: not many more bytes than `limit_bytes`, as many
     /// siblings as fit if not all do.
-    fn found(&self, limit_bytes: usize, fx: &mut Effects) -> Response {
+    fn found(&self, limit_bytes: usize, io: &mut Io) -> Response {
         if wire::encoded_len(&self.merged.object) > limit_bytes {
-            fx.out.count(Counter::ReadsCutShort);
+            io.out.count(Counter::ReadsCutShort);
         }
         let (values, context) = shown(&self.merged.object, limit_bytes);
         let context = wire::seal(&self.key, &context);
-        Response::Found { values, context, answered: self.common.tally.counted() }
+        Response::Found { values, context, answered: self.common.quorum_tracker.counted() }
     }
 
     /// Asks one replica more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
-        let unasked = self.common.tally.unasked().next().is_some();
-        let more = unasked || !self.stand_ins.is_empty();
+        let unasked = self.common.quorum_tracker.unasked().next().is_some();
+        let more = unasked || !self.fallbacks.is_empty();
         if late > 0 && !self.common.answered && more {
-            fx.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, fx);
+            io.out.count(Counter::ReadsHedged);
+            self.query_more(now, late as u8, env, io);
         }
     }
 
     /// The answer at the deadline.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
         let partition = env.config.ring.partition(&self.key);
-        env.explain_loss(partition, self.common.no_quorum(&env.config.members), fx)
+        env.explain_loss(partition, self.common.no_quorum(&env.config.members), io)
     }
 
     /// Sends what the others had to the replicas that it has seen to be behind, when it is over.
-    pub(super) fn repair(self, env: &Env, fx: &mut Effects) {
+    pub(super) fn repair(self, env: &Env, io: &mut Io) {
         let ReadOp { common, key, merged, .. } = self;
         // Everybody who lacks some of it would decline it.
         if wire::encoded_len(&merged.object) > env.config.object_limits.merged {
             return;
         }
-        let behind = merged.behind(|node| common.tally.is_home(node));
+        let behind = merged.behind(|node| common.quorum_tracker.is_owner(node));
         if !env.experiment.no_read_repair && !behind.is_empty() {
-            fx.out.count(Counter::ReadsRepaired);
-            let generation = merged.generation();
-            let merge = Body::Merge { key, object: merged.object, generation };
-            fx.out.send(behind, common.op, merge);
+            io.out.count(Counter::ReadsRepaired);
+            let gc_epoch = merged.gc_epoch();
+            let merge = Body::Merge { key, object: merged.object, gc_epoch };
+            io.out.send(behind, common.request_id, merge);
         }
     }
 }

@@ -43,7 +43,7 @@ impl Recent {
     }
 
     /// All of them.
-    pub(super) fn told(&self) -> Vec<RecentTrips> {
+    pub(super) fn reported(&self) -> Vec<RecentTrips> {
         let one = |(node, (reads, writes)): (&NodeId, &(Kept, Kept))| RecentTrips {
             node: *node,
             reads_us: reads.micros.clone(),
@@ -64,9 +64,9 @@ mod tests {
             recent.read(node, Micros(took));
         }
         recent.wrote(node, Micros::MAX);
-        let told = recent.told();
-        assert_eq!((told.len(), &told[0].writes_us[..]), (1, &[u32::MAX][..]));
-        let mut reads = told[0].reads_us.clone();
+        let reported = recent.reported();
+        assert_eq!((reported.len(), &reported[0].writes_us[..]), (1, &[u32::MAX][..]));
+        let mut reads = reported[0].reads_us.clone();
         reads.sort_unstable();
         let last: Vec<u32> = (KEPT as u32 / 2..3 * KEPT as u32 / 2).collect();
         assert_eq!(reads, last);

@@ -1,8 +1,8 @@
-//! Which nodes a coordinator can use now: linked, and not believed to be down.
+//! Which nodes a coordinator can use now: linked, and not marked down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::node::reach::Reach;
 use crate::types::{Micros, NodeId, Time};
 
@@ -12,7 +12,8 @@ pub(super) struct View {
     me: NodeId,
     reach: Reach,
     suspect: BTreeSet<NodeId>,
-    /// Those that refused a hint for want of room, until when that is believed, and their limit.
+    /// Those that refused a hint because there is no room, until when that is believed, and their
+    /// limit.
     full: BTreeMap<NodeId, (Time, u64)>,
 }
 
@@ -30,10 +31,10 @@ impl View {
         self.reach.link(peer, up);
     }
 
-    /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
-        self.reach.opine(peer, opinion);
-        if opinion == Opinion::Suspect {
+    /// This node's view of the liveness of a peer has changed.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
+        self.reach.set_liveness(peer, liveness);
+        if liveness == Liveness::Suspect {
             self.suspect.insert(peer);
         } else {
             self.suspect.remove(&peer);

@@ -1,11 +1,11 @@
-//! The phi accrual failure detector (Hayashibara et al., 2004): how surprising a silence is, measured against the
-//! pace at which heartbeats used to come.
+//! The phi accrual failure detector (Hayashibara et al., 2004): how surprising a silence is,
+//! measured against the pace at which heartbeats used to come.
 
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::types::{Micros, Time};
 
-/// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that spreads by chance
-/// has a longer tail.
+/// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that
+/// spreads by chance has a longer tail.
 const SUSPECT_PHI: f64 = 12.0;
 /// A silence this many deviations over the mean has a phi below 8: nothing to suspect.
 const CALM: f64 = 5.0;
@@ -17,7 +17,7 @@ const WEIGHT: f64 = 0.05;
 pub(super) struct Detector {
     /// The last sign of life, of any kind; the first look at it counts as one.
     last: Option<Time>,
-    last_beat: Option<Time>,
+    last_heartbeat: Option<Time>,
     mean: f64,
     variance: f64,
     /// Below this deviation lies what schedulers and disks do.
@@ -29,7 +29,7 @@ impl Detector {
     pub(super) fn new(interval: Micros) -> Self {
         let interval = interval.as_f64();
         let (mean, variance) = (2.0 * interval, interval * interval);
-        Detector { last: None, last_beat: None, mean, variance, least_deviation: interval }
+        Detector { last: None, last_heartbeat: None, mean, variance, least_deviation: interval }
     }
 
     /// A sign of life: any message of the peer itself.
@@ -37,26 +37,26 @@ impl Detector {
         self.last = Some(now);
     }
 
-    /// A heartbeat that was not known yet, from the peer or through others: only these come at a steady pace, so
-    /// only these teach it.
-    pub(super) fn beat(&mut self, now: Time) {
-        if let Some(last) = self.last_beat {
+    /// A heartbeat that was not known yet, from the peer or through others: only these come at a
+    /// steady pace, so only these teach it.
+    pub(super) fn heartbeat(&mut self, now: Time) {
+        if let Some(last) = self.last_heartbeat {
             let error = now.saturating_since(last).as_f64() - self.mean;
             self.mean += WEIGHT * error;
             self.variance = (1.0 - WEIGHT) * (self.variance + WEIGHT * error * error);
         }
-        self.last_beat = Some(now);
+        self.last_heartbeat = Some(now);
         self.sign(now);
     }
 
     /// The peer is back after it was down: how long it was away is no pace.
     pub(super) fn returned(&mut self) {
-        self.last_beat = None;
+        self.last_heartbeat = None;
     }
 
     /// Silence of this length was ours.
     pub(super) fn forgive(&mut self, gap: Micros) {
-        for time in [&mut self.last, &mut self.last_beat].into_iter().flatten() {
+        for time in [&mut self.last, &mut self.last_heartbeat].into_iter().flatten() {
             *time += gap;
         }
     }
@@ -66,8 +66,8 @@ impl Detector {
         self.last.map_or(Micros::ZERO, |last| now.saturating_since(last))
     }
 
-    /// How surprising the present silence is: -log10 of its probability, by the logistic approximation of the
-    /// normal distribution.
+    /// How surprising the present silence is: -log10 of its probability, by the logistic
+    /// approximation of the normal distribution.
     pub(super) fn phi(&self, now: Time) -> f64 {
         let Some(last) = self.last else { return 0.0 };
         let silence = now.saturating_since(last).as_f64();
@@ -83,15 +83,15 @@ impl Detector {
     }
 
     /// What to believe after the present silence; `timeout` must have passed before a peer is down.
-    pub(super) fn opinion(&mut self, now: Time, timeout: Micros) -> Opinion {
+    pub(super) fn liveness(&mut self, now: Time, timeout: Micros) -> Liveness {
         let last = *self.last.get_or_insert(now);
         let silence = now.saturating_since(last);
         // Nearly every look at a peer ends here, without a root or a logarithm.
         let calm = silence.as_f64() <= self.mean + CALM * self.least_deviation;
         if calm || self.phi(now) < SUSPECT_PHI {
-            return Opinion::Up;
+            return Liveness::Up;
         }
-        if silence < timeout { Opinion::Suspect } else { Opinion::Down }
+        if silence < timeout { Liveness::Suspect } else { Liveness::Down }
     }
 }
 
@@ -108,19 +108,19 @@ mod tests {
         let mut quick = Detector::new(INTERVAL);
         let mut slow = Detector::new(INTERVAL);
         for round in 1..=200 {
-            quick.beat(Time::START + round * INTERVAL);
-            slow.beat(Time::START + round * 8 * INTERVAL);
+            quick.heartbeat(Time::START + round * INTERVAL);
+            slow.heartbeat(Time::START + round * 8 * INTERVAL);
         }
         let end = Time::START + 200 * INTERVAL;
-        let opinions: Vec<Opinion> =
-            [2, 3, 4, 5, 6].map(|s| quick.opinion(end + s * 1_000 * MILLI, TIMEOUT)).to_vec();
-        assert_eq!(opinions[0], Opinion::Up);
-        assert!(opinions.contains(&Opinion::Suspect), "{opinions:?}");
-        assert_eq!(opinions[4], Opinion::Down);
-        assert!(opinions.is_sorted(), "{opinions:?}");
+        let liveness: Vec<Liveness> =
+            [2, 3, 4, 5, 6].map(|s| quick.liveness(end + s * 1_000 * MILLI, TIMEOUT)).to_vec();
+        assert_eq!(liveness[0], Liveness::Up);
+        assert!(liveness.contains(&Liveness::Suspect), "{liveness:?}");
+        assert_eq!(liveness[4], Liveness::Down);
+        assert!(liveness.is_sorted(), "{liveness:?}");
         let end = Time::START + 200 * 8 * INTERVAL;
-        assert_eq!(slow.opinion(end + 5_500 * MILLI, TIMEOUT), Opinion::Up);
-        assert_eq!(slow.opinion(end + 60_000 * MILLI, TIMEOUT), Opinion::Down);
+        assert_eq!(slow.liveness(end + 5_500 * MILLI, TIMEOUT), Liveness::Up);
+        assert_eq!(slow.liveness(end + 60_000 * MILLI, TIMEOUT), Liveness::Down);
     }
 
     #[test]
@@ -136,28 +136,28 @@ mod tests {
     fn an_absence_teaches_no_pace() {
         let mut detector = Detector::new(INTERVAL);
         for round in 1..=200 {
-            detector.beat(Time::START + round * INTERVAL);
+            detector.heartbeat(Time::START + round * INTERVAL);
         }
         let back = Time::START + 200 * INTERVAL + 60_000 * MILLI;
-        assert_eq!(detector.opinion(back, TIMEOUT), Opinion::Down);
+        assert_eq!(detector.liveness(back, TIMEOUT), Liveness::Down);
         detector.returned();
-        detector.beat(back);
-        detector.beat(back + INTERVAL);
+        detector.heartbeat(back);
+        detector.heartbeat(back + INTERVAL);
         let gone = back + INTERVAL;
-        assert_eq!(detector.opinion(gone + 6_000 * MILLI, TIMEOUT), Opinion::Down);
+        assert_eq!(detector.liveness(gone + 6_000 * MILLI, TIMEOUT), Liveness::Down);
     }
 
     #[test]
     fn the_own_pause_is_not_held_against_others_and_any_message_is_a_sign_of_life() {
         let mut detector = Detector::new(INTERVAL);
         let first = Time::START + INTERVAL;
-        detector.beat(first);
+        detector.heartbeat(first);
         let pause = 60_000 * MILLI;
-        assert_eq!(detector.opinion(first + pause, TIMEOUT), Opinion::Down);
+        assert_eq!(detector.liveness(first + pause, TIMEOUT), Liveness::Down);
         detector.forgive(pause);
-        assert_eq!(detector.opinion(first + pause, TIMEOUT), Opinion::Up);
+        assert_eq!(detector.liveness(first + pause, TIMEOUT), Liveness::Up);
         detector.sign(first + 2 * pause);
-        assert_eq!(detector.opinion(first + 2 * pause, TIMEOUT), Opinion::Up);
+        assert_eq!(detector.liveness(first + 2 * pause, TIMEOUT), Liveness::Up);
         assert!(detector.phi(first + 4 * pause) > 100.0);
     }
 }

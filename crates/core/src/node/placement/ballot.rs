@@ -4,17 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::effects::Effects;
 use super::super::ids::RequestId;
-use super::super::words::{Hindrance, RingChange};
+use super::super::interface::{Hindrance, RingChange};
+use super::super::io::Io;
 use crate::members::Member;
 use crate::message::{Body, Counter};
 use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
-const PATIENCE: Micros = Micros::from_millis(3_000);
+const TIMEOUT: Micros = Micros::from_millis(3_000);
 /// Who has not granted it is asked again after this time.
-const AGAIN: Micros = Micros::from_millis(200);
+const RETRY_INTERVAL: Micros = Micros::from_millis(200);
 /// A grant that is not given back ends after this time. Longer than a change waits for its grants,
 /// by any two clocks.
 const GRANT: Micros = Micros::from_millis(10_000);
@@ -32,7 +32,7 @@ pub(super) struct Ballot {
 /// A change that needs grants.
 #[derive(Clone, Debug)]
 struct Proposal {
-    op: RequestId,
+    request_id: RequestId,
     old: NodeId,
     new: Member,
     granted: BTreeSet<NodeId>,
@@ -45,7 +45,7 @@ struct Proposal {
 /// What this node has promised to another one.
 #[derive(Clone, Copy, Debug)]
 struct Grant {
-    op: RequestId,
+    request_id: RequestId,
     change: RingChange,
     until: Time,
 }
@@ -59,8 +59,8 @@ pub(super) struct Voters<'a> {
 }
 
 impl Ballot {
-    /// The change that is under way, as far as this node is concerned.
-    pub(super) fn under_way(&self, me: NodeId) -> Option<RingChange> {
+    /// The change that is in progress, as far as this node is concerned.
+    pub(super) fn in_flight(&self, me: NodeId) -> Option<RingChange> {
         let own = self.proposal.as_ref();
         let own = own.map(|own| RingChange { old: own.old, new: own.new.id(), by: me });
         own.or(self.grant.map(|grant| grant.change))
@@ -71,81 +71,80 @@ impl Ballot {
         self.grant.take_if(|grant| grant.until <= now);
     }
 
-    /// Begins to ask for a change. There is none under way.
+    /// Begins to ask for a change. There is none in progress.
     pub(super) fn propose(
         &mut self,
         now: Time,
         old: NodeId,
         new: Member,
         voters: Voters<'_>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.0.max(self.last_op + 1);
-        let (op, until) = (RequestId::of_wire(self.last_op), now + PATIENCE);
-        let (granted, denied) = (BTreeSet::from([fx.local.me()]), BTreeMap::new());
-        self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
-        self.ask(now, voters, fx);
+        let (request_id, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
+        let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
+        self.proposal = Some(Proposal { request_id, old, new, granted, denied, until, next: now });
+        self.query(now, voters, io);
     }
 
     /// Asks those that have not granted the change, when that is due.
-    pub(super) fn ask(
-        &mut self,
-        now: Time,
-        Voters { ring, members }: Voters<'_>,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn query(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
-        own.next = now + AGAIN;
+        own.next = now + RETRY_INTERVAL;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
-        fx.out.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
+        io.out.send(
+            wanting,
+            own.request_id,
+            Body::QueryRing { ring, old: own.old, new: own.new.id() },
+        );
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
     /// that node has, or has one.
-    pub(super) fn asked(
+    pub(super) fn queried(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         change: RingChange,
         changes: bool,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         self.expire(now);
-        let (from, me) = (change.by, fx.local.me());
+        let (from, me) = (change.by, io.local.me());
         let goes_on = self.proposal.is_some() && me < from;
         if changes || goes_on {
-            return fx.out.send(vec![from], op, Body::RingDenied { by: me });
+            return io.out.send(vec![from], request_id, Body::RingDenied { by: me });
         }
         if self.grant.is_some_and(|grant| grant.change != change) {
             let by = self.grant.map_or(me, |grant| grant.change.by);
-            return fx.out.send(vec![from], op, Body::RingDenied { by });
+            return io.out.send(vec![from], request_id, Body::RingDenied { by });
         }
         if self.proposal.is_some() {
-            self.fail(Hindrance::Other(Some(change), from), fx);
+            self.fail(Hindrance::Other(Some(change), from), io);
         }
-        let op = self.grant.map_or(op, |grant| op.max(grant.op));
-        self.grant = Some(Grant { op, change, until: now + GRANT });
-        fx.out.count(Counter::RingChangesGranted);
-        fx.out.send(vec![from], op, Body::RingGranted);
+        let request_id = self.grant.map_or(request_id, |grant| request_id.max(grant.request_id));
+        self.grant = Some(Grant { request_id, change, until: now + GRANT });
+        io.out.count(Counter::RingChangesGranted);
+        io.out.send(vec![from], request_id, Body::RingGranted);
     }
 
     /// A member grants a change; gives it when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         members: &[NodeId],
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<(NodeId, Member)> {
         let Some(own) = self.proposal.as_mut() else {
             // The grant of a change that was given up meanwhile: it is not needed.
-            let by = fx.local.me();
-            fx.out.send(vec![from], op, Body::RingDenied { by });
+            let by = io.local.me();
+            io.out.send(vec![from], request_id, Body::RingDenied { by });
             return None;
         };
-        if own.op != op || !members.contains(&from) {
+        if own.request_id != request_id || !members.contains(&from) {
             return None;
         }
         own.granted.insert(from);
@@ -157,21 +156,22 @@ impl Ballot {
     }
 
     /// A member does not grant this node's change, or gives back what this node has granted to it.
-    pub(super) fn denied(&mut self, from: NodeId, op: RequestId, by: NodeId) {
+    pub(super) fn denied(&mut self, from: NodeId, request_id: RequestId, by: NodeId) {
         match &mut self.proposal {
-            Some(own) if own.op == op => {
+            Some(own) if own.request_id == request_id => {
                 own.granted.remove(&from);
                 own.denied.insert(from, by);
             }
             Some(_) => {}
             None => {
-                self.grant.take_if(|grant| grant.change.by == from && op >= grant.op);
+                self.grant
+                    .take_if(|grant| grant.change.by == from && request_id >= grant.request_id);
             }
         }
     }
 
     /// Gives the own change up when its time is over.
-    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], io: &mut Io) {
         self.expire(now);
         let Some(own) = self.proposal.as_ref().filter(|own| own.until <= now) else { return };
         let others = own.denied.values().find(|by| !own.denied.contains_key(by));
@@ -180,20 +180,20 @@ impl Ballot {
             Some(by) => Hindrance::Other(None, *by),
             None => Hindrance::Grants { granted, members },
         };
-        self.fail(why, fx);
+        self.fail(why, io);
     }
 
     /// Gives the own change up, if there is one: nothing has happened, and what was granted is
     /// given back.
-    pub(super) fn fail(&mut self, why: Hindrance, fx: &mut Effects) {
+    pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
-        let by = fx.local.me();
-        let asked = own.granted.iter().chain(own.denied.keys()).copied();
-        let asked: Vec<NodeId> = asked.filter(|id| *id != by).collect();
-        if !asked.is_empty() {
-            fx.out.send(asked, own.op, Body::RingDenied { by });
+        let by = io.local.me();
+        let queried = own.granted.iter().chain(own.denied.keys()).copied();
+        let queried: Vec<NodeId> = queried.filter(|id| *id != by).collect();
+        if !queried.is_empty() {
+            io.out.send(queried, own.request_id, Body::RingDenied { by });
         }
-        fx.out.not_replaced(why);
+        io.out.not_replaced(why);
     }
 
     /// The own change.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
-use crate::message::{Body, Counter, Item, Measure, Refusal, Resource};
-use crate::node::effects::Effects;
+use crate::merkle::{FANOUT, GAUGES, LEAVES, LeafSet, SHAPE, width_of};
+use crate::message::{Body, Counter, Item, Measure, Rejection, Resource};
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
-use crate::node::local::stalled;
+use crate::node::io::Io;
+use crate::node::local_state::stalled;
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
@@ -17,7 +17,7 @@ const MAX_SCANS: usize = 8;
 /// Bytes of records read for one list.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Lists of keys under way.
+/// Lists of keys in progress.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     scans: BTreeMap<ScanToken, (NodeId, RequestId)>,
@@ -25,30 +25,30 @@ pub(super) struct Answers {
 
 impl Answers {
     /// Answers a question about a tree. Gives the partition if the peer's root is the own one.
-    pub(super) fn ask(
+    pub(super) fn query(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
         ring: &Ring,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<Partition> {
         let (partition, equal) = match &body {
             Body::Compare { partition, root, .. } => (*partition, Some(*root)),
             Body::Descend { partition, .. } | Body::Leaves { partition, .. } => (*partition, None),
             _ => return None,
         };
-        let own_root = fx.local.forest.tree(partition).map(|tree| tree.root());
-        match self.answer(from, op, partition, body, ring, fx) {
+        let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
+        match self.answer(from, request_id, partition, body, ring, io) {
             Ok(None) => {}
-            // What is told of the own records holds only once they are synced.
+            // What is reported of the own records holds only once they are synced.
             Ok(Some(answer)) => {
-                let mark = fx.out.last_mark();
-                fx.out.send_synced(Some(mark), from, op, answer);
+                let seq = io.out.last_mark();
+                io.out.send_synced(Some(seq), from, request_id, answer);
             }
-            Err(refusal) => {
-                fx.out.count(Counter::ComparisonsRefused);
-                fx.out.send(vec![from], op, Body::Failed(refusal));
+            Err(rejection) => {
+                io.out.count(Counter::ComparisonsRefused);
+                io.out.send(vec![from], request_id, Body::Failed(rejection));
                 return None;
             }
         }
@@ -58,51 +58,52 @@ impl Answers {
     fn answer(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         partition: Partition,
         body: Body,
         ring: &Ring,
-        fx: &mut Effects,
-    ) -> Result<Option<Body>, Refusal> {
+        io: &mut Io,
+    ) -> Result<Option<Body>, Rejection> {
         if partition.0 >= ring.partitions() {
-            return Err(Refusal::Partition(partition.0, ring.partitions()));
+            return Err(Rejection::Partition(partition.0, ring.partitions()));
         }
-        let homes = ring.homes(partition);
-        if !homes.contains(&fx.local.me()) || !homes.contains(&from) {
-            return Err(Refusal::NotHome);
+        let owners = ring.owners(partition);
+        if !owners.contains(&io.local.me()) || !owners.contains(&from) {
+            return Err(Rejection::NotOwner);
         }
         // An answer could wait for what is not synced.
-        if fx.local.stall().is_some() {
+        if io.local.stall().is_some() {
             return Err(stalled());
         }
-        let own_generation = fx.local.generations.number(partition);
-        let Some(tree) = fx.local.forest.tree(partition) else {
-            return Err(Refusal::Unread(partition.0));
+        let own_gc_epoch = io.local.gc_epochs.number(partition);
+        let Some(tree) = io.local.trees.tree(partition) else {
+            return Err(Rejection::Unread(partition.0));
         };
         let children = |level: u8, nodes: &[u16], width: u8| {
             let width = usize::from(width);
             let mut bytes = Vec::with_capacity(nodes.len() * FANOUT * width);
             for child in nodes.iter().flat_map(|node| tree.children(level, *node)) {
-                bytes
-                    .extend_from_slice(&child.summary(op.wire(), width).to_be_bytes()[8 - width..]);
+                bytes.extend_from_slice(
+                    &child.summary(request_id.wire(), width).to_be_bytes()[8 - width..],
+                );
             }
             Body::Summaries(Blob(bytes.into()))
         };
         match body {
-            Body::Compare { shape, width, root, generation, .. } => {
+            Body::Compare { shape, width, root, gc_epoch, .. } => {
                 within(Measure::Width, width, 1, 8)?;
-                if generation != own_generation {
-                    return Err(Refusal::Generation { given: generation, own: own_generation });
+                if gc_epoch != own_gc_epoch {
+                    return Err(Rejection::GcState { given: gc_epoch, own: own_gc_epoch });
                 }
                 match (shape == SHAPE, root == tree.root()) {
-                    (false, _) => Err(Refusal::Shape(shape)),
+                    (false, _) => Err(Rejection::Shape(shape)),
                     (true, true) => Ok(Some(Body::Equal)),
                     (true, false) => Ok(Some(children(0, &[0], width))),
                 }
             }
             Body::Descend { width, level, nodes, .. } => {
                 within(Measure::Width, width, 1, 8)?;
-                within(Measure::Level, level, 0, u64::from(LEVELS) - 1)?;
+                within(Measure::Level, level, 0, u64::from(GAUGES) - 1)?;
                 within(Measure::Nodes, nodes.len() as u64, 1, width_of(level) as u64)?;
                 for node in &nodes {
                     within(Measure::Node, *node, 0, width_of(level) as u64 - 1)?;
@@ -115,37 +116,42 @@ impl Answers {
                 }
                 if self.scans.len() >= MAX_SCANS {
                     let what = Resource::PeerLists;
-                    return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
+                    return Err(Rejection::Busy { what, limit: MAX_SCANS as u32 });
                 }
                 let leaves = leaves.map(LeafSet::new);
                 let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
-                let token = fx.out.scan(ScanPurpose::PeerList, partition, span);
-                self.scans.insert(token, (from, op));
+                let token = io.out.scan(ScanPurpose::PeerList, partition, span);
+                self.scans.insert(token, (from, request_id));
                 Ok(None)
             }
             _ => Ok(None),
         }
     }
 
-    /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet,
-    /// so that waits.
-    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
-        let Some((to, op)) = self.scans.remove(&token) else { return };
+    /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced
+    /// yet, so that waits.
+    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
+        let Some((to, request_id)) = self.scans.remove(&token) else { return };
         let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
             key: key.clone(),
             context: context.clone(),
             check: digest.0 as u32,
         };
         let items = page.items.iter().map(item).collect();
-        let mark = fx.out.last_mark();
-        fx.out.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
+        let seq = io.out.last_mark();
+        io.out.send_synced(
+            Some(seq),
+            to,
+            request_id,
+            Body::Items { items, next: page.next.clone() },
+        );
     }
 }
 
-fn within(what: Measure, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Refusal> {
+fn within(what: Measure, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Rejection> {
     let given = given.into();
     if (least..=limit).contains(&given) {
         return Ok(());
     }
-    Err(Refusal::Limit { what, given, limit })
+    Err(Rejection::Limit { what, given, limit })
 }

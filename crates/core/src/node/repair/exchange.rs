@@ -1,17 +1,17 @@
-//! One exchange of Merkle anti-entropy: this node compares a partition with another home of it,
+//! One exchange of Merkle anti-entropy: this node compares a partition with another owner of it,
 //! from the root down to the leaves that differ, then the keys in these, and moves the objects that
 //! differ in the direction they are needed.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Lane;
+use super::InFlight;
 use crate::causal::Context;
-use crate::generation::GcEpoch;
-use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
-use crate::node::effects::Effects;
-use crate::node::generations::Stamped;
+use crate::gc_epoch::GcEpoch;
+use crate::merkle::{FANOUT, GAUGES, LeafSet, SHAPE, leaf_of};
+use crate::message::{Body, ComparisonFault, Counter, Item, Rejection, TreeAnswer, TreeQuestion};
+use crate::node::gc_epochs::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
+use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 
@@ -21,10 +21,10 @@ const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange that the peer does not help on for so long is given up.
-const PATIENCE: Micros = Micros::from_millis(10_000);
+const TIMEOUT: Micros = Micros::from_millis(10_000);
 /// What differs is looked at again after this time where writes go on: what was only on its way has
 /// arrived.
-const REST: Micros = Micros::from_millis(500);
+const RECHECK_INTERVAL: Micros = Micros::from_millis(500);
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 16;
@@ -33,15 +33,15 @@ const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of own records read at a time.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// A comparison under way.
+/// A comparison in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
     pub(super) moved: Moved,
-    /// The store's id and the partition's generation when it began: under others it proves nothing.
+    /// The store's id and the partition's GC epoch when it began: under others it proves nothing.
     store: u64,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
     /// When it began, and whether records were read for it.
     pub(super) begun: Time,
     pub(super) has_read: bool,
@@ -50,24 +50,24 @@ pub(super) struct Exchange {
     changes: u64,
     stage: Stage,
     /// What is to be answered next; `None` before anything was asked.
-    awaited: Option<Awaited>,
+    pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
-    patience: Time,
+    timeout: Time,
     /// The leaves that differ; `None` for all.
     leaves: Option<Vec<u16>>,
     after: Option<Key>,
     /// What differed at the first look at this page.
     seen: Option<BTreeMap<Key, Pair>>,
-    todo: VecDeque<(Key, Way)>,
-    flights: usize,
+    todo: VecDeque<(Key, Direction)>,
+    transfers: usize,
     /// About the largest object that was moved lately, in bytes.
     size: usize,
 }
 
 /// What an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
+enum Pending {
     /// The peer's answer to a question.
     Answer(RequestId),
     /// A scan of the own disk.
@@ -118,7 +118,7 @@ type Pair = (Option<Known>, Option<Known>);
 
 /// Where an object is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     Pull,
     Push,
     /// First here, then, merged, there.
@@ -153,63 +153,63 @@ impl Exchange {
         partition: Partition,
         peer: NodeId,
         proof: bool,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Option<Self> {
-        let root = fx.local.forest.tree(partition)?.root();
+        let root = io.local.trees.tree(partition)?.root();
         let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
-        let generation = fx.local.generations.number(partition);
+        let gc_epoch = io.local.gc_epochs.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
-            store: fx.local.meta().store,
+            store: io.local.meta().store,
             moved: Moved::default(),
-            generation,
+            gc_epoch,
             begun: now,
             has_read: false,
             width,
-            changes: fx.local.forest.changes(partition),
+            changes: io.local.trees.changes(partition),
             stage: Stage::Descending(0, vec![0]),
-            awaited: None,
+            pending: None,
             salt: 0,
-            patience: Time::START,
+            timeout: Time::START,
             leaves: None,
             after: None,
             seen: None,
             todo: VecDeque::new(),
-            flights: 0,
+            transfers: 0,
             size: 0,
         };
-        let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
-        exchange.ask(now, compare, lane, fx);
+        let compare = Body::Compare { partition, shape: SHAPE, width, root, gc_epoch };
+        exchange.query(now, compare, in_flight, io);
         Some(exchange)
     }
 
-    fn ask(&mut self, now: Time, body: Body, lane: &mut Lane, fx: &mut Effects) {
-        let question = lane.question();
-        (self.awaited, self.salt) = (Some(Awaited::Answer(question)), question.wire());
-        self.patience = now + PATIENCE;
-        fx.out.send(vec![self.peer], question, body);
+    fn query(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
+        let question = in_flight.question();
+        (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
+        self.timeout = now + TIMEOUT;
+        io.out.send(vec![self.peer], question, body);
     }
 
     /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
-    /// differed was moved, and neither the own store nor the partition's generation is another one
+    /// differed was moved, and neither the own store nor the partition's GC epoch is another one
     /// by now.
-    pub(super) fn proves(&self, fx: &Effects) -> bool {
+    pub(super) fn proves(&self, io: &Io) -> bool {
         self.width == WIDTH_OF_PROOF
             && self.moved.is_complete()
-            && self.store == fx.local.meta().store
-            && self.generation == fx.local.generations.number(self.partition)
+            && self.store == io.local.meta().store
+            && self.gc_epoch == io.local.gc_epochs.number(self.partition)
     }
 
-    /// True if an answer with this `op` is awaited.
-    pub(super) fn awaits(&self, op: RequestId) -> bool {
-        self.awaited == Some(Awaited::Answer(op))
+    /// True if an answer with this `request_id` is waited for.
+    pub(super) fn awaits(&self, request_id: RequestId) -> bool {
+        self.pending == Some(Pending::Answer(request_id))
     }
 
-    /// True if this scan is awaited.
+    /// True if this scan is waited for.
     pub(super) fn awaits_scan(&self, token: ScanToken) -> bool {
-        self.awaited == Some(Awaited::Scan(token))
+        self.pending == Some(Pending::Scan(token))
     }
 
     /// The peer has answered.
@@ -217,8 +217,8 @@ impl Exchange {
         &mut self,
         now: Time,
         body: Body,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         match (&self.stage, body) {
             (Stage::Descending(0, _), Body::Equal) => {
@@ -227,11 +227,11 @@ impl Exchange {
             }
             (Stage::Descending(level, nodes), Body::Summaries(Blob(bytes))) => {
                 let (level, nodes) = (*level, nodes.clone());
-                self.descend(now, level, &nodes, &bytes, lane, fx)
+                self.descend(now, level, &nodes, &bytes, in_flight, io)
             }
-            (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, fx),
-            (_, Body::Failed(Refusal::Unread(_) | Refusal::Busy { .. })) => Err(Stop::NotYet),
-            (_, Body::Failed(refusal)) => Err(ComparisonFault::Refused { refusal }.into()),
+            (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, io),
+            (_, Body::Failed(Rejection::Unread(_) | Rejection::Busy { .. })) => Err(Stop::NotYet),
+            (_, Body::Failed(rejection)) => Err(ComparisonFault::Refused { rejection }.into()),
             (stage, body) => {
                 let (answer, question) = (kind(&body), wanted(stage));
                 Err(ComparisonFault::OddAnswer { answer, question }.into())
@@ -245,8 +245,8 @@ impl Exchange {
         level: u8,
         nodes: &[u16],
         bytes: &[u8],
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         let (width, salt) = (usize::from(self.width), self.salt);
         let expected = nodes.len() * FANOUT * width;
@@ -254,13 +254,13 @@ impl Exchange {
             let (given, expected) = (bytes.len() as u64, expected as u64);
             return Err(ComparisonFault::Summaries { given, expected }.into());
         }
-        let Some(tree) = fx.local.forest.tree(self.partition) else {
+        let Some(tree) = io.local.trees.tree(self.partition) else {
             return Err(ComparisonFault::NoTree.into());
         };
         // A node that has nothing asks for everything.
         if tree.root() == Default::default() {
             self.leaves = None;
-            return self.list(now, lane, fx);
+            return self.list(now, in_flight, io);
         }
         let mut theirs = bytes.chunks(width);
         let mut differing = Vec::new();
@@ -278,35 +278,34 @@ impl Exchange {
             return DONE;
         }
         let level = level + 1;
-        if level == LEVELS {
+        if level == GAUGES {
             self.leaves = Some(differing);
-            return self.list(now, lane, fx);
+            return self.list(now, in_flight, io);
         }
         let (partition, nodes) = (self.partition, differing.clone());
         self.stage = Stage::Descending(level, differing);
-        self.ask(now, Body::Descend { partition, width: self.width, level, nodes }, lane, fx);
+        self.query(
+            now,
+            Body::Descend { partition, width: self.width, level, nodes },
+            in_flight,
+            io,
+        );
         GO_ON
     }
 
     /// Asks for the next keys of the leaves that differ.
-    fn list(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
+    fn list(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         self.stage = Stage::Theirs;
         self.has_read = true;
         // What was moved before is no sign that writes go on.
-        self.changes = fx.local.forest.changes(self.partition);
+        self.changes = io.local.trees.changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
-        self.ask(now, Body::Leaves { partition, leaves, after }, lane, fx);
+        self.query(now, Body::Leaves { partition, leaves, after }, in_flight, io);
         GO_ON
     }
 
     /// Takes the peer's keys, and reads what is here of the same part.
-    fn compare(
-        &mut self,
-        now: Time,
-        theirs: Vec<Item>,
-        next: Option<Key>,
-        fx: &mut Effects,
-    ) -> Step {
+    fn compare(&mut self, now: Time, theirs: Vec<Item>, next: Option<Key>, io: &mut Io) -> Step {
         let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
         let keys = self.after.iter().chain(theirs.iter().map(|item| &item.key));
         let keys: Vec<&Key> = keys.collect();
@@ -315,8 +314,8 @@ impl Exchange {
             self.after.as_ref().is_none_or(|after| after < next)
                 && theirs.iter().all(|item| item.key <= *next)
         });
-        let asked = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
-        if !ascending || !within || !theirs.iter().all(asked) {
+        let queried = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
+        if !ascending || !within || !theirs.iter().all(queried) {
             return Err(ComparisonFault::OddKeys.into());
         }
         let span = Span {
@@ -327,9 +326,9 @@ impl Exchange {
             ..Span::default()
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
-        self.patience = now + PATIENCE;
-        let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
-        self.awaited = Some(Awaited::Scan(token));
+        self.timeout = now + TIMEOUT;
+        let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
+        self.pending = Some(Pending::Scan(token));
         GO_ON
     }
 
@@ -338,29 +337,29 @@ impl Exchange {
         &mut self,
         now: Time,
         page: ScanPage,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         let Stage::Mine { theirs, next, mine } = &mut self.stage else { return GO_ON };
         mine.extend(page.items);
         if page.next.is_some() {
             let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
             let (after, until) = (page.next, next.clone());
-            self.patience = now + PATIENCE;
+            self.timeout = now + TIMEOUT;
             let limit_bytes = PAGE_BYTES;
             let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
-            let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
-            self.awaited = Some(Awaited::Scan(token));
+            let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
+            self.pending = Some(Pending::Scan(token));
             return GO_ON;
         }
         let (theirs, mine, next) =
             (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
         let mut differ = differences(mine, theirs);
-        let in_flux = self.changes != fx.local.forest.changes(self.partition);
+        let in_flux = self.changes != io.local.trees.changes(self.partition);
         if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
-                self.stage = Stage::Resting(now + REST);
+                self.stage = Stage::Resting(now + RECHECK_INTERVAL);
                 return GO_ON;
             };
             let all = differ.len();
@@ -368,39 +367,39 @@ impl Exchange {
             self.moved.left += (all - differ.len()) as u64;
         }
         self.seen = None;
-        self.todo = differ.into_iter().map(|(key, pair)| (key, way(pair))).collect();
+        self.todo = differ.into_iter().map(|(key, pair)| (key, direction(pair))).collect();
         self.stage = Stage::Moving { next };
-        self.go_on(now, lane, fx)
+        self.go_on(now, in_flight, io)
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
+    pub(super) fn tick(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         match self.stage {
-            Stage::Resting(until) if until <= now => self.list(now, lane, fx),
+            Stage::Resting(until) if until <= now => self.list(now, in_flight, io),
             Stage::Resting(_) => GO_ON,
             // The own disk answers when it can, and others read from it, too.
             Stage::Mine { .. } => GO_ON,
-            _ if self.patience <= now => {
-                Err(ComparisonFault::NoAnswer { ms: PATIENCE / MILLI }.into())
+            _ if self.timeout <= now => {
+                Err(ComparisonFault::NoAnswer { ms: TIMEOUT / MILLI }.into())
             }
             _ => GO_ON,
         }
     }
 
     /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
-    fn go_on(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
-        let most = if fx.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
+    fn go_on(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
+        let most = if io.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
         let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
-        while self.flights < window
-            && let Some((key, way)) = self.todo.pop_front()
+        while self.transfers < window
+            && let Some((key, direction)) = self.todo.pop_front()
         {
-            let from = if way == Way::Push { fx.local.me() } else { self.peer };
-            let op = lane.fly(self.peer, self.partition, key.clone(), way);
-            fx.out.send(vec![from], op, Body::Read { key });
-            self.flights += 1;
-            self.patience = now + PATIENCE;
+            let from = if direction == Direction::Push { io.local.me() } else { self.peer };
+            let request_id = in_flight.fly(self.peer, self.partition, key.clone(), direction);
+            io.out.send(vec![from], request_id, Body::Read { key });
+            self.transfers += 1;
+            self.timeout = now + TIMEOUT;
         }
-        if self.flights > 0 {
+        if self.transfers > 0 {
             return GO_ON;
         }
         let Stage::Moving { next } = &mut self.stage else { return GO_ON };
@@ -408,7 +407,7 @@ impl Exchange {
             None => DONE,
             next => {
                 self.after = next;
-                self.list(now, lane, fx)
+                self.list(now, in_flight, io)
             }
         }
     }
@@ -416,11 +415,11 @@ impl Exchange {
     /// An object was read at one end: it goes to the other one. Says whether its flight is over.
     pub(super) fn carry(
         &mut self,
-        op: RequestId,
+        request_id: RequestId,
         key: &Key,
-        way: Way,
-        Stamped { object, generation }: Stamped,
-        fx: &mut Effects,
+        direction: Direction,
+        Stamped { object, gc_epoch }: Stamped,
+        io: &mut Io,
     ) -> bool {
         // Gone since: a later exchange sees what that means.
         if object.is_empty() {
@@ -430,16 +429,16 @@ impl Exchange {
         let bytes: usize = object.values().map(|(_, version)| version.value.0.len()).sum();
         self.size = bytes.max(self.size / 2);
         self.moved.bytes += bytes as u64;
-        let to = if way == Way::Push {
+        let to = if direction == Direction::Push {
             self.moved.pushed += 1;
-            fx.out.count_many(Counter::BytesPushed, bytes as u64);
+            io.out.count_many(Counter::BytesPushed, bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
-            fx.out.count_many(Counter::BytesPulled, bytes as u64);
-            fx.local.me()
+            io.out.count_many(Counter::BytesPulled, bytes as u64);
+            io.local.me()
         };
-        fx.out.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
+        io.out.send(vec![to], request_id, Body::Merge { key: key.clone(), object, gc_epoch });
         false
     }
 
@@ -448,13 +447,13 @@ impl Exchange {
         &mut self,
         now: Time,
         failed: bool,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
-        self.flights -= 1;
+        self.transfers -= 1;
         self.moved.failed += u64::from(failed);
-        self.patience = now + PATIENCE;
-        self.go_on(now, lane, fx)
+        self.timeout = now + TIMEOUT;
+        self.go_on(now, in_flight, io)
     }
 }
 
@@ -470,17 +469,17 @@ fn differences(mine: Vec<Scanned>, theirs: Vec<Item>) -> BTreeMap<Key, Pair> {
     pairs
 }
 
-fn way(pair: Pair) -> Way {
+fn direction(pair: Pair) -> Direction {
     let (mine, theirs) = match pair {
-        (None, _) => return Way::Pull,
-        (_, None) => return Way::Push,
+        (None, _) => return Direction::Pull,
+        (_, None) => return Direction::Push,
         (Some((mine, _)), Some((theirs, _))) => (mine, theirs),
     };
     let covers = |one: &Context, other: &Context| other.dots().iter().all(|dot| one.covers(*dot));
     match (covers(&mine, &theirs), covers(&theirs, &mine)) {
-        (true, false) => Way::Push,
-        (false, true) => Way::Pull,
-        _ => Way::Both,
+        (true, false) => Direction::Push,
+        (false, true) => Direction::Pull,
+        _ => Direction::Both,
     }
 }
 

@@ -1,10 +1,10 @@
 //! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to
 //! compare them with it.
 
-use super::super::forest::Verdict;
+use super::super::merkle_trees::Verdict;
 use crate::message::Counter;
-use crate::node::effects::Effects;
 use crate::node::ids::{ScanPurpose, ScanToken};
+use crate::node::io::Io;
 use crate::store::{ScanPage, Span};
 use crate::types::{Key, Micros, Partition, Time};
 
@@ -16,10 +16,10 @@ const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
 const IN_SCRUB: Micros = Micros::from_millis(50);
 /// While clients wait, a page is followed by a pause of so many times what it took: reading has a
 /// tenth of one core then, whatever a page costs,
-const REST_PER_READING: u64 = 9;
+const PAUSE_PER_READING: u64 = 9;
 /// within these bounds.
-const LEAST_REST: Micros = Micros::from_millis(5);
-const MOST_REST: Micros = Micros::from_millis(500);
+const MIN_PAUSE: Micros = Micros::from_millis(5);
+const MAX_PAUSE: Micros = Micros::from_millis(500);
 
 /// One partition after the other.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Reader {
     current: Option<Partition>,
     token: Option<ScanToken>,
     /// When the page that is being read was asked for.
-    asked_at: Time,
+    queried_at: Time,
     page_at: Time,
 }
 
@@ -50,7 +50,7 @@ impl Reader {
             scrub_at: None,
             current: None,
             token: None,
-            asked_at: Time::START,
+            queried_at: Time::START,
             page_at: Time::START,
         }
     }
@@ -67,35 +67,35 @@ impl Reader {
     }
 
     /// Reads on.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if self.token.is_some() || now < self.page_at {
             return;
         }
-        self.current = self.current.or_else(|| self.choose(now, fx));
+        self.current = self.current.or_else(|| self.choose(now, io));
         let Some(partition) = self.current else { return };
-        let after = fx.local.forest.begin_page(partition);
-        let limit_bytes = if fx.local.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
+        let after = io.local.trees.begin_page(partition);
+        let limit_bytes = if io.local.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
         let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
-        self.asked_at = now;
-        self.token = Some(fx.out.scan(ScanPurpose::Trees, partition, span));
+        self.queried_at = now;
+        self.token = Some(io.out.scan(ScanPurpose::Trees, partition, span));
     }
 
-    fn choose(&mut self, now: Time, fx: &mut Effects) -> Option<Partition> {
+    fn choose(&mut self, now: Time, io: &mut Io) -> Option<Partition> {
         if self.is_first {
             while let Some(partition) = self.partitions.get(self.next) {
                 self.next += 1;
                 // Trees of a clean stop need not be built.
-                if fx.local.forest.tree(*partition).is_none() {
+                if io.local.trees.tree(*partition).is_none() {
                     return Some(*partition);
                 }
-                fx.out.count(Counter::TreesTakenOver);
+                io.out.count(Counter::TreesTakenOver);
             }
             self.is_first = false;
-            fx.out.count(Counter::TreesBuilt);
+            io.out.count(Counter::TreesBuilt);
             // Shown even if it is 0.
-            fx.out.count_many(Counter::PartitionsReadAtStart, 0);
+            io.out.count_many(Counter::PartitionsReadAtStart, 0);
         }
-        if let Some(doubtful) = fx.local.forest.doubtful() {
+        if let Some(doubtful) = io.local.trees.doubtful() {
             return Some(doubtful);
         }
         let due = *self.scrub_at.get_or_insert(now + self.pace);
@@ -114,29 +114,29 @@ impl Reader {
         now: Time,
         token: ScanToken,
         page: &ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<(Partition, Vec<Key>)> {
         let partition = self.current.filter(|_| self.token == Some(token))?;
         self.token = None;
-        self.page_at = match (self.is_first, fx.local.is_busy()) {
+        self.page_at = match (self.is_first, io.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
-                let took = now.saturating_since(self.asked_at);
-                now + (REST_PER_READING * took).clamp(LEAST_REST, MOST_REST)
+                let took = now.saturating_since(self.queried_at);
+                now + (PAUSE_PER_READING * took).clamp(MIN_PAUSE, MAX_PAUSE)
             }
             (false, _) => now + IN_SCRUB,
         };
-        fx.out.count_many(Counter::RecordsScrubbed, (page.items.len() + page.damaged.len()) as u64);
-        if let Some(verdict) = fx.local.forest.page(partition, page) {
+        io.out.count_many(Counter::RecordsScrubbed, (page.items.len() + page.damaged.len()) as u64);
+        if let Some(verdict) = io.local.trees.page(partition, page) {
             self.current = None;
             match verdict {
-                Verdict::Built => fx.out.count(Counter::PartitionsReadAtStart),
-                Verdict::Confirmed => fx.out.count(Counter::TreesConfirmed),
-                Verdict::Corrected { known: true } => fx.out.count(Counter::TreesReadAnew),
-                Verdict::Corrected { known: false } => fx.out.count(Counter::TreesWrong),
+                Verdict::Built => io.out.count(Counter::PartitionsReadAtStart),
+                Verdict::Confirmed => io.out.count(Counter::TreesConfirmed),
+                Verdict::Corrected { known: true } => io.out.count(Counter::TreesReadAnew),
+                Verdict::Corrected { known: false } => io.out.count(Counter::TreesWrong),
             }
         }
-        self.tick(now, fx);
+        self.tick(now, io);
         Some((partition, page.damaged.clone()))
     }
 }

@@ -4,62 +4,62 @@
 use std::collections::BTreeSet;
 
 use super::Copy;
-use super::turn::{Turn, outgrows};
+use super::key_transaction::{KeyTransaction, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
-use crate::generation::GcEpoch;
-use crate::message::{self, Measure, Refusal};
+use crate::gc_epoch::GcEpoch;
+use crate::message::{self, Measure, Rejection};
 use crate::node::Oversize;
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::store::Record;
 use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteId};
 
 /// What became of a client's change.
 pub(super) enum Made {
-    /// With its generation.
+    /// With its GC epoch.
     Done(Object, Option<Dot>, GcEpoch),
-    Refused(Refusal),
+    Refused(Rejection),
 }
 
-/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in
+/// Makes a client's change: in the own record, or at a fallback (which keeps it for `hint_for`) in
 /// what it keeps of the key.
 pub(super) fn make(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     context: &Context,
     change: &message::Change,
-    keep_for: &[NodeId],
-    fx: &mut Effects,
+    hint_for: &[NodeId],
+    io: &mut Io,
 ) -> Made {
-    let now = fx.local.generations.number(turn.partition);
-    if !keep_for.is_empty() {
-        turn.renounce_hints(fx);
+    let now = io.local.gc_epochs.number(transaction.partition);
+    if !hint_for.is_empty() {
+        transaction.discard_hints(io);
     }
-    let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
-    let record = match (&turn.copies.own, &joined) {
+    let joined = if hint_for.is_empty() { None } else { transaction.copies.joined(now) };
+    let record = match (&transaction.copies.own, &joined) {
         (_, Some(joined)) => joined,
-        (Copy::Record(own), None) if keep_for.is_empty() => own,
-        _ => return Made::Refused(Refusal::Damaged),
+        (Copy::Record(own), None) if hint_for.is_empty() => own,
+        _ => return Made::Refused(Rejection::Damaged),
     };
-    let (new, dot) = match update(record, context, change, turn.limits, fx) {
+    let (new, dot) = match update(record, context, change, transaction.limits, io) {
         Ok(updated) => updated,
-        Err(refusal) => return Made::Refused(refusal),
+        Err(rejection) => return Made::Refused(rejection),
     };
     // A delete under a context of many events, where nothing is: the other limits are for puts.
     if dot.is_none()
-        && let Some(bytes) = outgrows(turn.limits.merged, Some(&record.object), &new.object)
+        && let Some(bytes) = outgrows(transaction.limits.merged, Some(&record.object), &new.object)
     {
-        return Made::Refused(Refusal::Object(bytes as u64));
+        return Made::Refused(Rejection::Object(bytes as u64));
     }
     let object = new.object.clone();
-    if keep_for.is_empty() {
-        turn.set_own(new);
+    if hint_for.is_empty() {
+        transaction.set_own(new);
         return Made::Done(object, dot, now);
     }
-    let generation = new.generation;
+    let gc_epoch = new.gc_epoch;
     // In every hint of the key: one that stayed behind could lead to a used dot later.
-    let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
-    match turn.set_hints(targets, |_| new.clone(), fx) {
-        Ok(()) => Made::Done(object, dot, generation),
-        Err(refusal) => Made::Refused(refusal),
+    let targets = hint_for.iter().chain(transaction.copies.hints.keys()).copied().collect();
+    match transaction.set_hints(targets, |_| new.clone(), io) {
+        Ok(()) => Made::Done(object, dot, gc_epoch),
+        Err(rejection) => Made::Refused(rejection),
     }
 }
 
@@ -70,8 +70,8 @@ fn update(
     context: &Context,
     change: &message::Change,
     limits: ObjectLimits,
-    fx: &mut Effects,
-) -> Result<(Record, Option<Dot>), Refusal> {
+    io: &mut Io,
+) -> Result<(Record, Option<Dot>), Rejection> {
     let context = &with_repetitions(&record.object, context);
     let (write, value, again) = match change {
         message::Change::Put { write, value } => (*write, value, false),
@@ -84,24 +84,24 @@ fn update(
     if let Some(dot) = issued(&record.object, write, again) {
         return Ok((record.clone(), Some(dot)));
     }
-    let store = fx.local.meta().store;
-    let (actor, own_serial) = if again {
-        fx.vouch_for(Actor::of_write(write))?;
-        (Actor::of_write(write), record.own_serial)
+    let store = io.local.meta().store;
+    let (actor, own_epoch) = if again {
+        io.vouch_for(Actor::of_write(write))?;
+        (Actor::of_write(write), record.own_epoch)
     } else {
-        let continued = record.own_serial.filter(|serial| {
-            *serial >= fx.local.meta().serial_floor
-                && may_continue(&record.object, Actor { store, serial: *serial }, context)
+        let continued = record.own_epoch.filter(|actor_epoch| {
+            *actor_epoch >= io.local.meta().actor_epoch_floor
+                && may_continue(&record.object, Actor { store, actor_epoch: *actor_epoch }, context)
         });
-        let serial = continued.unwrap_or(fx.local.meta().serial_end);
-        (Actor { store, serial }, Some(serial))
+        let actor_epoch = continued.unwrap_or(io.local.meta().actor_epoch_end);
+        (Actor { store, actor_epoch }, Some(actor_epoch))
     };
     let version = Version { write, value: value.clone() };
     let (object, dot) = record.object.update(context, actor, version);
     check_limits(limits, &record.object, &object)?;
     // An actor is one key's, and used up once it is its key's no more.
-    fx.local.use_serial(actor);
-    Ok((Record { own_serial, object, ..*record }, Some(dot)))
+    io.local.use_actor_epoch(actor);
+    Ok((Record { own_epoch, object, ..*record }, Some(dot)))
 }
 
 /// The dot under which this copy knows the write already. A put that was sent to several nodes is
@@ -124,18 +124,18 @@ fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
 }
 
 /// Refuses what would take a key over its limits, unless it was over them before and does not grow.
-fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Refusal> {
+fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Rejection> {
     if after.len() > MAX_SIBLINGS && after.len() > before.len() {
-        return Err(Refusal::Siblings(before.len() as u32));
+        return Err(Rejection::Siblings(before.len() as u32));
     }
     if let Some(bytes) = outgrows(limits.accepted, Some(before), after) {
-        return Err(Refusal::Object(bytes as u64));
+        return Err(Rejection::Object(bytes as u64));
     }
     let entries = after.entries().len();
     if entries > MAX_CLOCK_ENTRIES && entries > before.entries().len() {
         let what = Measure::ClockEntries;
         let limit = MAX_CLOCK_ENTRIES as u64;
-        return Err(Refusal::Limit { what, given: entries as u64, limit });
+        return Err(Rejection::Limit { what, given: entries as u64, limit });
     }
     Ok(())
 }
@@ -144,34 +144,34 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
 /// writes, so that an owner takes by hints no more than it would have taken itself, and all else up
 /// to the limit of merges.
 pub(super) fn merge(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     object: &Object,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
     hint: bool,
-    fx: &mut Effects,
-) -> Result<(), Refusal> {
-    fx.local.generations.check(turn.partition, generation)?;
-    let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
+    io: &mut Io,
+) -> Result<(), Rejection> {
+    io.local.gc_epochs.check(transaction.partition, gc_epoch)?;
+    let Copy::Record(record) = &transaction.copies.own else { return Err(Rejection::Damaged) };
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
-    // count: a hint that its keeper took at the limit would never be delivered, and hold back the
-    // collection of the dead. Its keeper held the hint to the limit of merges.
+    // count: a hint that its fallback took at the limit would never be delivered, and hold back the
+    // tombstone GC. Its fallback held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
     let limit = match (hint, beside) {
-        (true, true) => turn.limits.accepted,
-        (true, false) => 2 * turn.limits.merged,
-        (false, _) => turn.limits.merged,
+        (true, true) => transaction.limits.accepted,
+        (true, false) => 2 * transaction.limits.merged,
+        (false, _) => transaction.limits.merged,
     };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
-        let key = turn.key.clone();
-        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
+        let key = transaction.key.clone();
+        return Err(io.decline(Oversize { key, hint, bytes, limit }));
     }
     let object = joined;
-    turn.set_own(Record { own_serial: record.own_serial, object, generation: GcEpoch::FIRST });
+    transaction.set_own(Record { own_epoch: record.own_epoch, object, gc_epoch: GcEpoch::FIRST });
     Ok(())
 }
 
-/// What a client has seen that was shown `seen`: a write that two replicas minted is shown once, so
+/// What a client has seen that was shown `seen`: a write that two replicas issued is shown once, so
 /// whoever has seen one of its dots has seen them all.
 fn with_repetitions(object: &Object, seen: &Context) -> Context {
     let shown: BTreeSet<WriteId> = object

@@ -8,8 +8,8 @@ use crate::bench::echo::Echo;
 use crate::bench::limits::Cost;
 use crate::workload::Kind;
 
-/// Round trips, and operations of the store, that a put and a get cannot do without when three replicas
-/// are written and two are read, one of them asked over the network.
+/// Round trips, and operations of the store, that a put and a get cannot do without when three
+/// replicas are written and two are read, one of them asked over the network.
 const PUT_PARTS: (f64, f64) = (3.0, 3.0);
 const GET_PARTS: (f64, f64) = (2.0, 2.0);
 
@@ -125,7 +125,10 @@ impl Results {
     /// The same, all numbers unrounded.
     pub(super) fn as_json(&self) -> Value {
         let costs = |costs: &[Cost]| -> Vec<Value> {
-            let cost = |c: &Cost| json!({ "bytes": c.size, "batch": c.batch, "per_second": c.rate, "cpu_us": c.cpu_us });
+            let cost = |c: &Cost| {
+                json!({ "bytes": c.size, "batch": c.batch, "per_second": c.rate,
+                "cpu_us": c.cpu_us })
+            };
             costs.iter().map(cost).collect()
         };
         let echo = |echo: &Echo| {

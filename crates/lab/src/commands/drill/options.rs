@@ -1,4 +1,4 @@
-//! The drills as the command line names them, and what each can be told.
+//! The drills as the command line names them, and what each can be reported.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::drill::deletes::Fate;
 use crate::drill::failover::How;
-use crate::drill::units::Act;
+use crate::drill::units::UnitAction;
 
 const KILL_ROUNDS: u64 = 10;
 const KILL_KEYS: u64 = 5_000;
@@ -51,9 +51,10 @@ pub(super) enum Name {
     Handoff(Handoff),
     /// One message in a hundred lost, and no hints: how soon all replicas are the same
     DroppedMessages(DroppedMessages),
-    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing tells of them
+    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing reports of
+    /// them
     Deletes(Deletes),
-    /// How long until a dead, frozen or cut-off daemon is believed to be down
+    /// How long until a dead, frozen or cut-off daemon is marked down
     Detection(Detection),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -61,11 +62,14 @@ pub(super) enum Name {
 
 #[derive(Args)]
 pub(super) struct Exercise {
-    /// How long clients work, in seconds: a quarter of it before the fault, half of it beside, a quarter after the recovery
-    #[arg(long, default_value_t = EXERCISE_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    /// How long clients work, in seconds: a quarter of it before the fault, half of it beside, a
+    /// quarter after the recovery
+    #[arg(long, default_value_t = EXERCISE_SECONDS,
+        value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Keys that are read and written
-    #[arg(long, default_value_t = EXERCISE_KEYS, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = EXERCISE_KEYS,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
@@ -82,12 +86,13 @@ pub(super) struct Restart {
 /// Whether it is done to a cluster that is there already.
 #[derive(Args)]
 pub(super) struct Units {
-    /// Do it to the units pixii@NAME of systemd on this machine, of the cluster that --connect names, if nobody uses it
+    /// Do it to the units pixii@NAME of systemd on this machine, of the cluster that --connect
+    /// names, if nobody uses it
     #[arg(long)]
     pub(super) systemd: bool,
     /// With --systemd: even if the cluster holds other keys or has other clients
     #[arg(long, requires = "systemd")]
-    pub(super) despite_use: bool,
+    pub(super) allow_in_use: bool,
 }
 
 #[derive(Args)]
@@ -102,10 +107,12 @@ pub(super) struct Upgrade {
 #[derive(Args)]
 pub(super) struct Deletes {
     /// Keys that are put and deleted
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     /// Bytes of each value
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    #[arg(long, default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub(super) value_bytes: u64,
     /// What becomes of the daemon that was away
     #[arg(long, value_enum, default_value_t = Fate::Return)]
@@ -119,8 +126,9 @@ pub(super) struct FailedNodes {
     /// How many pairs of dead daemons are tried
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
-    /// Keys that are loaded at all their homes
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// Keys that are loaded at all their owners
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
@@ -135,7 +143,8 @@ pub(super) struct Failover {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
     /// Keys that are read and written
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
@@ -144,7 +153,8 @@ pub(super) struct Failover {
 #[derive(Args)]
 pub(super) struct Handoff {
     /// Puts while the daemon is away
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
@@ -153,10 +163,12 @@ pub(super) struct Handoff {
 #[derive(Args)]
 pub(super) struct DiskLoss {
     /// Keys that are loaded before
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 20_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     /// Bytes of each value
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    #[arg(long, default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
     pub(super) value_bytes: u64,
     /// Clients that read and write all the while
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -168,7 +180,8 @@ pub(super) struct DiskLoss {
 #[derive(Args)]
 pub(super) struct DroppedMessages {
     /// Puts while messages are lost
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     puts: u64,
     #[command(flatten)]
     place: Place,
@@ -189,10 +202,12 @@ pub(super) struct Detection {
 #[derive(Args)]
 pub(super) struct Kill {
     /// How many rounds
-    #[arg(long, default_value_t = KILL_ROUNDS, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = KILL_ROUNDS,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rounds: u64,
     /// Keys that every store holds
-    #[arg(long, default_value_t = KILL_KEYS, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = KILL_KEYS,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     #[command(flatten)]
     pub(super) units: Units,
@@ -203,10 +218,13 @@ pub(super) struct Kill {
 #[derive(Args)]
 pub(super) struct PowerCut {
     /// How many rounds
-    #[arg(long, default_value_t = POWER_CUT_ROUNDS, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = POWER_CUT_ROUNDS,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rounds: u64,
-    /// Keys, all overwritten at least three times before each cut; two in a hundred values have 1 MiB
-    #[arg(long, default_value_t = POWER_CUT_KEYS, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Keys, all overwritten at least three times before each cut; two in a hundred values have 1
+    /// MiB
+    #[arg(long, default_value_t = POWER_CUT_KEYS,
+        value_parser = clap::value_parser!(u64).range(1..=1_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
@@ -220,7 +238,8 @@ pub(super) struct Place {
     /// An empty directory; what is made there stays
     #[arg(long)]
     pub(super) dir: Option<PathBuf>,
-    /// A directory for report.html, with the course of the drill drawn, and report.json; what is there is overwritten
+    /// A directory for report.html, with the course of the drill drawn, and report.json; what is
+    /// there is overwritten
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
 }
@@ -243,18 +262,20 @@ impl Effort {
 }
 
 impl Name {
-    /// What is done to the units of systemd, if it is to be done to them, and whether others may use their cluster.
-    pub(super) fn on_units(&self) -> Option<(Act, bool)> {
+    /// What is done to the units of systemd, if it is to be done to them, and whether others may
+    /// use their cluster.
+    pub(super) fn on_units(&self) -> Option<(UnitAction, bool)> {
         let (act, units) = match self {
-            Name::Restart(of) => (Act::Restart, &of.units),
-            Name::RollingRestart(of) => (Act::RollingRestart, &of.units),
-            Name::Kill(of) => (Act::Kill, &of.units),
+            Name::Restart(of) => (UnitAction::Restart, &of.units),
+            Name::RollingRestart(of) => (UnitAction::RollingRestart, &of.units),
+            Name::Kill(of) => (UnitAction::Kill, &of.units),
             _ => return None,
         };
-        units.systemd.then_some((act, units.despite_use))
+        units.systemd.then_some((act, units.allow_in_use))
     }
 
-    /// The drill's name, what it has to do, and where; `None` if there is no such drill, or only the list is wanted.
+    /// The drill's name, what it has to do, and where; `None` if there is no such drill, or only
+    /// the list is wanted.
     pub(super) fn plan(&self) -> Option<(&'static str, Effort, &Place)> {
         let timed = |of: &Exercise| {
             let length = Duration::from_secs(of.seconds);

@@ -10,7 +10,7 @@ use pixii_client::{Client, Options};
 use pixii_core::types::MAX_VALUE_BYTES;
 use pixii_kit::arguments::{Shared, deadline, drawn_seed};
 use pixii_kit::cluster::{Cluster, Shape};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 
 use super::check_out;
@@ -23,9 +23,9 @@ use crate::workload::{Report, Spec};
 
 /// How long a daemon may take until it answers.
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// Operations of a run that are told one by one at most.
+/// Operations of a run that are reported one by one at most.
 const MAX_SAMPLES: usize = 5_000_000;
-/// Operations under way at a time at most.
+/// Operations in progress at a time at most.
 const MAX_CLIENTS: i64 = 1_024;
 /// The exponent of keys that are chosen by Zipf's law.
 const EXPONENT: f64 = 0.99;
@@ -36,22 +36,30 @@ const EXPONENT: f64 = 0.99;
 The workloads are YCSB's:
   A  half gets, half puts        B  95 % gets, 5 % puts        C  gets only
   D  95 % gets, of the newest keys most, 5 % inserts
-  E  95 % listings, 5 % inserts: Pixii has no range queries, so a listing gives 1 to 100 keys behind the chosen one in \
+  E  95 % listings, 5 % inserts: Pixii has no range queries, so a listing gives 1 to 100 keys \
+    behind the chosen one in \
 the byte order of its partition, without their values
   F  half gets, half gets with a put of what they showed, as one operation (modify)
-A put replaces what its client last saw of the key; a key that it has not seen is read first, and that counts as a get.
+A put replaces what its client last saw of the key; a key that it has not seen is read first, and \
+    that counts as a get.
 
-Closed loop (--clients): each client makes its next request when the last one is answered, so a cluster that stalls is asked \
-less, and the stall is one slow answer. Open loop (--rate): a request begins when it is due, whatever has become of those \
-before, and its latency counts from then; requests that are due while --outstanding are under way are not sent, and counted.
+Closed loop (--clients): each client makes its next request when the last one is answered, so a \
+    cluster that stalls is asked \
+less, and the stall is one slow answer. Open loop (--rate): a request begins when it is due, \
+    whatever has become of those \
+before, and its latency counts from then; requests that are due while --outstanding are in \
+    progress are not sent, and counted.
 
-Each repetition makes its own choices and has its own warm-up. \u{b1} is half of the 95 % confidence interval of a mean over \
-the repetitions (Student's t). Without --nodes the cluster is that of --connect; its keys begin with load/ and stay.
+Each repetition makes its own choices and has its own warm-up. \u{b1} is half of the 95 % \
+    confidence interval of a mean over \
+the repetitions (Student's t). Without --nodes the cluster is that of --connect; its keys begin \
+    with load/ and stay.
 
 Examples:
   pixii lab load --nodes 3                                    a throw-away cluster
   pixii lab load --workload B --clients 64 --connect 127.0.0.1:7432
-  pixii lab load --nodes 3 --rate 500 --burst 10x/1s/10s      500/s, and 5000/s for 1 s of every 10 s
+  pixii lab load --nodes 3 --rate 500 --burst 10x/1s/10s      500/s, and 5000/s for 1 s of every \
+    10 s
   pixii lab load --nodes 3 --rate 500 --out load              samples.csv and load.csv")]
 pub(super) struct LoadArgs {
     /// A throw-away cluster of this many daemons
@@ -63,7 +71,7 @@ pub(super) struct LoadArgs {
     workload: Workload,
     /// How keys are chosen [default: as the workload does]
     #[arg(long, value_enum)]
-    choice: Option<Way>,
+    choice: Option<KeyChoice>,
     /// Closed loop: clients at a time
     #[arg(long, default_value_t = 16, conflicts_with = "rate",
           value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
@@ -77,12 +85,13 @@ pub(super) struct LoadArgs {
     /// Requests are due evenly; without this, as those of many independent clients are
     #[arg(long, requires = "rate")]
     even: bool,
-    /// Open loop: requests under way at most
+    /// Open loop: requests in progress at most
     #[arg(long, requires = "rate", default_value_t = 1_000,
           value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
     outstanding: u16,
     /// Keys that are written first
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
     /// Bytes of each value
     #[arg(long, default_value_t = 1_000,
@@ -119,7 +128,7 @@ pub(super) struct LoadArgs {
 
 /// How keys are chosen.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Way {
+enum KeyChoice {
     /// All alike
     Uniform,
     /// By Zipf's law: few get most
@@ -135,36 +144,41 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl LoadArgs {
-    /// Loads and tells.
-    pub(super) fn run(self, shared: &Shared) -> Outcome {
+    /// Loads and reports.
+    pub(super) fn run(self, shared: &Shared) -> CommandResult {
         check_out(&self.out, self.force)?;
         let interrupt = Interrupt::listen(false)?;
         let scratch = tempfile::Builder::new().prefix("pixii-load-").tempdir();
-        let scratch =
-            scratch.map_err(|error| Trouble::error(format!("no temporary directory: {error}")))?;
+        let scratch = scratch.map_err(|error| {
+            CommandError::error(format!(
+                "no temporary directory: \
+                {error}"
+            ))
+        })?;
         let spec = self.spec();
         let mut reports = Vec::new();
         let ended = block_on(async {
             let mut cluster = self.start(scratch.path()).await?;
             let ended = tokio::select! {
                 ended = self.load(shared, cluster.as_mut(), &spec, &mut reports) => ended,
-                () = interrupt.wait() => Err(Trouble::error("interrupted: the run is incomplete")),
+                () = interrupt.wait() => Err(CommandError::error("interrupted: the run is \
+                    incomplete")),
             };
             if let (Ok(()), Some(cluster)) = (&ended, &mut cluster) {
-                cluster.stop_all().map_err(Trouble::error)?;
+                cluster.stop_all().map_err(CommandError::error)?;
             }
             ended
         });
         if reports.is_empty() {
             return ended.map(|()| Exit::Done);
         }
-        let told = tables::Told { args: &self, spec: &spec, reports: &reports };
+        let reported = tables::LoadReport { args: &self, spec: &spec, reports: &reports };
         if let Some(out) = &self.out {
-            told.write(out, ended.is_err()).map_err(Trouble::error)?;
+            reported.write(out, ended.is_err()).map_err(CommandError::error)?;
         }
         match shared.json() {
-            true => emit_json(&told.as_json())?,
-            false => emit(told.as_text())?,
+            true => emit_json(&reported.as_json())?,
+            false => emit(reported.as_text())?,
         }
         ended.map(|()| Exit::Done)
     }
@@ -176,9 +190,9 @@ impl LoadArgs {
             Arrivals { rate, is_random, burst }
         });
         let choice = self.choice.map(|way| match way {
-            Way::Uniform => Choice::Uniform,
-            Way::Zipfian => Choice::Zipf(EXPONENT),
-            Way::Latest => Choice::Latest(EXPONENT),
+            KeyChoice::Uniform => Choice::Uniform,
+            KeyChoice::Zipfian => Choice::Zipf(EXPONENT),
+            KeyChoice::Latest => Choice::Latest(EXPONENT),
         });
         let samples = MAX_SAMPLES / self.repetitions as usize;
         Spec {
@@ -201,16 +215,16 @@ impl LoadArgs {
         }
     }
 
-    async fn start(&self, scratch: &std::path::Path) -> Result<Option<Cluster>, Trouble> {
+    async fn start(&self, scratch: &std::path::Path) -> Result<Option<Cluster>, CommandError> {
         let Some(nodes) = self.nodes else { return Ok(None) };
         let program = daemon::program()?;
         let n = nodes.min(3);
         let (r, w, nodes) = (n / 2 + 1, n / 2 + 1, nodes.into());
         let shape = Shape { cluster: "load".into(), nodes, n, r, w, partitions: 256 };
         let mut cluster =
-            Cluster::create(program, scratch, &shape, None).map_err(Trouble::error)?;
-        cluster.start_all().map_err(Trouble::error)?;
-        cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+            Cluster::create(program, scratch, &shape, None).map_err(CommandError::error)?;
+        cluster.start_all().map_err(CommandError::error)?;
+        cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         Ok(Some(cluster))
     }
 
@@ -221,7 +235,7 @@ impl LoadArgs {
         mut cluster: Option<&mut Cluster>,
         spec: &Spec,
         reports: &mut Vec<Report>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let (addresses, options) = match &cluster {
             Some(cluster) => {
                 let daemons = cluster.daemons().iter();
@@ -231,19 +245,19 @@ impl LoadArgs {
         };
         let in_flight = spec.clients.max(FILL_CLIENTS);
         let client = Client::connect(&addresses, Options { in_flight, ..options }).await;
-        let client = client.map_err(|failure| Trouble::error(failure.to_string()))?;
+        let client = client.map_err(|failure| CommandError::error(failure.to_string()))?;
         let n = client.ring().n();
         for (name, given) in [("r", self.r), ("w", self.w)] {
             if let Some(given) = given.filter(|given| *given > n) {
                 let why =
                     format!("{name} = {given}: this cluster has n = {n}, so {name} is 1 to {n}");
-                return Err(Trouble::usage(why));
+                return Err(CommandError::usage(why));
             }
         }
-        fill(&client, spec).await.map_err(Trouble::error)?;
+        fill(&client, spec).await.map_err(CommandError::error)?;
         let mut keys = spec.keys;
         for number in 0..self.repetitions {
-            let report = repeat(&client, spec, number, keys).await.map_err(Trouble::error)?;
+            let report = repeat(&client, spec, number, keys).await.map_err(CommandError::error)?;
             keys = report.keys;
             if !shared.json() {
                 let line = tables::progress(number + 1, self.repetitions, &report);
@@ -251,7 +265,7 @@ impl LoadArgs {
             }
             reports.push(report);
             if let Some((name, how)) = cluster.as_mut().and_then(|cluster| cluster.ended().pop()) {
-                return Err(Trouble::error(format!("{name} {how}: the run is incomplete")));
+                return Err(CommandError::error(format!("{name} {how}: the run is incomplete")));
             }
         }
         let full = |report: &Report| spec.samples > 0 && report.samples.len() == spec.samples;

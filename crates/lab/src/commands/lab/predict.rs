@@ -10,7 +10,7 @@ use crate::pbs::MILLI;
 use clap::Args;
 use pixii_core::emulation::parse_delay;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text::{row, table};
 use serde_json::{Value, json};
 
@@ -19,9 +19,9 @@ use crate::pbs::{Cell, Leg, Prediction, Reads, Wars, misses_last, ms, predict, p
 use crate::plot::{Axis, Figure, Line, Style};
 use live::Live;
 
-/// Shares of fresh reads whose time is told.
+/// Shares of fresh reads whose time is reported.
 const SHARES: [f64; 3] = [0.99, 0.999, 0.9999];
-/// Versions back whose staleness is told.
+/// Versions back whose staleness is reported.
 const VERSIONS: [u32; 4] = [1, 2, 5, 10];
 /// Points of a curve.
 const POINTS: u64 = 120;
@@ -31,26 +31,40 @@ const MAX_SAMPLES: usize = 10_000_000;
 /// Says how stale reads can be, by model
 #[derive(Args)]
 #[command(after_help = "\
-The WARS model of probabilistically bounded staleness (Bailis et al., VLDB 2012): a write takes W to each replica and A back, a \
-read R there and S back, each drawn anew; a write is acknowledged with the W-th confirmation, and a read that begins t later \
-is fresh if one of the R replicas that it counts had the write when it was asked. No failures, no repair.
+The WARS model of probabilistically bounded staleness (Bailis et al., VLDB 2012): a write takes W \
+    to each replica and A back, a \
+read R there and S back, each drawn anew; a write is acknowledged with the W-th confirmation, and \
+    a read that begins t later \
+is fresh if one of the R replicas that it counts had the write when it was asked. No failures, no \
+    repair.
 
-A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 fixed 1ms + 1 exponential \
+A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 \
+    fixed 1ms + 1 exponential \
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
-With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
---reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With \
---reads homes a read asks all homes, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
+With --reads owner it is Pixii's own way: an owner coordinates, its own copy costs nothing, and a \
+    read asks as many as it needs; with \
+--reads hedged, one more for each answer that is later than the mean and four deviations of its \
+    replica (5 to 250 ms). With \
+--reads owners a read asks all owners, the own copy too over the network, as `pixii lab run \
+    validate` has it. With --reads all it is \
 the paper's: the coordinator is no replica, and a read asks all.
 
---live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads and of writes to each replica, \
-itself among them, as requests met them. A one-way time is half of the shortest round trip of its link, and an even share, drawn, of \
-what another one took beyond that: right where a way takes a constant and an exponential time, and wrong by half the difference where \
-the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a replica shows what it has received, and \
-answers once it is synced. So a write is there after one way, and confirmed after that, what writes take at that replica's own \
-disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by homes drawn \
-at random, and the quickest are asked first; Pixii's own clients come to a key's first home as long as it answers, and see fresher \
-values than this. Clients' own ways, stand-ins and failures are not in it.
+--live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads \
+    and of writes to each replica, \
+itself among them, as requests met them. A one-way time is half of the shortest round trip of its \
+    link, and an even share, drawn, of \
+what another one took beyond that: right where a way takes a constant and an exponential time, \
+    and wrong by half the difference where \
+the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a \
+    replica shows what it has received, and \
+answers once it is synced. So a write is there after one way, and confirmed after that, what \
+    writes take at that replica's own \
+disk, and the way back; the table shows what that comes to beside what was measured. Write and \
+    read are coordinated by owners drawn \
+at random, and the quickest are asked first; Pixii's own clients come to a key's first owner as \
+    long as it answers, and see fresher \
+values than this. Clients' own ways, fallbacks and failures are not in it.
 
 Examples:
   pixii lab predict --fit LNKD-DISK --reads all
@@ -88,11 +102,12 @@ pub(super) struct Predict {
     /// Replicas of each key; Pixii has at most 7
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
     n: u8,
-    /// Whom a read asks [default: hedged with --live, else home]
+    /// Whom a read asks [default: hedged with --live, else owner]
     #[arg(long, value_enum)]
     reads: Option<Reads>,
     /// Trials
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    #[arg(long, default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     trials: u64,
     /// Chance follows from it
     #[arg(long, default_value_t = 1)]
@@ -125,23 +140,23 @@ fn milliseconds(text: &str) -> Result<f64, String> {
 }
 
 /// A distribution, or the samples of a file.
-fn leg(text: &str) -> Result<Leg, Trouble> {
+fn leg(text: &str) -> Result<Leg, CommandError> {
     let Some(file) = text.strip_prefix('@') else {
-        return parse_delay(text).map(Leg::Drawn).map_err(Trouble::usage);
+        return parse_delay(text).map(Leg::Drawn).map_err(CommandError::usage);
     };
-    let content =
-        fs::read_to_string(file).map_err(|error| Trouble::error(format!("{file}: {error}")))?;
+    let content = fs::read_to_string(file)
+        .map_err(|error| CommandError::error(format!("{file}: {error}")))?;
     let mut samples = Vec::new();
     for (number, line) in content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let time = milliseconds(line.trim()).map_err(|why| {
             let line = line.escape_debug();
-            Trouble::usage(format!("{file}, line {}: \"{line}\": {why}", number + 1))
+            CommandError::usage(format!("{file}, line {}: \"{line}\": {why}", number + 1))
         })?;
         samples.push((time * MILLI as f64).round() as u64);
     }
     match samples.len() {
-        0 => Err(Trouble::usage(format!("{file} has no samples"))),
-        count if count > MAX_SAMPLES => Err(Trouble::usage(format!(
+        0 => Err(CommandError::usage(format!("{file} has no samples"))),
+        count if count > MAX_SAMPLES => Err(CommandError::usage(format!(
             "{file} has {count} samples; at most {MAX_SAMPLES} are read"
         ))),
         _ => Ok(Leg::Measured(samples)),
@@ -149,23 +164,24 @@ fn leg(text: &str) -> Result<Leg, Trouble> {
 }
 
 impl Predict {
-    /// Computes and tells.
-    pub(super) fn run(self, shared: &Shared) -> Outcome {
+    /// Computes and reports.
+    pub(super) fn run(self, shared: &Shared) -> CommandResult {
         check_out(&self.out, self.force)?;
         let live = if self.live { Some(live::fetch(shared)?) } else { None };
-        let told = match &live {
+        let reported = match &live {
             Some(live) => predict_links(&live.links, self.reads(), self.trials, self.seed),
             None => predict(&self.wars()?, self.n, self.reads(), self.trials, self.seed),
         };
         if let Some(out) = &self.out {
-            self.write(out, &told, live.as_ref()).map_err(Trouble::error)?;
+            self.write(out, &reported, live.as_ref()).map_err(CommandError::error)?;
         }
         if shared.json() {
-            let cells: Vec<_> = told.cells.iter().map(|cell| figures(&told, cell)).collect();
-            let mut all =
-                json!({ "n": told.n, "trials": self.trials, "seed": self.seed, "cells": cells });
+            let cells: Vec<_> =
+                reported.cells.iter().map(|cell| figures(&reported, cell)).collect();
+            let mut all = json!({ "n": reported.n, "trials": self.trials, "seed": self.seed,
+                    "cells": cells });
             if self.fresh.is_some() {
-                let meets = told.cells.iter().filter(|cell| self.meets(&told, cell));
+                let meets = reported.cells.iter().filter(|cell| self.meets(&reported, cell));
                 all["meet"] = meets.map(|cell| json!([cell.r, cell.w])).collect();
             }
             if let Some(live) = &live {
@@ -174,20 +190,21 @@ impl Predict {
             emit_json(&all)?;
         } else {
             let measured = live.as_ref().map_or_else(String::new, Live::as_text);
-            emit(format!("{measured}{}\n{}", as_table(&told), self.verdict(&told)))?;
+            emit(format!("{measured}{}\n{}", as_table(&reported), self.verdict(&reported)))?;
         }
-        let met = self.fresh.is_none() || told.cells.iter().any(|cell| self.meets(&told, cell));
+        let met =
+            self.fresh.is_none() || reported.cells.iter().any(|cell| self.meets(&reported, cell));
         Ok(if met { Exit::Done } else { Exit::Error })
     }
 
     fn reads(&self) -> Reads {
-        self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Home })
+        self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Owner })
     }
 
-    fn wars(&self) -> Result<Wars, Trouble> {
+    fn wars(&self) -> Result<Wars, CommandError> {
         let wan = self.wan.as_deref().map(leg).transpose()?;
         if let Some(fit) = &self.fit {
-            return Wars::fit(fit).map(|wars| Wars { wan, ..wars }).map_err(Trouble::usage);
+            return Wars::fit(fit).map(|wars| Wars { wan, ..wars }).map_err(CommandError::usage);
         }
         let way = self.way.clone().unwrap_or_default();
         let of = |own: &Option<String>| leg(own.as_ref().unwrap_or(&way));
@@ -195,29 +212,31 @@ impl Predict {
     }
 
     /// True if this (R, W) is what is wished for.
-    fn meets(&self, told: &Prediction, cell: &Cell) -> bool {
+    fn meets(&self, reported: &Prediction, cell: &Cell) -> bool {
         let (Some(fresh), Some(within)) = (self.fresh, self.within) else { return false };
         let within = (within * MILLI as f64) as u64;
-        let quick = self.read_p99.is_none_or(|most| ms(read(told, cell, 0.99)) <= most);
+        let quick = self.read_p99.is_none_or(|most| ms(read(reported, cell, 0.99)) <= most);
         quick && 100.0 * cell.fresh_at(within) >= fresh
     }
 
     /// A sentence about the wish, and one on what the figures are.
-    fn verdict(&self, told: &Prediction) -> String {
+    fn verdict(&self, reported: &Prediction) -> String {
         let plan = match self.reads() {
-            Reads::Home => "a home coordinates, and a read asks as many as it needs",
+            Reads::Owner => "an owner coordinates, and a read asks as many as it needs",
             Reads::Hedged => {
-                "a home coordinates, and a read asks as many as it needs and one more for each late answer"
+                "an owner coordinates, and a read asks as many as it needs and one more for each \
+                 late answer"
             }
-            Reads::Homes => {
-                "a home coordinates the write, and a read asks all homes, itself over the network"
+            Reads::Owners => {
+                "an owner coordinates the write, and a read asks all owners, itself over the \
+                 network"
             }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };
         let trials = self.trials;
         let mut text = format!("{trials} trials with seed {}; {plan}\n", self.seed);
         if let (Some(fresh), Some(within)) = (self.fresh, self.within) {
-            let met = told.cells.iter().filter(|cell| self.meets(told, cell));
+            let met = reported.cells.iter().filter(|cell| self.meets(reported, cell));
             let met: Vec<String> = met.map(|cell| format!("({},{})", cell.r, cell.w)).collect();
             let quick = self.read_p99.map(|most| format!(" at a p99 read of at most {most} ms"));
             let wish = format!("{fresh} % fresh within {within} ms{}", quick.unwrap_or_default());
@@ -229,13 +248,13 @@ impl Predict {
         text
     }
 
-    fn write(&self, out: &Path, told: &Prediction, live: Option<&Live>) -> Result<(), String> {
+    fn write(&self, out: &Path, reported: &Prediction, live: Option<&Live>) -> Result<(), String> {
         let fault = |error: std::io::Error| format!("{}: {error}", out.display());
         fs::create_dir_all(out).map_err(fault)?;
-        let end = curve_end(told);
+        let end = curve_end(reported);
         let mut csv = String::from("r,w,t_ms,fresh\n");
         let mut lines = Vec::new();
-        for cell in told.cells.iter().filter(|cell| cell.r + cell.w <= told.n) {
+        for cell in reported.cells.iter().filter(|cell| cell.r + cell.w <= reported.n) {
             let name = format!("R={} W={}", cell.r, cell.w);
             let at = |nth: u64| end * nth / POINTS;
             let points: Vec<_> =
@@ -256,10 +275,10 @@ impl Predict {
             Some(wan) => format!("{ways}, and {wan} more to all replicas but one"),
             None => ways,
         };
-        let verdict = self.verdict(told).trim_end().replace('\n', ". ");
+        let verdict = self.verdict(reported).trim_end().replace('\n', ". ");
         Figure {
             name: "predict".into(),
-            title: format!("How probably a read shows a write, N={}", told.n),
+            title: format!("How probably a read shows a write, N={}", reported.n),
             caption: format!("By the WARS model: {ways}. {verdict}."),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
@@ -272,36 +291,37 @@ impl Predict {
 }
 
 /// Until when curves are drawn: all are nearly at their top by then.
-fn curve_end(told: &Prediction) -> u64 {
-    told.cells.iter().map(|cell| cell.time_to(0.995)).max().unwrap_or(0).max(POINTS)
+fn curve_end(reported: &Prediction) -> u64 {
+    reported.cells.iter().map(|cell| cell.time_to(0.995)).max().unwrap_or(0).max(POINTS)
 }
 
-fn read(told: &Prediction, cell: &Cell, share: f64) -> u64 {
-    told.reads[usize::from(cell.r) - 1].value_at_quantile(share)
+fn read(reported: &Prediction, cell: &Cell, share: f64) -> u64 {
+    reported.reads[usize::from(cell.r) - 1].value_at_quantile(share)
 }
 
-fn write(told: &Prediction, cell: &Cell, share: f64) -> u64 {
-    told.writes[usize::from(cell.w) - 1].value_at_quantile(share)
+fn write(reported: &Prediction, cell: &Cell, share: f64) -> u64 {
+    reported.writes[usize::from(cell.w) - 1].value_at_quantile(share)
 }
 
-fn figures(told: &Prediction, cell: &Cell) -> Value {
+fn figures(reported: &Prediction, cell: &Cell) -> Value {
     let times: Vec<_> = SHARES
         .iter()
         .map(|share| json!({ "percent": 100.0 * share, "ms": ms(cell.time_to(*share)) }))
         .collect();
     let versions: Vec<_> = VERSIONS
         .iter()
-        .map(|k| json!({ "k": k, "fresh": 1.0 - misses_last(*k, told.n, cell.r, cell.w) }))
+        .map(|k| json!({ "k": k, "fresh": 1.0 - misses_last(*k, reported.n, cell.r, cell.w) }))
         .collect();
     json!({
         "r": cell.r, "w": cell.w, "fresh_at_once": cell.fresh_at(0), "fresh_within": times,
-        "read_p50_ms": ms(read(told, cell, 0.5)), "read_p99_ms": ms(read(told, cell, 0.99)),
-        "read_p99_9_ms": ms(read(told, cell, 0.999)), "write_p50_ms": ms(write(told, cell, 0.5)),
-        "write_p99_9_ms": ms(write(told, cell, 0.999)), "k_staleness": versions,
+        "read_p50_ms": ms(read(reported, cell, 0.5)), "read_p99_ms": ms(read(reported, cell, 0.99)),
+        "read_p99_9_ms": ms(read(reported, cell, 0.999)), "write_p50_ms": ms(write(reported, cell,
+        0.5)),
+        "write_p99_9_ms": ms(write(reported, cell, 0.999)), "k_staleness": versions,
     })
 }
 
-fn as_table(told: &Prediction) -> String {
+fn as_table(reported: &Prediction) -> String {
     let head = [
         "(R,W)",
         "fresh at once",
@@ -315,10 +335,10 @@ fn as_table(told: &Prediction) -> String {
         "of the last 2 versions one",
     ];
     let mut rows = vec![row(head)];
-    for cell in &told.cells {
+    for cell in &reported.cells {
         let time = |share: f64| format!("{:.2}", ms(cell.time_to(share)));
         let took = |of: fn(&Prediction, &Cell, f64) -> u64, share| {
-            format!("{:.2}", ms(of(told, cell, share)))
+            format!("{:.2}", ms(of(reported, cell, share)))
         };
         rows.push(row([
             &format!("({},{})", cell.r, cell.w),
@@ -330,7 +350,7 @@ fn as_table(told: &Prediction) -> String {
             &took(read, 0.999),
             &took(write, 0.5),
             &took(write, 0.999),
-            &format!("{:.1} %", 100.0 * (1.0 - misses_last(2, told.n, cell.r, cell.w))),
+            &format!("{:.1} %", 100.0 * (1.0 - misses_last(2, reported.n, cell.r, cell.w))),
         ]));
     }
     table(&rows)

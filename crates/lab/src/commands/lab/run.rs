@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 use serde_json::json;
 
@@ -72,7 +72,8 @@ pub(super) static EXPERIMENTS: [Experiment; 9] = [
     },
     Experiment {
         name: "staleness",
-        what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), and what each \
+        what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), \
+            and what each \
                mechanism removes",
         kind: Kind::Staleness,
         sim: (2_000, 200),
@@ -87,7 +88,8 @@ pub(super) static EXPERIMENTS: [Experiment; 9] = [
     },
     Experiment {
         name: "scale",
-        what: "3 to 1,000 nodes, 3 to 10 daemons: latency, balance, and what each sends while nothing happens",
+        what: "3 to 1,000 nodes, 3 to 10 daemons: latency, balance, and what each sends while \
+            nothing happens",
         kind: Kind::Scale,
         sim: (2_000, 400),
         real: (2_000, 400),
@@ -122,10 +124,12 @@ enum On {
 /// Run one experiment, or all
 #[derive(Args)]
 #[command(after_help = "\
-The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and PNG, and index.html shows all of \
-them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there until the run has come to its end.
+The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and \
+    PNG, and index.html shows all of \
+them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there \
+    until the run has come to its end.
 
-Exit code 1: something was not as it should be (it is told), or the run did not come to its end.
+Exit code 1: something was not as it should be (it is reported), or the run did not come to its end.
 
 Examples:
   pixii lab run all --quick
@@ -170,13 +174,13 @@ fn delay(text: &str) -> Result<f64, String> {
 }
 
 impl Run {
-    /// Runs what is asked for, and tells where it is.
-    pub(super) fn run(self, shared: &Shared) -> Outcome {
+    /// Runs what is asked for, and reports where it is.
+    pub(super) fn run(self, shared: &Shared) -> CommandResult {
         let chosen = self.chosen()?;
         check_out(&Some(self.out.clone()), self.force)?;
         let interrupt = Interrupt::listen(false)?;
         let mut report =
-            Report::begin(&self.out, self.seed, self.clients).map_err(Trouble::error)?;
+            Report::begin(&self.out, self.seed, self.clients).map_err(CommandError::error)?;
         let mut ended = Ok(());
         for (experiment, on) in &chosen {
             let site = if *on == On::Real { Site::Real(&interrupt) } else { Site::Virtual };
@@ -185,7 +189,7 @@ impl Run {
             report.turn(samples, site.is_real());
             let bar = ProgressBar::new(experiment.points(site.is_real(), samples) as u64);
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} left");
-            bar.set_style(style.map_err(|error| Trouble::error(error.to_string()))?);
+            bar.set_style(style.map_err(|error| CommandError::error(error.to_string()))?);
             bar.set_prefix(format!("{} {}", experiment.name, report.on()));
             ended = self.one(experiment, site, &mut report, &interrupt, &bar);
             bar.finish_and_clear();
@@ -195,7 +199,7 @@ impl Run {
         }
         let complete = ended.is_ok();
         if complete {
-            report.finish().map_err(Trouble::error)?;
+            report.finish().map_err(CommandError::error)?;
         }
         let out = self.out.display();
         if shared.json() {
@@ -203,7 +207,8 @@ impl Run {
                 chosen.iter().map(|(experiment, _)| experiment.name).collect();
             names.dedup();
             emit_json(&json!({
-                "experiments": names, "seed": self.seed, "complete": complete, "faults": report.faults,
+                "experiments": names, "seed": self.seed, "complete": complete,
+                "faults": report.faults,
                 "out": self.out.to_string_lossy(),
             }))?;
         } else {
@@ -212,13 +217,13 @@ impl Run {
                 false => format!("INCOMPLETE: what was measured so far is in {out}\n"),
             })?;
         }
-        ended.map_err(Trouble::error)?;
+        ended.map_err(CommandError::error)?;
         report.faults.iter().for_each(|fault| complain(fault));
         Ok(if report.faults.is_empty() { Exit::Done } else { Exit::Error })
     }
 
     /// What is to be run, and on what.
-    fn chosen(&self) -> Result<Vec<(&'static Experiment, On)>, Trouble> {
+    fn chosen(&self) -> Result<Vec<(&'static Experiment, On)>, CommandError> {
         let on: &[On] = match self.on {
             Some(On::Sim) => &[On::Sim],
             Some(On::Real) => &[On::Real],
@@ -231,7 +236,7 @@ impl Run {
         if chosen.is_empty() {
             let known: Vec<&str> = EXPERIMENTS.iter().map(|known| known.name).collect();
             let (name, known) = (self.name.escape_debug(), known.join(", "));
-            return Err(Trouble::usage(format!(
+            return Err(CommandError::usage(format!(
                 "no experiment is called \"{name}\"; there are {known}, and all"
             )));
         }
@@ -248,7 +253,7 @@ impl Run {
     ) -> Result<(), String> {
         let step: Step<'_> = &mut || {
             bar.inc(1);
-            match interrupt.asked() {
+            match interrupt.queried() {
                 true => Err("interrupted: the run is incomplete".to_owned()),
                 false => Ok(()),
             }

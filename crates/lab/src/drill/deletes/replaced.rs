@@ -7,81 +7,84 @@ use pixii::disk::{CheckReport, check};
 use pixii_core::types::NodeId;
 use tokio::time::sleep;
 
-use super::super::ground::CACHE_BYTES;
-use super::{Course, LOOK, PARTITIONS, seconds};
+use super::super::testbed::CACHE_BYTES;
+use super::{PARTITIONS, POLL_INTERVAL, Scenario, seconds};
 
 /// Who comes in its place.
 const NEW: &str = "n6";
 /// A daemon that is removed has ended in this time.
 const REFUSED: Duration = Duration::from_secs(20);
-/// A silent member is believed to be down in this time.
+/// A silent member is marked down in this time.
 const BELIEVED: Duration = Duration::from_secs(20);
 
-impl Course<'_> {
-    /// Gives the daemon's places to a new one, waits until nobody tells of what was deleted, and starts the old one.
+impl Scenario<'_> {
+    /// Gives the daemon's places to a new one, waits until nobody reports of what was deleted, and
+    /// starts the old one.
     pub(super) async fn replace(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
-        let address = self.ground.cluster.add(NEW, victim)?;
+        let address = self.testbed.cluster.add(NEW, victim)?;
         self.give_places(victim, &address).await?;
-        self.ground.ring = self
-            .ground
+        self.testbed.ring = self
+            .testbed
             .ring
             .replace(NodeId::of(victim), NodeId::of(NEW))
             .map_err(|why| why.to_string())?;
-        self.ground.open(&[NEW.to_string()]).await?;
-        let client = self.ground.client().await?;
+        self.testbed.open(&[NEW.to_string()]).await?;
+        let client = self.testbed.client().await?;
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
         self.note("collected_s", calm);
-        (self.say)(&format!(
-            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody tells of them after \
+        (self.print)(&format!(
+            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; \
+             nobody reports of them after \
              {calm} s"
         ))?;
         self.start_removed(victim).await?;
         let last = self.present(&client, false).await?;
         self.expect_none("came_back", first + last, "deleted keys came back");
-        (self.say)(&format!("{last} of the keys are present"))
+        (self.print)(&format!("{last} of the keys are present"))
     }
 
     /// Gives the command until it is taken: the others have to believe that the old one is down.
     async fn give_places(&mut self, victim: &str, address: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
-            let client = self.ground.client().await?;
+            let client = self.testbed.client().await?;
             match client.replace(victim, NEW, address, true).await {
                 Ok(_) => return Ok(()),
                 Err(failure) if begun.elapsed() > BELIEVED => return Err(failure.to_string()),
-                Err(_) => sleep(LOOK).await,
+                Err(_) => sleep(POLL_INTERVAL).await,
             }
         }
     }
 
-    /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it is.
+    /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it
+    /// is.
     async fn start_removed(&mut self, victim: &str) -> Result<(), String> {
-        let disk = self.ground.logs.join(victim);
+        let disk = self.testbed.logs.join(victim);
         let before = on_disk(disk.clone())?;
         if before.values < self.keys / 2 * u64::from(super::N) / super::NODES as u64 {
             let values = before.values;
             self.complaints.push(format!("{victim} holds {values} values: too few to bring back"));
         }
         let begun = Instant::now();
-        self.ground.cluster.start(victim)?;
+        self.testbed.cluster.start(victim)?;
         let how = loop {
-            if let Some(how) = self.ground.cluster.end_of(victim) {
+            if let Some(how) = self.testbed.cluster.end_of(victim) {
                 break how;
             }
             if begun.elapsed() > REFUSED {
                 self.complaints.push(format!("{victim}, which was removed, still runs"));
-                self.ground.cluster.kill(victim)?;
+                self.testbed.cluster.kill(victim)?;
                 break "did not end".into();
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         };
         if !how.contains("exit code 2") || !how.contains("removed") {
             self.complaints.push(format!("{victim} should say that it was removed, and {how}"));
         }
-        self.ground.cluster.retire(victim)?;
+        self.testbed.cluster.retire(victim)?;
         let same = on_disk(disk)?.by_partition == before.by_partition;
         if !same {
             self.complaints.push(format!("the data of {victim} is not what it was"));
@@ -89,8 +92,9 @@ impl Course<'_> {
         self.note("refused", how.clone());
         self.note("old_values", before.values);
         let kept = if same { "as they were" } else { "CHANGED" };
-        (self.say)(&format!(
-            "{victim} is started with the {} values and {PARTITIONS} partitions of its disk, and after {} s {how}; they are \
+        (self.print)(&format!(
+            "{victim} is started with the {} values and {PARTITIONS} partitions of its disk, and \
+             after {} s {how}; they are \
              {kept}",
             before.values,
             seconds(begun)

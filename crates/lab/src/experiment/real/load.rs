@@ -11,34 +11,36 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::experiment::driver::{
-    Course, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, TIMEOUT_MS,
+    Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Scenario, Seen, TIMEOUT_MS,
     followed_key, fresh_key, put, quorum, read_key,
 };
 
 /// Puts at a time while the keys are loaded.
 const WINDOW: u64 = 32;
 
-/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that of the node's own plan.
+/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that
+/// of the node's own plan.
 #[derive(Clone)]
-pub(super) struct Asked {
+pub(super) struct Queried {
     client: Client,
     dead: Arc<Vec<NodeId>>,
 }
 
-impl Asked {
+impl Queried {
     /// All but the dead.
     pub(super) fn new(client: Client, dead: &[String]) -> Self {
         let dead = dead.iter().map(|name| NodeId::of(name)).collect();
-        Asked { client, dead: Arc::new(dead) }
+        Queried { client, dead: Arc::new(dead) }
     }
 
-    /// Asks the first home of the key that lives. The error says why it was not answered as it should be.
+    /// Asks the first owner of the key that lives. The error says why it was not answered as it
+    /// should be.
     async fn first(&self, key: &Key, request: Request) -> Result<(), String> {
         let ring = self.client.ring();
-        let mut homes = ring.homes(ring.partition(key)).iter();
-        let home = homes.find(|home| !self.dead.contains(home)).ok_or("no home lives")?;
-        let name = self.client.ring_report().members.name(*home);
-        match self.client.ask(&name, request, TIMEOUT_MS).await {
+        let mut owners = ring.owners(ring.partition(key)).iter();
+        let owner = owners.find(|owner| !self.dead.contains(owner)).ok_or("no owner lives")?;
+        let name = self.client.ring_report().members.name(*owner);
+        match self.client.query(&name, request, TIMEOUT_MS).await {
             Ok(Response::Found { values, .. }) if values.is_empty() => {
                 Err("a key was called absent".into())
             }
@@ -62,14 +64,14 @@ fn ended(error: &tokio::task::JoinError) -> String {
     format!("a client ended: {error}")
 }
 
-/// Puts every key that loops read at all its homes.
-pub(super) async fn fill(asked: Asked) -> Result<(), String> {
+/// Puts every key that loops read at all its owners.
+pub(super) async fn fill(queried: Queried) -> Result<(), String> {
     let mut workers = JoinSet::new();
     for number in 0..WINDOW {
-        let asked = asked.clone();
+        let queried = queried.clone();
         workers.spawn(async move {
             for key in (number..KEYS).step_by(WINDOW as usize) {
-                asked.put(read_key(key), asked.client.ring().n()).await?;
+                queried.put(read_key(key), queried.client.ring().n()).await?;
             }
             Ok::<(), String>(())
         });
@@ -81,10 +83,10 @@ pub(super) async fn fill(asked: Asked) -> Result<(), String> {
 }
 
 /// Runs closed loops.
-pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> {
+pub(super) async fn run(queried: Queried, loops: Loops) -> Result<Measured, String> {
     let mut workers = JoinSet::new();
     for number in 0..loops.clients {
-        workers.spawn(work(asked.clone(), loops, number));
+        workers.spawn(work(queried.clone(), loops, number));
     }
     let (mut all, mut first, mut last) = (Measured::default(), None, None);
     while let Some(done) = workers.join_next().await {
@@ -102,7 +104,7 @@ pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> 
 }
 
 /// One client's loop: what it measured, and when it began to.
-async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
+async fn work(queried: Queried, loops: Loops, number: u64) -> (Measured, Instant) {
     let mut rng = Rng::new(loops.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut measured, mut first) = (Measured::default(), Instant::now());
     for turn in 0..loops.warm_up + loops.requests {
@@ -112,8 +114,8 @@ async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
             first = begun;
         }
         let done = match read {
-            Some(key) => asked.get(key, loops.r).await,
-            None => asked.put(fresh_key(&loops, number, turn), loops.w).await,
+            Some(key) => queried.get(key, loops.r).await,
+            None => queried.put(fresh_key(&loops, number, turn), loops.w).await,
         };
         let took = begun.elapsed().into();
         match done {
@@ -133,17 +135,17 @@ pub(super) async fn follow(
     client: Client,
     puts: Puts,
     series: u64,
-    courses: Vec<Course>,
+    courses: Vec<Scenario>,
 ) -> Result<Followed, String> {
-    let (begun, mut followed, mut under_way) =
+    let (begun, mut followed, mut in_flight) =
         (Instant::now(), Followed::default(), JoinSet::new());
     let client = Arc::new(client);
-    for (nth, course) in (0..).zip(courses) {
+    for (nth, scenario) in (0..).zip(courses) {
         sleep_until(begun + Duration::from(nth * puts.pace)).await;
         let (client, key) = (Arc::clone(&client), followed_key(series, nth));
-        under_way.spawn(one(client, key, nth, course, puts.timeout_ms));
+        in_flight.spawn(one(client, key, nth, scenario, puts.timeout_ms));
     }
-    while let Some(done) = under_way.join_next().await {
+    while let Some(done) = in_flight.join_next().await {
         let (acknowledged, reads) = done.map_err(|error| ended(&error))?;
         followed.acknowledged.extend(acknowledged);
         followed.reads.extend(reads);
@@ -156,22 +158,22 @@ async fn one(
     client: Arc<Client>,
     key: Key,
     nth: u64,
-    course: Course,
+    scenario: Scenario,
     timeout_ms: u32,
 ) -> (Option<u64>, Vec<Reading>) {
-    let request = put(key.clone(), course.w, client.write_id());
-    let first = home(&client, &key, course.home);
-    if !matches!(client.ask(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
+    let request = put(key.clone(), scenario.w, client.write_id());
+    let first = owner(&client, &key, scenario.owner);
+    if !matches!(client.query(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
         return (None, Vec::new());
     }
     let (acknowledged, mut reads) = (Instant::now(), JoinSet::new());
-    for (which, Read { after, home: at, r }) in course.reads.into_iter().enumerate() {
+    for (which, Read { after, owner: at, r }) in scenario.reads.into_iter().enumerate() {
         let (client, key) = (Arc::clone(&client), key.clone());
         reads.spawn(async move {
             sleep_until(acknowledged + Duration::from(after)).await;
-            let (home, r) = (home(&client, &key, at), quorum(r, true));
+            let (owner, r) = (owner(&client, &key, at), quorum(r, true));
             let after = acknowledged.elapsed().into();
-            let seen = match client.ask(&home, Request::Get { key, r }, timeout_ms).await {
+            let seen = match client.query(&owner, Request::Get { key, r }, timeout_ms).await {
                 Ok(Response::Found { values, .. }) if values.is_empty() => Seen::Missed,
                 Ok(Response::Found { .. }) => Seen::Shown,
                 _ => Seen::Refused,
@@ -182,9 +184,9 @@ async fn one(
     (Some(nth), reads.join_all().await)
 }
 
-/// The name of the home of a key with this number, counted round.
-fn home(client: &Client, key: &Key, number: usize) -> String {
+/// The name of the owner of a key with this number, counted round.
+fn owner(client: &Client, key: &Key, number: usize) -> String {
     let ring = client.ring();
-    let homes = ring.homes(ring.partition(key));
-    client.ring_report().members.name(homes[number % homes.len()])
+    let owners = ring.owners(ring.partition(key));
+    client.ring_report().members.name(owners[number % owners.len()])
 }

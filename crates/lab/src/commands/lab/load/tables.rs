@@ -17,11 +17,11 @@ use crate::workload::{End, Report, Spec};
 
 /// The file that marks a run that did not come to its end.
 const INCOMPLETE: &str = "INCOMPLETE";
-/// Reasons of failures that are told.
+/// Reasons of failures that are reported.
 const REASONS: usize = 5;
 
-/// What is told.
-pub(super) struct Told<'a> {
+/// What is reported.
+pub(super) struct LoadReport<'a> {
     /// The command line.
     pub(super) args: &'a LoadArgs,
     /// The load.
@@ -40,7 +40,7 @@ pub(super) fn progress(number: u64, of: u64, report: &Report) -> String {
     )
 }
 
-impl Told<'_> {
+impl LoadReport<'_> {
     fn overdue(&self) -> u64 {
         self.reports.iter().map(|report| report.overdue).sum()
     }
@@ -48,8 +48,8 @@ impl Told<'_> {
     /// Why operations failed, the most frequent first.
     fn reasons(&self) -> Vec<(String, u64)> {
         let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
-        let tallies = self.reports.iter().flat_map(|report| report.kinds.values());
-        for (why, times) in tallies.flat_map(|tally| &tally.reasons) {
+        let totals = self.reports.iter().flat_map(|report| report.kinds.values());
+        for (why, times) in totals.flat_map(|totals| &totals.reasons) {
             *sums.entry(why).or_default() += times;
         }
         let mut all: Vec<_> = sums.into_iter().map(|(why, times)| (why.clone(), times)).collect();
@@ -76,13 +76,14 @@ impl Told<'_> {
                 });
                 let most = self.spec.clients;
                 format!(
-                    "open loop, {} a second {evenly}{burst}, at most {most} under way",
+                    "open loop, {} a second {evenly}{burst}, at most {most} in progress",
                     arrivals.rate
                 )
             }
         };
         format!(
-            "workload {} ({}) over {keys} keys of {bytes} bytes, {choice}\n{pace}; {} of {seconds} s, each behind \
+            "workload {} ({}) over {keys} keys of {bytes} bytes, {choice}\n{pace}; {} of \
+             {seconds} s, each behind \
              {warm_up} s of warm-up; seed {}\n",
             workload.name,
             workload.what,
@@ -131,7 +132,7 @@ impl Told<'_> {
         if self.overdue() > 0 {
             let (overdue, most) = (count(self.overdue(), "request"), self.spec.clients);
             let _ =
-                writeln!(text, "\n{overdue} not sent: {most} were under way when they were due");
+                writeln!(text, "\n{overdue} not sent: {most} were in progress when they were due");
         }
         if figures.iter().any(|one| one.absent > 0) {
             let absent = figures.iter().filter(|one| one.kind.is_some()).map(|one| one.absent);
@@ -188,7 +189,8 @@ impl Told<'_> {
         }
         file.flush().map_err(fault)?;
         let mut csv = String::from(
-            "kind,done,per_second,per_second_half,mean_ms,mean_half,p50_ms,p50_half,p99_ms,p99_half,p99_9_ms,max_ms,\
+            "kind,done,per_second,per_second_half,mean_ms,mean_half,p50_ms,p50_half,p99_ms,\
+             p99_half,p99_9_ms,max_ms,\
              refused,no_quorum,unknown\n",
         );
         for one in Figures::of(self.reports) {

@@ -1,17 +1,17 @@
-//! What a running cluster's daemons have sampled, fetched and told.
+//! What a running cluster's daemons have sampled, fetched and reported.
 
 use std::fmt::Write as _;
 
 use pixii_client::Client;
 use pixii_core::members::Member;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Trouble, block_on};
+use pixii_kit::outcome::{CommandError, block_on};
 use pixii_kit::text::{row, table};
 use serde_json::{Value, json};
 
 use crate::pbs::live::{Links, mean, quantile};
 
-/// Clusters with more links than this are told in short.
+/// Clusters with more links than this are reported in short.
 const MAX_ROWS: usize = 60;
 
 /// A cluster, as it is now.
@@ -25,7 +25,7 @@ pub(super) struct Live {
     rows: Vec<Row>,
 }
 
-/// A link, as it is told. Times are in milliseconds.
+/// A link, as it is reported. Times are in milliseconds.
 struct Row {
     from: String,
     to: String,
@@ -39,8 +39,8 @@ struct Row {
     modelled: f64,
 }
 
-/// Asks every member. The error names the one that does not tell.
-pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
+/// Asks every member. The error names the one that does not know.
+pub(super) fn fetch(shared: &Shared) -> Result<Live, CommandError> {
     block_on(async {
         let client = shared.client().await?;
         let mut reports = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
             reports.push(client.samples(name).await?);
         }
         let name = |id| client.ring_report().members.name(id);
-        let links = Links::new(client.ring(), &reports, name).map_err(Trouble::error)?;
+        let links = Links::new(client.ring(), &reports, name).map_err(CommandError::error)?;
         Ok(live(&client, links))
     })
 }
@@ -56,16 +56,16 @@ pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
 fn live(client: &Client, links: Links) -> Live {
     let report = client.ring_report();
     let ms = |micros: f64| micros / 1e3;
-    let told = |samples: &[u64]| [ms(mean(samples)), ms(quantile(samples, 0.99) as f64)];
+    let reported = |samples: &[u64]| [ms(mean(samples)), ms(quantile(samples, 0.99) as f64)];
     let rows = links.each().map(|(from, to, link, disk)| {
         let way = if from == to { 0.0 } else { ms(mean(&link.trips)) / 2.0 };
         Row {
             from: report.members.name(from),
             to: report.members.name(to),
             reads: if link.is_of_writes { 0 } else { link.trips.len() },
-            read: told(&link.trips),
+            read: reported(&link.trips),
             writes: link.writes.len(),
-            write: told(&link.writes),
+            write: reported(&link.writes),
             one_way: way,
             is_of_writes: link.is_of_writes,
             modelled: 2.0 * way + ms(mean(disk)),
@@ -99,7 +99,8 @@ impl Live {
             let _ = writeln!(text, "and {} links more", self.rows.len() - MAX_ROWS);
         }
         if self.rows.iter().any(|one| one.is_of_writes) {
-            text += "(writes): too few reads were sampled there, so the writes tell, each without the median of that disk\n";
+            text += "(writes): too few reads were sampled there, so the writes tell, each without \
+                the median of that disk\n";
         }
         let (r, w) = self.defaults;
         text + &format!("requests that name none have (R,W) = ({r},{w})\n\n")

@@ -1,0 +1,100 @@
+//! Partitions in which what this node does not find does not count: how that ends, and what an
+//! operator has to accept where nobody else has what is lost.
+
+use std::collections::BTreeSet;
+
+use super::Repair;
+use crate::message::Counter;
+use crate::node::Notice;
+use crate::node::ids::SyncSeq;
+use crate::node::io::Io;
+use crate::types::{NodeId, Partition, Time};
+
+/// What became of partitions read-ineligible of which this node is the only owner: nobody has
+/// what is lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Loss {
+    /// True once the operator was notified.
+    reported: bool,
+    /// So many were accepted; reported when this mark is durable.
+    accepted: Option<(SyncSeq, u32)>,
+}
+
+impl Repair {
+    /// Notices which read eligibility is lacking, and regains it where every other owner has
+    /// nothing that is missing.
+    pub(super) fn check_read_eligibility(&mut self, now: Time, io: &mut Io) {
+        let (store, lost) = (io.local.meta().store, &io.local.meta().read_ineligible);
+        if self.store != store || !self.lacking.keys().eq(lost) {
+            // What was taken over before counts no more.
+            self.store = store;
+            self.lacking = lost.iter().map(|partition| (*partition, BTreeSet::new())).collect();
+            for ((partition, _), pair) in &mut self.pairs {
+                if self.lacking.contains_key(partition) {
+                    pair.due = Some(now);
+                }
+            }
+        }
+        self.report_loss(io);
+        let ring = &self.ring;
+        let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
+            let owners = ring.owners(**partition);
+            // Where there is no other owner, nobody can bring back what is lost.
+            owners.len() > 1
+                && owners.iter().all(|owner| *owner == self.me || heard.contains(owner))
+        };
+        let regained: BTreeSet<Partition> =
+            self.lacking.iter().filter(full).map(|(partition, _)| *partition).collect();
+        if regained.is_empty() {
+            return;
+        }
+        self.lacking.retain(|partition, _| !regained.contains(partition));
+        io.out.count_many(Counter::ReadEligibilityRegained, regained.len() as u64);
+        io.change_meta(|meta| meta.read_ineligible.retain(|lost| !regained.contains(lost)));
+        if self.lacking.is_empty() {
+            io.out.notice(Notice::Recovered);
+        }
+    }
+
+    /// Partitions that may lack acknowledged writes which no other node has.
+    pub(in crate::node) fn lost(&self, io: &Io) -> Vec<Partition> {
+        let lost = io.local.meta().read_ineligible.iter().copied();
+        lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
+    }
+
+    /// Notifies the operator of such partitions, once in an incarnation.
+    fn report_loss(&mut self, io: &mut Io) {
+        if self.loss.reported {
+            return;
+        }
+        let lost = self.lost(io).len() as u32;
+        if lost > 0 {
+            self.loss.reported = true;
+            io.out.notice(Notice::Lost(lost));
+        }
+    }
+
+    /// The operator accepts that what they lack is gone: what is not found there counts from now
+    /// on.
+    pub(in crate::node) fn accept_loss(&mut self, io: &mut Io) {
+        let lost: BTreeSet<Partition> = self.lost(io).into_iter().collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.lacking.retain(|partition, _| !lost.contains(partition));
+        let seq = io.change_meta(|meta| {
+            meta.read_ineligible.retain(|partition| !lost.contains(partition));
+        });
+        self.loss = Loss { reported: false, accepted: Some((seq, lost.len() as u32)) };
+    }
+
+    /// Something is durable: the operator hears that the loss is accepted.
+    pub(in crate::node) fn synced(&mut self, io: &mut Io) {
+        if let Some((seq, partitions)) = self.loss.accepted
+            && io.out.is_durable(seq)
+        {
+            self.loss.accepted = None;
+            io.out.notice(Notice::LossAccepted(partitions));
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One turn of a key: what it has, what changes, and who is to be notified when that is synced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Copies, Copy};
+use crate::causal::{Actor, Context, Object};
+use crate::gc_epoch::GcEpoch;
+use crate::message::{Body, Counter, Rejection};
+use crate::node::Oversize;
+use crate::node::hints::{HintPlace, HintSize};
+use crate::node::ids::RequestId;
+use crate::node::io::Io;
+use crate::node::merkle_trees::TreeEntry;
+use crate::store::{Change, Record};
+use crate::types::{Key, NodeId, ObjectLimits, Partition};
+use crate::wire;
+
+/// Everything that happens to a key at once.
+pub(super) struct KeyTransaction<'a> {
+    pub(super) key: &'a Key,
+    pub(super) partition: Partition,
+    /// True if this node is no owner of the key: what it keeps for others may have filled their
+    /// slots.
+    pub(super) pending: bool,
+    pub(super) limits: ObjectLimits,
+    pub(super) copies: Copies,
+    /// What is purged of the key: whoever reports of it, the last owner of collect it or a client's
+    /// context, it is not taken back.
+    pub(super) purged: Option<Context>,
+    /// The store's id.
+    pub(super) store: u64,
+    /// What the own record was before this turn; `None` while it has not changed, or if it was
+    /// damaged.
+    pub(super) before: Option<TreeEntry>,
+    /// The places that have changed: the own record (`None`) or the hint for a member.
+    pub(super) changed: BTreeSet<Option<NodeId>>,
+    pub(super) answers: Vec<(NodeId, RequestId, Body)>,
+}
+
+impl Copies {
+    /// The change that brings a place on disk to what it is here.
+    pub(super) fn change(
+        &self,
+        partition: Partition,
+        key: &Key,
+        place: Option<NodeId>,
+    ) -> Option<Change> {
+        let key = key.clone();
+        let Some(target) = place else {
+            let Copy::Record(record) = &self.own else { return None };
+            if record.object.is_empty() {
+                return Some(Change::Forget { partition, key });
+            }
+            return Some(Change::Record { partition, key, record: record.clone() });
+        };
+        let record = match self.hints.get(&target) {
+            Some(Copy::Record(record)) => Some(record.clone()),
+            Some(Copy::Damaged) => return None,
+            None => None,
+        };
+        Some(Change::Hint { target, key, record })
+    }
+
+    /// All that this store has of the key, its own (of GC epoch `now`) and what it keeps for
+    /// others; `None` if any of it is damaged.
+    pub(super) fn joined(&self, now: GcEpoch) -> Option<Record> {
+        let Copy::Record(own) = &self.own else { return None };
+        let own = Record { gc_epoch: now, ..own.clone() };
+        self.hints.values().try_fold(own, |all, hint| match hint {
+            Copy::Damaged => None,
+            Copy::Record(hint) => Some(Record {
+                own_epoch: all.own_epoch.max(hint.own_epoch),
+                object: all.object.sync(&hint.object),
+                gc_epoch: all.gc_epoch.min(hint.gc_epoch),
+            }),
+        })
+    }
+}
+
+impl KeyTransaction<'_> {
+    /// Where hints of the key belong.
+    fn place(&self) -> HintPlace {
+        HintPlace { partition: self.partition, pending: self.pending }
+    }
+
+    /// Notifies `to` when all of this turn is synced.
+    pub(super) fn answer(&mut self, to: NodeId, request_id: RequestId, body: Body) {
+        self.answers.push((to, request_id, body));
+    }
+
+    /// Replaces the own record, less what is purged. A store whose own events go does not go on
+    /// counting them.
+    pub(super) fn set_own(&mut self, new: Record) {
+        let Record { own_epoch, object, .. } = new;
+        let object = match &self.purged {
+            Some(purged) => object.forget(purged),
+            None => object,
+        };
+        let actor = |actor_epoch: u64| Actor { store: self.store, actor_epoch };
+        let own_epoch = own_epoch.filter(|actor_epoch| object.counter(actor(*actor_epoch)) > 0);
+        let new = Record { own_epoch, object, gc_epoch: GcEpoch::FIRST };
+        if let Copy::Record(old) = &self.copies.own {
+            if *old == new {
+                return;
+            }
+            if !self.changed.contains(&None) {
+                self.before = Some(TreeEntry::of(self.key, &old.object));
+            }
+        }
+        self.copies.own = Copy::Record(new);
+        self.changed.insert(None);
+    }
+
+    /// Notes that these events of the key are dead; false if the record is damaged.
+    pub(super) fn mark_dead(&mut self, dead: &Context) -> bool {
+        let Copy::Record(old) = &self.copies.own else { return false };
+        let object = old.object.discard(dead);
+        self.set_own(Record { object, ..old.clone() });
+        true
+    }
+
+    /// Takes events that are purged out of the clock.
+    pub(super) fn collect(&mut self) {
+        if let Copy::Record(old) = &self.copies.own {
+            self.set_own(old.clone());
+        }
+    }
+
+    /// Takes out of an old record what others have issued. One that is damaged has nothing to be
+    /// discarded.
+    pub(super) fn discard(&mut self, fresh: &[u64]) {
+        if let Copy::Record(old) = &self.copies.own {
+            let object = old.object.discard_others(fresh);
+            self.set_own(Record { object, ..old.clone() });
+        }
+    }
+
+    /// The same for an old hint, which is of the GC epoch `now` then, or goes.
+    pub(super) fn discard_hint(
+        &mut self,
+        target: NodeId,
+        fresh: &[u64],
+        now: GcEpoch,
+        io: &mut Io,
+    ) {
+        let Some(Copy::Record(old)) = self.copies.hints.get(&target) else { return };
+        if old.gc_epoch.next() >= now {
+            return;
+        }
+        let object = old.object.discard_others(fresh);
+        if object.values().next().is_none() {
+            let object = old.object.clone();
+            io.out.count(Counter::OutlivedHintsDropped);
+            return self.delete_hint(target, &object, io);
+        }
+        let new = Record { object, gc_epoch: now, ..old.clone() };
+        let place = self.place();
+        let before = HintSize::of(self.key, Some(old));
+        io.local.count_hint(target, place, Some(before), Some(HintSize::of(self.key, Some(&new))));
+        self.copies.hints.insert(target, Copy::Record(new));
+        self.changed.insert(Some(target));
+    }
+
+    /// The same for every old hint of the key. What is joined with one would be as old, and go with
+    /// it.
+    pub(super) fn discard_hints(&mut self, io: &mut Io) {
+        let (fresh, now) =
+            (io.local.meta().fresh.clone(), io.local.gc_epochs.number(self.partition));
+        let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
+        for target in targets {
+            self.discard_hint(target, &fresh, now, io);
+        }
+    }
+
+    /// Puts what the other owners have in the place of a record that is damaged. It has lost its
+    /// actor epoch: the next dot is issued under a fresh one.
+    pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Rejection> {
+        // Every owner has confirmed that what is purgeable is dead; a copy may have been read
+        // before.
+        let gc_epoch = io.local.gc_epochs.of(self.partition);
+        let object = &match gc_epoch.purgeable_of(self.key) {
+            Some(purgeable) => object.discard(purgeable),
+            None => object.clone(),
+        };
+        let (before, new) = match &self.copies.own {
+            Copy::Damaged => (None, Record { object: object.clone(), ..Record::default() }),
+            Copy::Record(old) => {
+                (Some(&old.object), Record { object: old.object.sync(object), ..old.clone() })
+            }
+        };
+        let limit = self.limits.merged;
+        if let Some(bytes) = outgrows(limit, before, &new.object) {
+            let key = self.key.clone();
+            return Err(io.decline(Oversize { key, hint: false, bytes, limit }));
+        }
+        if before.is_none() {
+            io.out.count(Counter::DamagedRecordsRestored);
+        }
+        self.set_own(new);
+        Ok(())
+    }
+
+    /// What is to be kept of a write that `from` has made. If it is this node itself, an owner, and
+    /// the GC epoch has changed since, then its own record has all of that write that still
+    /// counts.
+    pub(super) fn current(
+        &self,
+        from: NodeId,
+        object: Object,
+        gc_epoch: GcEpoch,
+        io: &Io,
+    ) -> (Object, GcEpoch) {
+        let now = io.local.gc_epochs.number(self.partition);
+        match &self.copies.own {
+            Copy::Record(own) if from == io.local.me() && !self.pending && gc_epoch < now => {
+                (own.object.clone(), now)
+            }
+            _ => (object, gc_epoch),
+        }
+    }
+
+    /// Replaces the hints for these members by what `make` makes of each, or none of them if they
+    /// would take more bytes than the node may keep. A damaged hint is replaced as if it were not
+    /// there.
+    pub(super) fn set_hints(
+        &mut self,
+        mut targets: Vec<NodeId>,
+        make: impl Fn(Record) -> Record,
+        io: &mut Io,
+    ) -> Result<(), Rejection> {
+        targets.sort_unstable();
+        targets.dedup();
+        let mut news = Vec::new();
+        let mut more_bytes = 0;
+        for target in targets {
+            let old = match self.copies.hints.get(&target) {
+                Some(Copy::Record(record)) => Some(record.clone()),
+                Some(Copy::Damaged) | None => None,
+            };
+            let new = make(old.clone().unwrap_or_default());
+            if old.as_ref() == Some(&new) {
+                continue;
+            }
+            let known = self.copies.hints.contains_key(&target);
+            let before = HintSize::of(self.key, old.as_ref());
+            let after = HintSize::of(self.key, Some(&new));
+            more_bytes += after.bytes.saturating_sub(before.bytes);
+            news.push((target, new, known.then_some(before), after));
+        }
+        if more_bytes > 0
+            && let Some(limit) = io.local.hints.refuses(more_bytes)
+        {
+            io.out.count(Counter::HintsRefused);
+            return Err(Rejection::Hints(limit));
+        }
+        let limit = self.limits.merged;
+        if let Some(bytes) =
+            self.kept_outgrows(limit, news.iter().map(|(target, new, ..)| (target, new)))
+        {
+            let key = self.key.clone();
+            return Err(io.decline(Oversize { key, hint: false, bytes, limit }));
+        }
+        for (target, new, before, after) in news {
+            io.local.count_hint(target, self.place(), before, Some(after));
+            io.out.count(Counter::HintsKept);
+            self.copies.hints.insert(target, Copy::Record(new));
+            self.changed.insert(Some(target));
+        }
+        Ok(())
+    }
+
+    /// The encoded bytes of all that would be kept of the key, joined, if that is over the limit
+    /// and more than now: a read is answered with the join, and a write here begins with it.
+    fn kept_outgrows<'a>(
+        &'a self,
+        limit: usize,
+        news: impl Iterator<Item = (&'a NodeId, &'a Record)>,
+    ) -> Option<usize> {
+        let kept = self.copies.hints.iter().filter_map(|(target, hint)| match hint {
+            Copy::Record(record) => Some((target, record)),
+            Copy::Damaged => None,
+        });
+        let mut all: BTreeMap<&NodeId, &Record> = kept.collect();
+        let join = |all: &BTreeMap<&NodeId, &Record>| {
+            let objects = all.values().map(|record| &record.object);
+            objects.fold(Object::default(), |joined, object| joined.sync(object))
+        };
+        let before = all.clone();
+        all.extend(news);
+        // Usually all of it together is far from the limit.
+        if all.values().map(|record| wire::encoded_len(&record.object)).sum::<usize>() <= limit {
+            return None;
+        }
+        outgrows(limit, Some(&join(&before)), &join(&all))
+    }
+
+    /// Removes a hint that equals what its target has synced; one that changed meanwhile stays.
+    pub(super) fn delete_hint(&mut self, target: NodeId, object: &Object, io: &mut Io) {
+        match self.copies.hints.get(&target) {
+            Some(Copy::Record(hint)) if hint.object == *object => {
+                let size = HintSize::of(self.key, Some(hint));
+                io.local.count_hint(target, self.place(), Some(size), None);
+                io.out.count(Counter::HintsDeleted);
+                self.copies.hints.remove(&target);
+                self.changed.insert(Some(target));
+            }
+            Some(_) => io.out.count(Counter::HintsChangedInFlight),
+            None => {}
+        }
+    }
+
+    /// What this store knows of the key: an owner reports of its record, anybody else of what it
+    /// keeps for owners.
+    pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
+        let mut gc_epoch = io.local.gc_epochs.number(self.partition);
+        if owners.contains(&io.local.me()) {
+            let Copy::Record(Record { object, .. }) = &self.copies.own else {
+                return Body::Failed(Rejection::Damaged);
+            };
+            // What is not here may be kept elsewhere for this node.
+            let missed = io.local.is_catching_up() && object.entries().is_empty();
+            let authoritative = io.local.is_authoritative(self.partition) && !missed;
+            let (object, kept_for) = (object.clone(), Vec::new());
+            return Body::Copy { object, authoritative, kept_for, gc_epoch };
+        }
+        let mut object = Object::default();
+        let mut kept_for = Vec::new();
+        for (target, hint) in &self.copies.hints {
+            // A delete of nothing leaves nothing: that is no word for an owner.
+            if let Copy::Record(hint) = hint
+                && !hint.object.is_empty()
+            {
+                object = object.sync(&hint.object);
+                gc_epoch = gc_epoch.min(hint.gc_epoch);
+                kept_for.push(*target);
+            }
+        }
+        Body::Copy { object, authoritative: false, kept_for, gc_epoch }
+    }
+}
+
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
+/// was there if nothing could be read.
+pub(super) fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
+    let bytes = wire::encoded_len(after);
+    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
+    (bytes > limit && grows()).then_some(bytes)
+}

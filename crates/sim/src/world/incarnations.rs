@@ -1,0 +1,92 @@
+//! Beginnings and ends of nodes, and who notices them.
+
+use pixii_core::merkle::{Binding, KeptTrees};
+use pixii_core::node::{Config, Node};
+use pixii_core::store::{Meta, Process, Store, Taken, begin_incarnation};
+use pixii_core::types::{Key, MILLI, Micros, Time};
+
+use super::{Event, World};
+
+/// Longer than a run.
+const NEVER: Micros = Micros(u64::MAX / 4);
+
+impl World {
+    /// Begins an incarnation; `continues` if it follows another one at once.
+    pub(super) fn start(&mut self, at: usize, continues: bool) {
+        let fresh = self.rng.next_u64();
+        let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
+        let process = if continues { Process::Same } else { Process::New(fresh) };
+        let host = &mut self.hosts[at];
+        let binding = |meta: &Meta| Binding {
+            store: meta.store,
+            incarnation: meta.incarnation,
+            ring: host.placement().0.id(),
+            limit: 0,
+        };
+        let last = host.store.meta().ok().flatten();
+        let trees = match (continues, host.store.take_trees(), last) {
+            (false, Ok(Taken::Whole(bytes)), Some(last)) => {
+                KeptTrees::decode(&bytes, binding(&last)).map_or(Vec::new(), |kept| kept.trees)
+            }
+            _ => Vec::new(),
+        };
+        let Ok(meta) = begin_incarnation(&host.store, &host.identity, process) else {
+            unreachable!("the twin does not fail and knows its identity")
+        };
+        let (ring, members) = host.placement();
+        let (placed, me) = (ring.clone(), host.id);
+        let place = |key: &Key| {
+            let partition = placed.partition(key);
+            (partition, !placed.owners(partition).contains(&me))
+        };
+        let config = Config {
+            hint_limit_bytes: self.plan.hint_limit,
+            object_limits: self.plan.object_limits(),
+            hint_age: self.plan.hint_age_ms * MILLI,
+            repair_interval: if self.plan.hints_alone { NEVER } else { 2_000 * MILLI },
+            scrub_interval: 10_000 * MILLI,
+            gc_epoch_pause: 600 * MILLI,
+            hints: host.store.hint_totals(&place).unwrap_or_default(),
+            gc_epochs: host.store.gc_epochs().unwrap_or_default(),
+            trees,
+            boot_nonce,
+            continues,
+            bootstrap: host.bootstraps,
+            repeat_window: 3_000 * MILLI,
+            ..Config::new(host.id, ring, members)
+        };
+        host.node = Some(Node::new(config, meta, seed));
+        host.incarnation += 1;
+        (host.settled, host.stalled) = (None, None);
+        self.expect_stall(at);
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
+            if self.hosts[peer].node.is_some() {
+                self.announce(at, peer, 10 * MILLI);
+                self.announce(peer, at, 10 * MILLI);
+            }
+        }
+    }
+
+    /// Host `at` notices within about `within` whether `peer` is up.
+    pub(super) fn announce(&mut self, at: usize, peer: usize, within: Micros) {
+        let when = self.now() + self.rng.within(within);
+        self.schedule(when, Event::Link { at, peer });
+    }
+
+    pub(super) fn stop(&mut self, at: usize) {
+        self.gather(at);
+        let host = &mut self.hosts[at];
+        host.node = None;
+        host.writes.clear();
+        host.writing = false;
+        host.wake = None;
+        host.paused_until = Time::START;
+        host.stalled = None;
+        host.incarnation += 1;
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
+            // Some deaths are noticed late: a half-open connection.
+            let within = if self.rng.chance(0.2) { 2_000 * MILLI } else { 20 * MILLI };
+            self.announce(peer, at, within);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The lives of a daemon: mostly one. A later ring ends an incarnation and begins the next one in
+//! the same process.
+
+use std::sync::Arc;
+
+use pixii_core::members::{Incarnation, Member, Members};
+use pixii_core::merkle::KeptTree;
+use pixii_core::node::{self, Limits, Node};
+use pixii_core::ring::Ring;
+use pixii_core::secret::Nonces;
+use pixii_core::store::{
+    Change, IncarnationError, Kept, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
+    begin_incarnation, end_incarnation,
+};
+use pixii_core::types::{Key, MILLI};
+use pixii_transport::random;
+use sd_notify::NotifyState;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{Receiver, unbounded_channel};
+use tracing::{info, warn};
+
+use super::binding;
+use super::emulated::Alarm;
+use super::ending::Ending;
+use super::gauges::Gauges;
+use super::health::StatusServer;
+use super::notifier::{self, SystemdNotifier, TimeoutExtension};
+use super::origin::{self, Conflict, Remembered};
+use super::reload::RuntimeConfig;
+use super::scrub::Scrubber;
+use super::storage::Storage;
+use super::{Ended, Engine, EngineParts, Order, ServeError, configured, trees};
+use crate::config::Config;
+use crate::net::Access;
+
+/// Runs a daemon on a store that is open already, until `orders` receives one to stop.
+pub fn run(
+    config: &Config,
+    store: Arc<dyn Store>,
+    mut orders: Receiver<Order>,
+) -> Result<(), ServeError> {
+    match StatusServer::start(config, &mut orders)? {
+        Some(status_server) => run_watched(config, store, &mut orders, &status_server).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Why a daemon lets go of its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It stops.
+    Stop,
+    /// The store is to be made anew.
+    Rebuild,
+}
+
+/// The same, for watchers that were there before the store.
+pub(super) fn run_watched(
+    config: &Config,
+    store: Arc<dyn Store>,
+    orders: &mut Receiver<Order>,
+    status_server: &StatusServer,
+) -> Result<Outcome, ServeError> {
+    let (mut continues, mut runtime_config) = (false, RuntimeConfig::of(config));
+    loop {
+        let ended = live(config, &mut runtime_config, &store, orders, status_server, continues);
+        if ended.is_err() {
+            status_server.fail();
+        }
+        match ended? {
+            Ending::BeginIncarnation => continues = true,
+            Ending::Stop => return Ok(Outcome::Stop),
+            Ending::Rebuild => return Ok(Outcome::Rebuild),
+            Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
+            Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
+        }
+    }
+}
+
+/// One incarnation. `continues` if it follows another one of this process.
+fn live(
+    config: &Config,
+    runtime_config: &mut RuntimeConfig,
+    store: &Arc<dyn Store>,
+    orders: &mut Receiver<Order>,
+    status_server: &StatusServer,
+    continues: bool,
+) -> Result<Ending, ServeError> {
+    let system = |what| move |error| ServeError::System(what, error);
+    let notifier = SystemdNotifier::new(TimeoutExtension::begin().map_err(system("thread"))?);
+    let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
+    let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
+    let nonces = Nonces::new(random().map_err(system("random bits"))?);
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
+
+    let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
+    let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
+    let (cluster, name) = (config.cluster.clone(), config.name.clone());
+    let identity = StoreIdentity { cluster, name, ring: config.ring.digest() };
+    let is_moved = !continues && runtime.block_on(judge(config, &**store, &identity, number()?))?;
+    let process = if continues { Process::Same } else { Process::New(fresh_id) };
+    let Begun { meta, recovered, trees } = begin(config, &**store, &ring, &identity, process)?;
+    let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
+        Ok(Some(listener)) => listener,
+        without => {
+            // A look-up may still hang.
+            runtime.shutdown_background();
+            end_incarnation(&**store, &meta)?;
+            let failed = |error| ServeError::Listen(config.listen.clone(), error);
+            return without.map(|_| Ending::Stop).map_err(failed);
+        }
+    };
+    notifier::notify(&NotifyState::Status("counting what is kept for other members"));
+    let hints = kept_hints(config, &**store, &ring)?;
+    let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
+    // What notifies a copy of this directory that it is one: where this node is to be found. It is
+    // durable with whatever is synced next, so before anything is acknowledged.
+    store.apply(&[Change::Members(members.clone())])?;
+    let gc_epochs = store.gc_epochs()?;
+    let (reports, reported) = unbounded_channel();
+    let reserve_bytes = config.disk_reserve_mib << 20;
+    let gauges = Gauges::measure(&**store)?;
+    let storage = Storage::start(store, gauges, reserve_bytes, reports.clone());
+    let storage = storage.map_err(system("threads"))?;
+    let scrubber = Scrubber::start(store.clone(), runtime_config.scrub_interval_ms, reports);
+    let scrubber = scrubber.map_err(system("thread"))?;
+    let kept_ring = ring.clone();
+    let served = runtime.block_on(async {
+        let config_of_node = node::Config {
+            boot_nonce,
+            hints,
+            gc_epochs,
+            trees,
+            continues,
+            ..machine_config(config, runtime_config, ring.clone(), members)
+        };
+        let node = Node::new(config_of_node, meta, seed).with_experiment(config.experiment);
+        let alarm = Alarm::new().map_err(system("timer"))?;
+        let engine = Engine::new(EngineParts {
+            config,
+            runtime_config,
+            ring,
+            recovered,
+            boot_nonce,
+            seed,
+            access: access(config, nonces),
+            node,
+            storage,
+            reports: reported,
+            notifier,
+            alarm,
+            scrubber,
+        });
+        Ok::<_, ServeError>(engine.run(listener, seed, orders, status_server.begin()).await?)
+    });
+    // A look-up of a peer's host name may still be waiting for an answer.
+    runtime.shutdown_background();
+    end(config, &**store, &kept_ring, status_server, served?)
+}
+
+/// Who may connect.
+fn access(config: &Config, nonces: Nonces) -> Access {
+    let (secrets, per_address) = (config.secrets.clone(), config.max_connections_per_address);
+    Access { secrets, per_address, nonces }
+}
+
+/// Closes an incarnation: nothing is written after it.
+fn end(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    status_server: &StatusServer,
+    ended: Ended,
+) -> Result<Ending, ServeError> {
+    let system = |error| ServeError::System("thread", error);
+    let Ended { ending, storage, meta, trees } = ended;
+    status_server.end(&ending);
+    let _writing = TimeoutExtension::begin().map_err(system)?;
+    storage.finish()?;
+    end_incarnation(store, &meta)?;
+    // The next incarnation has another ring, or another store, of which all is read.
+    if !matches!(ending, Ending::BeginIncarnation | Ending::Rebuild) {
+        trees::keep(store, &meta, config, ring, trees)?;
+    }
+    match &ending {
+        Ending::BeginIncarnation => info!(
+            "node {} has a later ring, and begins another \
+            incarnation",
+            config.name
+        ),
+        _ => info!("node {} has stopped", config.name),
+    }
+    Ok(ending)
+}
+
+/// How an incarnation has begun.
+struct Begun {
+    meta: Meta,
+    /// True if the stop before it was not a clean one.
+    recovered: bool,
+    /// The trees of a clean stop.
+    trees: Vec<KeptTree>,
+}
+
+fn begin(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    identity: &StoreIdentity,
+    process: Process,
+) -> Result<Begun, ServeError> {
+    let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
+    let continues = process == Process::Same;
+    let last = store.meta().map_err(|error| unusable(error.into()))?;
+    // Before anything is written.
+    let trees = match (continues, &last) {
+        (false, Some(last)) => trees::take(store, last, config, ring)?,
+        _ => Vec::new(),
+    };
+    let recovered = last.is_some_and(|meta| !meta.clean);
+    let meta = begin_incarnation(store, identity, process).map_err(unusable)?;
+    info!(
+        "node {} of cluster {} starts: incarnation {}, {}, with ring version {}",
+        config.name,
+        config.cluster,
+        meta.incarnation,
+        match (continues, recovered) {
+            (true, _) => "continued",
+            (_, true) => "recovered from an unclean stop",
+            _ => "after a clean stop or new",
+        },
+        ring.version(),
+    );
+    Ok(Begun { meta, recovered, trees })
+}
+
+/// What is kept for other members.
+fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, StoreError> {
+    let place = |key: &Key| {
+        let partition = ring.partition(key);
+        (partition, !ring.owners(partition).contains(&config.me()))
+    };
+    store.hint_totals(&place)
+}
+
+/// The members: as the store remembers them, unless this node has moved; where it says nothing, as
+/// they are configured.
+fn remembered_members(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    incarnation: Incarnation,
+    is_moved: bool,
+) -> Result<Members, StoreError> {
+    let remembered = match store.members()? {
+        Some(remembered) if is_moved => Some(configured(&remembered, &config.members)),
+        remembered => remembered,
+    };
+    Ok(members(config, incarnation, ring.version() > 1, remembered))
+}
+
+/// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data
+/// of another identity is refused later. A copy that is to be a cluster of its own gets this
+/// `identity` first.
+async fn judge(
+    config: &Config,
+    store: &dyn Store,
+    identity: &StoreIdentity,
+    new_id: u64,
+) -> Result<bool, ServeError> {
+    let nonces = random().map_err(|error| ServeError::System("random bits", error))?;
+    let nonces = &Arc::new(Nonces::new(nonces));
+    if config.new_identity {
+        judge_anew(config, store, nonces).await?;
+        let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
+        begin_anew(store, identity, &config.members, new_id).map_err(unusable)?;
+        warn!(
+            "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
+            config.name
+        );
+    }
+    let Some(meta) = store.meta()? else { return Ok(false) };
+    if (&meta.identity.cluster, &meta.identity.name) != (&identity.cluster, &identity.name) {
+        return Ok(false);
+    }
+    let members = store.members()?.unwrap_or_default();
+    Ok(origin::check(config, Remembered { meta: &meta, members: &members }, nonces).await?)
+}
+
+/// An error if what is to be a cluster of its own would meet the one that it was copied from.
+async fn judge_anew(
+    config: &Config,
+    store: &dyn Store,
+    nonces: &Arc<Nonces>,
+) -> Result<(), ServeError> {
+    let Some(meta) = store.meta()? else { return Ok(()) };
+    let members = store.members()?.unwrap_or_default();
+    Ok(origin::check_anew(config, Remembered { meta: &meta, members: &members }, nonces).await?)
+}
+
+/// The ring that the store has, if it has one, which is a later one; else the one that the
+/// configured members make.
+fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, IncarnationError> {
+    let configured = &config.ring;
+    match store.ring()? {
+        None => Ok(configured.clone()),
+        Some(ring)
+            if (ring.n(), ring.partitions()) == (configured.n(), configured.partitions()) =>
+        {
+            Ok(ring)
+        }
+        Some(_) => Err(IncarnationError::Ring),
+    }
+}
+
+/// The members: what is configured, and what the store remembers better; with a later ring, that
+/// alone.
+fn members(
+    config: &Config,
+    incarnation: Incarnation,
+    placed: bool,
+    remembered: Option<Members>,
+) -> Members {
+    let members = match remembered {
+        Some(remembered) if placed => remembered,
+        Some(remembered) => {
+            let mut members = config.members.clone();
+            members.merge(remembered.iter());
+            members
+        }
+        None => config.members.clone(),
+    };
+    // Where this node itself listens is as configured, from this incarnation on, whatever was
+    // remembered.
+    let configured = config.members.get(config.me()).map(|own| &own.address);
+    let as_configured = |member: &Member| match configured {
+        Some(address) if member.id() == config.me() => {
+            Member { incarnation, address: address.clone(), ..member.clone() }
+        }
+        _ => member.clone(),
+    };
+    Members::new(members.iter().map(as_configured).collect())
+}
+
+/// What the configuration notifies the machine; what its store knows is added.
+fn machine_config(
+    config: &Config,
+    runtime_config: &RuntimeConfig,
+    ring: Arc<Ring>,
+    members: Members,
+) -> node::Config {
+    let Limits { hint_limit_bytes, hint_age, repair_interval, scrub_interval } =
+        runtime_config.limits();
+    node::Config {
+        r: config.r,
+        w: config.w,
+        strict: config.strict,
+        gossip_interval: config.gossip_interval_ms * MILLI,
+        gossip_timeout: config.gossip_timeout_ms * MILLI,
+        hint_limit_bytes,
+        hint_age,
+        repair_interval,
+        scrub_interval,
+        bootstrap: config.bootstrap,
+        ..node::Config::new(config.me(), ring, members)
+    }
+}

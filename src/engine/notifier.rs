@@ -1,0 +1,203 @@
+//! The service manager, if there is one: it is reported when the daemon is ready, what it does, and
+//! that it gets on.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// Where the manager says that it listens.
+const SOCKET: &str = "NOTIFY_SOCKET";
+/// How often the condition of the daemon is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// A daemon that waits for members that do not answer is ready after this time: they may need it to
+/// be.
+const READY_AT_LATEST: Duration = Duration::from_secs(10);
+/// The watchdog is fed so many times in its interval.
+const FEEDS: u32 = 4;
+/// How often it is seen whether a start or a stop gets on,
+const BYTES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// how many bytes it must have read or written since,
+const MOVED_BYTES: u64 = 64 << 10;
+/// and how much more time it is given then.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Notifies the service manager, if one waits for that, and gives whether that went well. A manager
+/// that cannot be reported, or that takes nothing for a while, changes nothing here.
+pub(super) fn notify(state: &NotifyState<'_>) -> bool {
+    env::var_os(SOCKET).is_none_or(|socket| report(&socket, &state.to_string()).is_ok())
+}
+
+/// The library's own would wait for a manager that hangs, and the engine with it.
+fn report(socket: &OsStr, text: &str) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let from = UnixDatagram::unbound()?;
+    from.set_nonblocking(true)?;
+    from.send_to_addr(text.as_bytes(), &address).map(drop)
+}
+
+/// What the manager has been notified in this incarnation.
+#[derive(Debug)]
+pub(super) struct SystemdNotifier {
+    listens: bool,
+    watchdog: Option<Duration>,
+    begun: Instant,
+    fed: Option<Instant>,
+    looked: Option<Instant>,
+    stated: String,
+    timeout: Option<TimeoutExtension>,
+}
+
+impl SystemdNotifier {
+    /// Nothing has been reported yet. Until the daemon is ready, a start that gets on is given more
+    /// time.
+    pub(super) fn new(timeout: TimeoutExtension) -> Self {
+        SystemdNotifier {
+            listens: listens(),
+            watchdog: sd_notify::watchdog_enabled(),
+            begun: Instant::now(),
+            fed: None,
+            looked: None,
+            stated: String::new(),
+            timeout: Some(timeout),
+        }
+    }
+
+    /// Feeds the watchdog when that is due. A store that hangs is no reason to end the daemon,
+    /// which says so and has other nodes serve: ended, it could not even be started again.
+    pub(super) fn feed(&mut self, now: Instant) {
+        let Some(interval) = self.watchdog else { return };
+        if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed))) {
+            self.fed = Some(now);
+            // One that is lost is followed by others in time.
+            notify(&NotifyState::Watchdog);
+        }
+    }
+
+    /// True when the condition of the daemon is to be reported with [`SystemdNotifier::report`].
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let rested = |looked| now.saturating_duration_since(looked) >= CHECK_INTERVAL;
+        self.listens && self.looked.is_none_or(rested)
+    }
+
+    /// The condition may have changed: it is looked at soon.
+    pub(super) fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    /// Notifies the condition if it is another one, and once that the daemon is ready: when it
+    /// `serves`, or waits in vain.
+    pub(super) fn report(&mut self, now: Instant, serves: bool, condition: String) {
+        self.looked = Some(now);
+        let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
+        if (serves || waited) && self.timeout.is_some() && notify(&NotifyState::Ready) {
+            self.timeout = None;
+        }
+        if condition != self.stated && notify(&NotifyState::Status(&condition)) {
+            self.stated = condition;
+        }
+    }
+}
+
+fn listens() -> bool {
+    env::var_os(SOCKET).is_some()
+}
+
+/// Whether a watchdog of this interval is fed now, `since` after the last time.
+fn is_fed(interval: Duration, since: Option<Duration>) -> bool {
+    since.is_none_or(|since| since >= interval / FEEDS)
+}
+
+/// While it lives, the manager is asked for more time as long as this process reads or writes.
+#[derive(Debug)]
+pub(super) struct TimeoutExtension {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TimeoutExtension {
+    /// Begins to watch; without a manager it does nothing.
+    pub(super) fn begin() -> io::Result<Self> {
+        if !listens() {
+            return Ok(TimeoutExtension { end: None, thread: None });
+        }
+        let (end, ended) = channel();
+        let mut before = moved_bytes();
+        let thread = Builder::new().name("timeout".to_owned()).spawn(move || {
+            while ended.recv_timeout(BYTES_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let now = moved_bytes();
+                if now.saturating_sub(before) >= MOVED_BYTES {
+                    notify(&NotifyState::ExtendTimeoutUsec(TIMEOUT.as_micros() as u32));
+                }
+                before = now;
+            }
+        })?;
+        Ok(TimeoutExtension { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for TimeoutExtension {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes that this process has read and written; 0 where the system does not say.
+fn moved_bytes() -> u64 {
+    sum_moved(&fs::read_to_string("/proc/self/io").unwrap_or_default())
+}
+
+fn sum_moved(snapshot: &str) -> u64 {
+    let counts = snapshot.lines().filter_map(|line| line.split_once(": "));
+    let moved = counts.filter(|(name, _)| ["rchar", "wchar"].contains(name));
+    moved.filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_watchdog_is_fed_in_time() {
+        let fed = |since: Option<u32>| is_fed(60 * SECOND, since.map(|since| since * SECOND));
+        assert!(fed(None), "at once");
+        assert!(!fed(Some(14)), "not more often than that");
+        assert!(fed(Some(15)) && fed(Some(600)));
+    }
+
+    #[test]
+    fn a_notifier_that_takes_nothing_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert!(report(path.as_os_str(), "READY=1").is_err(), "nobody is there");
+        let notifier = UnixDatagram::bind(&path).unwrap();
+        let reported = (0..100_000).take_while(|_| report(path.as_os_str(), "WATCHDOG=1").is_ok());
+        assert!((1..100_000).contains(&reported.count()));
+        notifier.recv(&mut [0; 64]).unwrap();
+        assert!(report(path.as_os_str(), "READY=1").is_ok(), "there is room again");
+    }
+
+    #[test]
+    fn what_a_process_moves_is_read_from_its_snapshot() {
+        let snapshot =
+            "rchar: 100\nwchar: 23\nsyscr: 7\nread_bytes: 4096\ncancelled_write_bytes: 0\n";
+        assert_eq!(sum_moved(snapshot), 123);
+        assert_eq!(sum_moved(""), 0);
+    }
+}

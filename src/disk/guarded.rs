@@ -33,9 +33,11 @@ use super::watch::Watch;
 /// Log space, in bytes, that is allocated ahead of the known need. Requests in progress when the
 /// space runs out are written there.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
+/// Log space that anything written wants, in bytes.
+const LEAST_ROOM_BYTES: u64 = 128 << 10;
 /// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for
 /// records of 500 bytes.
-const LOG_PER_BYTE: u64 = 6;
+pub(super) const LOG_PER_BYTE: u64 = 6;
 
 /// The name of the file within the data that notes damage.
 const DAMAGED: &str = "DAMAGED";
@@ -232,7 +234,16 @@ impl Sled {
         self.fault.get_or_init(note).clone()
     }
 
+<<<<<<< main
     /// True if a call has failed because the files contradict each other.
+=======
+    /// The fault that ended everything, if there was one.
+    pub(super) fn check(&self) -> Result<(), StoreFault> {
+        self.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
+    }
+
+    /// True if what has failed is that the files contradict themselves.
+>>>>>>> log
     pub(super) fn is_damaged(&self) -> bool {
         matches!(self.fault.get(), Some(StoreFault::Corrupt(_)))
     }
@@ -301,8 +312,32 @@ impl Sled {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
+<<<<<<< main
     /// Makes every applied batch durable. sled's flush writes and calls `sync_file_range`, which is
     /// not durable, so this adds an fsync.
+=======
+    /// Applies one change after the other: a crash keeps some number of the first ones. Unlike
+    /// [`Sled::apply`] it keeps no reader waiting.
+    pub(super) fn apply_each<'a>(
+        &self,
+        changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<(), StoreFault> {
+        self.watched(|| {
+            self.run(|db| {
+                for (place, value) in changes {
+                    match value {
+                        Some(value) => drop(db.insert(place, value)?),
+                        None => drop(db.remove(place)?),
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is
+    /// not durable: the fsync is ours.
+>>>>>>> log
     pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
@@ -318,8 +353,19 @@ impl Sled {
         }
     }
 
+<<<<<<< main
     /// Makes the files in `blobs/` durable that were created since the last call. The directory
     /// stays open: a sync must not fail because the process has no descriptor left.
+=======
+    /// No sync ends while this lives.
+    #[cfg(test)]
+    pub(super) fn hold_syncs(&self) -> impl Sized {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes files in `blobs/` durable that have come since the last call. The directory stays
+    /// open: a sync must not fail because the process has no descriptor left.
+>>>>>>> log
     fn sync_blobs(&self) -> Result<(), StoreFault> {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Blobs { dir, synced } = &mut *blobs;
@@ -371,7 +417,22 @@ impl Sled {
         })
     }
 
+<<<<<<< main
     /// Allocates the space for all segments up to the one with this byte; false when there is not
+=======
+    /// True if so many more bytes of records can go to the log without a segment that has no space:
+    /// what [`Sled::free_beside`] keeps for requests in progress may be used for them.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, StoreFault> {
+        self.run(|_| {
+            let length = self.file.metadata()?.len();
+            let wanted = LEAST_ROOM_BYTES.saturating_add(bytes.saturating_mul(LOG_PER_BYTE));
+            Ok(self.take_space(length.saturating_add(wanted))?
+                || (self.take_space(length)? && self.ends_with_zeros(length, wanted)?))
+        })
+    }
+
+    /// Takes the space for all segments up to the one with this byte; false when there is not
+>>>>>>> log
     /// enough.
     fn take_space(&self, up_to: u64) -> io::Result<bool> {
         let segment = SEGMENT_BYTES as u64;

@@ -184,17 +184,9 @@ fn end(
         trees::keep(store, &meta, config, ring, trees)?;
     }
     match &ending {
-<<<<<<< main
         Ending::BeginIncarnation => {
             info!("node {} has a later ring, and begins another incarnation", config.name);
         }
-=======
-        Ending::BeginIncarnation => info!(
-            "node {} has a later ring, and begins another \
-            incarnation",
-            config.name
-        ),
->>>>>>> log
         _ => info!("node {} has stopped", config.name),
     }
     Ok(ending)

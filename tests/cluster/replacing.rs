@@ -143,11 +143,7 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
         let reported = cluster.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
         (reported.code == 0).then_some(())
     });
-<<<<<<< main
     until("n1 runs again", || {
-=======
-    until("n1 lives anew", || {
->>>>>>> log
         cluster
             .log("n1")
             .contains(

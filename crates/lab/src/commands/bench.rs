@@ -139,18 +139,9 @@ impl Bench {
             Some(dir) => builder.tempdir_in(dir),
             None => builder.tempdir(),
         };
-<<<<<<< main
         let scratch = scratch
             .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
         let meters = Meters { machine, device: Device::below(scratch.path()) };
-=======
-        let scratch = scratch.map_err(|error| {
-            CommandError::error(format!(
-                "no temporary directory: \
-                {error}"
-            ))
-        })?;
->>>>>>> log
         let mut results = Results::default();
         let mut beside = None;
         let opponent = match peer {

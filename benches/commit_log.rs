@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii::disk::{DiskStore, Limits};
 use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Change, Record, Store, encode_record};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
@@ -36,7 +37,7 @@ fn record(number: u32) -> (Partition, Key, Record) {
     let scattered = number.wrapping_mul(2_654_435_761);
     let partition = Partition((scattered % 64) as u16);
     let key = Key::new(format!("key-{number:09}").into_bytes()).unwrap();
-    (partition, key, Record { own_epoch: Some(1), object, gc_epoch: 0 })
+    (partition, key, Record { own_epoch: Some(1), object, gc_epoch: GcEpoch(0) })
 }
 
 /// A way to write a group durably.

@@ -64,17 +64,10 @@ type Hint = (NodeId, Key, Found);
 /// A durable store in a directory of its own. After its first error, every call returns that error.
 #[derive(Debug)]
 pub struct DiskStore {
-<<<<<<< main
     /// Declared before the directory, so that it is dropped first.
-    sled: Sled,
-    directory: Directory,
-    /// The number of the last write before the store was opened.
-=======
-    /// Before the directory, so that it is let go of first.
     tree: LoggedTree,
     directory: Directory,
-    /// The last write that the tree itself had before it was opened.
->>>>>>> log
+    /// The number of the last write that the tree had before it was opened.
     opened_at: u64,
     /// The number of the last write: every batch and every chunked record takes one. Locked by a
     /// thread that changes records.
@@ -278,17 +271,10 @@ impl DiskStore {
         Ok((bytes.len() == head.total).then(|| bytes.into()))
     }
 
-<<<<<<< main
-    /// Adds to `batch` the removal of the chunks of the present record. Those of a damaged head
+    /// Adds to `edits` the removal of the chunks of the present record. Those of a damaged head
     /// cannot be found and stay behind.
-    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), StoreFault> {
-        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
-=======
-    /// Adds to `edits` the removal of the chunks that the present record has. Those of a damaged
-    /// head cannot be found and stay behind.
     fn remove_chunks(&self, at: At<'_>, edits: &mut Vec<Edit>) -> Result<(), StoreFault> {
         let Some(bytes) = self.tree.get(&at.place())? else { return Ok(()) };
->>>>>>> log
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
                 edits.push((layout::chunk_key(head.id, index), None));
@@ -337,15 +323,10 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     }
     directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
     let fault = |fault| OpenError::from_fault(dir, fault);
-<<<<<<< main
     // Before sled opens it: sled clears what it finds behind a damaged message.
-    let survey = Sled::survey_of(&directory.data(), directory.mark()).map_err(fault)?;
-=======
-    // Before sled sees it: it clears what it finds behind a damaged message.
     let floor = floor_of(&directory.data(), directory.mark());
     let floor = floor.map_err(io("reading the commit log"))?;
     let survey = Sled::survey_of(&directory.data(), floor).map_err(fault)?;
->>>>>>> log
     if let Some(reason) = survey.damage {
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
@@ -353,26 +334,8 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
 }
 
-<<<<<<< main
-fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
-    let bytes = sled.get(&meta_key(LAST_WRITE))?;
-    let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
-    let damage = || StoreFault::Corrupt("the number of the last write is not readable".into());
-    number.ok_or_else(|| sled.fail(damage()))
-}
-
-fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(INCARNATION))? else { return Ok(None) };
-    let damage = || StoreFault::Corrupt("what the store knows of itself is not readable".into());
-    layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
-}
-
 /// Damage that was found while the store was open last, noted because the next opening might miss
 /// it; `None` if there was none.
-=======
-/// What was met while the store was open last, and noted because the next opening might not see it;
-/// `None` if nothing was.
->>>>>>> log
 fn noted_damage(directory: &Directory) -> Option<String> {
     let noted = Sled::noted_damage(&directory.data())?;
     Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
@@ -385,44 +348,6 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-<<<<<<< main
-fn members(sled: &Sled) -> Result<Option<Members>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage = || {
-        StoreFault::Corrupt(
-            "what the store knows of the members is not \
-        readable"
-                .into(),
-        )
-    };
-    layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
-}
-
-fn ring(sled: &Sled) -> Result<Option<Ring>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
-    let damage = || StoreFault::Corrupt("what the store knows of the ring is not readable".into());
-    layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
-}
-
-fn gc_epochs(sled: &Sled) -> Result<Vec<(Partition, GcState)>, StoreFault> {
-    let (from, to) = layout::gc_epochs();
-    let mut all = Vec::new();
-    sled.range(&from, Some(&to), |place, bytes| {
-        let found = match Place::decode(place) {
-            Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
-                Some((partition, layout::unseal_gc_epoch(partition, &bytes)?))
-            }),
-            _ => None,
-        };
-        let damage = || StoreFault::Corrupt("the GC epoch of a partition is not readable".into());
-        all.push(found.ok_or_else(damage)?);
-        Ok(true)
-    })?;
-    Ok(all)
-}
-
-=======
->>>>>>> log
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
         Ok(incarnation(&self.tree)?)
@@ -532,19 +457,9 @@ impl Store for DiskStore {
                 Change::Hint { target, key, record } => {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
-<<<<<<< main
-                Change::Meta(meta) => {
-                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta));
-                }
-                Change::Members(members) => {
-                    batch.insert(meta_key(MEMBERS), layout::seal_members(members));
-                }
-                Change::Ring(ring) => batch.insert(meta_key(RING), layout::seal_ring(ring)),
-=======
                 Change::Meta(meta) => own(INCARNATION, layout::seal_incarnation(meta)),
                 Change::Members(members) => own(MEMBERS, layout::seal_members(members)),
                 Change::Ring(ring) => own(RING, layout::seal_ring(ring)),
->>>>>>> log
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }

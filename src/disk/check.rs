@@ -164,15 +164,9 @@ pub fn check(
     }
     reader.report.meta = incarnation(&store.tree).map_err(fault)?;
     reader.report.disk_bytes = copy.disk_bytes;
-<<<<<<< main
-    reader.report.members = members(&store.sled).map_err(fault)?;
-    reader.report.ring = ring(&store.sled).map_err(fault)?;
-    // Chunks last: by then all heads are known.
-=======
     reader.report.members = members(&store.tree).map_err(fault)?;
     reader.report.ring = ring(&store.tree).map_err(fault)?;
-    // Chunks last: by then all that have any are known.
->>>>>>> log
+    // Chunks last: by then all heads are known.
     let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
     let read = parts.into_iter().try_for_each(|(from, to)| {
         store.tree.range(from, to, |place, value| reader.entry(place, value).map(|()| true))

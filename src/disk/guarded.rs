@@ -234,16 +234,12 @@ impl Sled {
         self.fault.get_or_init(note).clone()
     }
 
-<<<<<<< main
-    /// True if a call has failed because the files contradict each other.
-=======
     /// The fault that ended everything, if there was one.
     pub(super) fn check(&self) -> Result<(), StoreFault> {
         self.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
-    /// True if what has failed is that the files contradict themselves.
->>>>>>> log
+    /// True if a call has failed because the files contradict each other.
     pub(super) fn is_damaged(&self) -> bool {
         matches!(self.fault.get(), Some(StoreFault::Corrupt(_)))
     }
@@ -312,10 +308,6 @@ impl Sled {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
-<<<<<<< main
-    /// Makes every applied batch durable. sled's flush writes and calls `sync_file_range`, which is
-    /// not durable, so this adds an fsync.
-=======
     /// Applies one change after the other: a crash keeps some number of the first ones. Unlike
     /// [`Sled::apply`] it keeps no reader waiting.
     pub(super) fn apply_each<'a>(
@@ -335,9 +327,8 @@ impl Sled {
         })
     }
 
-    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is
-    /// not durable: the fsync is ours.
->>>>>>> log
+    /// Makes every applied change durable. sled's flush writes and calls `sync_file_range`, which
+    /// is not durable, so this adds an fsync.
     pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
@@ -353,19 +344,14 @@ impl Sled {
         }
     }
 
-<<<<<<< main
-    /// Makes the files in `blobs/` durable that were created since the last call. The directory
-    /// stays open: a sync must not fail because the process has no descriptor left.
-=======
-    /// No sync ends while this lives.
+    /// No sync ends while the returned guard is held.
     #[cfg(test)]
     pub(super) fn hold_syncs(&self) -> impl Sized {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes files in `blobs/` durable that have come since the last call. The directory stays
-    /// open: a sync must not fail because the process has no descriptor left.
->>>>>>> log
+    /// Makes the files in `blobs/` durable that were created since the last call. The directory
+    /// stays open: a sync must not fail because the process has no descriptor left.
     fn sync_blobs(&self) -> Result<(), StoreFault> {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Blobs { dir, synced } = &mut *blobs;
@@ -417,11 +403,8 @@ impl Sled {
         })
     }
 
-<<<<<<< main
-    /// Allocates the space for all segments up to the one with this byte; false when there is not
-=======
-    /// True if so many more bytes of records can go to the log without a segment that has no space:
-    /// what [`Sled::free_beside`] keeps for requests in progress may be used for them.
+    /// True if the log has space for so many more bytes of records. What [`Sled::free_beside`]
+    /// keeps for requests in progress may be used for them.
     pub(super) fn has_room(&self, bytes: u64) -> Result<bool, StoreFault> {
         self.run(|_| {
             let length = self.file.metadata()?.len();
@@ -431,8 +414,7 @@ impl Sled {
         })
     }
 
-    /// Takes the space for all segments up to the one with this byte; false when there is not
->>>>>>> log
+    /// Allocates the space for all segments up to the one with this byte; false when there is not
     /// enough.
     fn take_space(&self, up_to: u64) -> io::Result<bool> {
         let segment = SEGMENT_BYTES as u64;

@@ -27,17 +27,11 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const RING: &str = "ring";
 /// The name of the record of the number of the last write.
 pub(super) const LAST_WRITE: &str = "write";
-<<<<<<< main
-/// The schema that this program reads and writes; as many migrations lead to it (see `schema`).
-pub const NEWEST: u32 = 3;
-/// The name of the record of the schema number.
-=======
-/// Where the store keeps the id of its commit log, once it has one.
+/// The name of the record of the commit log's id.
 pub(super) const LOG: &str = "log";
-/// The schema that this program reads and writes: as many steps lead to it (see `schema`).
+/// The schema that this program reads and writes; as many migrations lead to it (see `schema`).
 pub const NEWEST: u32 = 4;
-/// Where the schema's version is.
->>>>>>> log
+/// The name of the record of the schema number.
 pub(super) const SCHEMA: &str = "schema";
 
 const META_SPACE: u8 = 1;

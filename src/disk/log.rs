@@ -195,13 +195,9 @@ pub(super) struct Survey {
     /// segment from its beginning. Where a crash interrupts that, the old contents end early, which
     /// is harmless.
     excused: BTreeMap<u64, (Header, usize)>,
-<<<<<<< main
-    /// The first damage that no crash explains.
-=======
-    /// Where the messages of the newest segment end, and its position.
+    /// The position of the newest segment, and where its messages end.
     newest: Option<(u64, usize)>,
-    /// The first place that no crash explains.
->>>>>>> log
+    /// The first damage that no crash explains.
     pub(super) damage: Option<String>,
 }
 
@@ -241,9 +237,6 @@ impl Survey {
         Ok(survey)
     }
 
-<<<<<<< main
-    /// True if the segment was found in this state when the store was opened.
-=======
     /// True if the segment was the newest one when the store was opened, and its messages went
     /// further.
     pub(super) fn went_further(&self, segment: &Segment) -> bool {
@@ -252,8 +245,7 @@ impl Survey {
         })
     }
 
-    /// True if the segment was found like this when the store was opened.
->>>>>>> log
+    /// True if the segment was found in this state when the store was opened.
     pub(super) fn excuses(&self, number: u64, segment: &Segment) -> bool {
         self.excused.get(&number) == Some(&(segment.header, segment.end))
     }

@@ -151,12 +151,8 @@ fn install(
     Ok((store, salvage))
 }
 
-<<<<<<< main
-/// Makes a store in the scratch folder of all that can be read of `old`: whole and synced.
-=======
-/// Makes a store in the scratch place of all that can be read of `old`, and what is `newer` than
-/// that: whole and synced.
->>>>>>> log
+/// Makes a store in the scratch folder of all that can be read of `old`, and of the `newer` writes:
+/// whole and synced.
 fn make(
     directory: &Directory,
     old: &Sled,

@@ -21,14 +21,9 @@ mod v4;
 /// new version.
 type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
-<<<<<<< main
 /// The migration to schema N is at N-1.
-const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate];
-=======
-/// The step to schema N is at N-1.
 const MIGRATIONS: [Migration; NEWEST as usize] =
     [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
->>>>>>> log
 
 /// The subject of each migration: that to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =

@@ -1,8 +1,4 @@
-<<<<<<< main
-//! Reads an open store off the device, one segment of sled's log at a time.
-=======
-//! Reading an open store off the device: a segment of sled's log at a time, or the commit log.
->>>>>>> log
+//! Reads an open store off the device: one segment of sled's log at a time, or the commit log.
 
 use std::thread;
 use std::time::Duration;
@@ -23,18 +19,12 @@ type Finding = ((Header, usize), String);
 impl DiskStore {
     /// Reads a segment of sled's log, or, as the last part, the commit log.
     pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, StoreFault> {
-<<<<<<< main
-        let parts = segments(self.sled.log().metadata()?.len()).max(1);
-        // All writes up to here must be found from now on.
-        let synced = self.directory.mark();
-=======
         let parts = segments(self.tree.tree().log().metadata()?.len()).max(1) + 1;
         if part % parts == parts - 1 {
             return Ok(Scrubbed { parts, damage: self.scrub_commit_log()? });
         }
-        // All up to here must be there from now on.
+        // All writes up to here must be found from now on.
         let synced = self.tree.applied();
->>>>>>> log
         let mut before: Option<Finding> = None;
         for _ in 0..ATTEMPTS {
             let found = self.look(part % parts, synced)?;

@@ -61,14 +61,14 @@ pub(super) struct Shared {
     table_bytes: AtomicUsize,
     /// The log was too short for a full table.
     is_log_short: AtomicBool,
-    turn: Mutex<KeyTransaction>,
+    turn: Mutex<Progress>,
     turned: Condvar,
     look: Mutex<Option<Look>>,
 }
 
 /// What the checkpoints are at.
 #[derive(Debug, Default)]
-struct KeyTransaction {
+struct Progress {
     /// There is a frozen table.
     is_due: bool,
     /// The part of it that the tree has, from 0 to 1.
@@ -133,7 +133,7 @@ impl Shared {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self) -> MutexGuard<'_, KeyTransaction> {
+    fn turn(&self) -> MutexGuard<'_, Progress> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

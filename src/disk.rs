@@ -22,8 +22,10 @@ mod migrating;
 mod rebuild;
 mod schema;
 mod scrub;
+mod space;
 mod trees;
 mod watch;
+mod written_through;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -113,11 +113,14 @@ impl CommitLog {
     }
 
     /// Reads the log with this id, and shows `visit` each record behind `applied`, the last write
-    /// that the tree has.
+    /// that the tree has. `jump` is a random number: this opening numbers its segments so much
+    /// further on. Of two openings whose segments all lost their heads in crashes, the second does
+    /// not take the records of the first for its own.
     fn open(
         device: Arc<dyn Device>,
         id: u64,
         applied: u64,
+        jump: u32,
         visit: &mut dyn FnMut(u64, Vec<Edit>),
     ) -> Result<Self, Problem> {
         let head = replay::file_head(&*device)?;
@@ -135,7 +138,7 @@ impl CommitLog {
             // Never behind a torn record: what is left of it could follow a new one of its length.
             at: None,
             end: found.end,
-            next_number: found.next_number,
+            next_number: found.next_number + u64::from(jump),
             seq,
             synced: seq,
             pending: Vec::new(),

@@ -15,8 +15,9 @@ use super::device::Device;
 use super::format::{Edit, FIRST_SEGMENT_AT};
 use super::table::{Frozen, Table, Tables, memory_of};
 use super::{CommitLog, Limits, clear};
-use crate::disk::guarded::{Batch, LOG_PER_BYTE, Sled, StoreFault};
+use crate::disk::guarded::{Batch, Sled, StoreFault};
 use crate::disk::layout::{LAST_WRITE, meta_key, seal};
+use crate::disk::space::LOG_PER_BYTE;
 
 /// Bytes of a step beside its number of changes: chunks are long.
 const STEP_BYTES: usize = 256 << 10;
@@ -26,8 +27,9 @@ const LEAD: f64 = 0.25;
 /// How long a group waits for steps of a checkpoint, and how many times.
 const STEP_TIMEOUT: Duration = Duration::from_millis(5);
 const STEP_WAITS: usize = 8;
-/// Changes or bytes after which a checkpoint syncs the tree. sled writes over segments of its log
-/// once what was in them is written elsewhere, whether that is synced or not.
+/// Changes or bytes after which a checkpoint syncs the tree where sled's files are not written
+/// through. There sled writes over a segment of its log once what was in it is written elsewhere,
+/// whether that is durable or not.
 const SYNC_CHANGES: usize = 128;
 const SYNC_BYTES: usize = 256 << 10;
 /// How often a checkpoint that lacks space looks for it.
@@ -367,7 +369,8 @@ impl Shared {
             if !self.step(std::mem::take(&mut step), done as f64 / all as f64)? {
                 return Ok(false);
             }
-            if done >= synced + SYNC_CHANGES || unsynced_bytes >= SYNC_BYTES {
+            let is_long = done >= synced + SYNC_CHANGES || unsynced_bytes >= SYNC_BYTES;
+            if is_long && !self.sled.writes_through() {
                 self.sled.sync()?;
                 (synced, unsynced_bytes) = (done, 0);
             }

@@ -77,7 +77,8 @@ impl LoggedTree {
     ) -> Result<Self, StoreFault> {
         let applied = last_write(&sled)?;
         let mut table = Table::default();
-        let log = CommitLog::open(device.clone(), id, applied, &mut |_, edits| table.insert(edits));
+        let (jump, visit) = (drawn() as u32, &mut |_, edits| table.insert(edits));
+        let log = CommitLog::open(device.clone(), id, applied, jump, visit);
         let log = log.map_err(|problem| {
             sled.fail(match problem {
                 Problem::Io(error) => error.into(),
@@ -192,21 +193,33 @@ impl LoggedTree {
         self.shared.free_beside(coming_bytes)
     }
 
-    /// Reads the log off the device; what is damaged, if anything looks so.
-    pub(in crate::disk) fn damage_of_log(&self) -> Result<Option<String>, StoreFault> {
+    /// Reads the log off the device: `Ok` if all of it is there, `Err` with what looks damaged.
+    /// `None` if a checkpoint ended meanwhile: segments may have been written over while they were
+    /// read.
+    pub(in crate::disk) fn look_at_log(&self) -> Result<Option<Result<(), String>>, StoreFault> {
+        let applied = self.applied();
+        let found = self.damage_of_log(applied)?;
+        Ok(match found {
+            None => Some(Ok(())),
+            Some(what) => (self.applied() == applied).then_some(Err(what)),
+        })
+    }
+
+    fn damage_of_log(&self, applied: u64) -> Result<Option<String>, StoreFault> {
         let shared = &*self.shared;
         let (head, synced) = {
             let log = shared.log();
             (log.head, log.synced)
         };
-        // Behind it: what the tree has may be written over meanwhile.
-        let applied = self.applied();
         shared.device.forget()?;
         if replay::file_head(&*shared.device)? != Some(head) {
             return Ok(Some("the head of the commit log is damaged".into()));
         }
-        match replay::replay(&*shared.device, &head, applied, &mut |_, _| {}) {
+        let mut reached = applied;
+        match replay::replay(&*shared.device, &head, applied, &mut |seq, _| reached = seq) {
             Err(Problem::Io(error)) => Err(error.into()),
+            // What is behind was written while this was read.
+            Err(Problem::Damaged(_)) if reached >= synced => Ok(None),
             Err(Problem::Damaged(what)) => Ok(Some(what)),
             Ok(found) if found.last_seq.max(applied) >= synced => Ok(None),
             Ok(found) => Ok(Some(format!(

@@ -33,7 +33,7 @@ type Records = Vec<(u64, Vec<Edit>)>;
 fn read(device: &Arc<Twin>, applied: u64) -> Result<(CommitLog, Records), Problem> {
     let mut records = Vec::new();
     let mut visit = |seq, edits| records.push((seq, edits));
-    let log = CommitLog::open(device.clone(), ID, applied, &mut visit)?;
+    let log = CommitLog::open(device.clone(), ID, applied, 0, &mut visit)?;
     Ok((log, records))
 }
 
@@ -240,6 +240,43 @@ fn a_torn_end_is_never_followed_by_what_was_behind_it() {
 }
 
 #[test]
+fn a_segment_whose_head_was_lost_leaves_no_record_to_the_next_opening() {
+    let of = |text: &'static str| vec![(b"place".to_vec(), Some(Bytes::from(text)))];
+    let open = |device: &Arc<Twin>, jump| {
+        CommitLog::open(device.clone(), ID, 0, jump, &mut |_, _| {}).unwrap()
+    };
+    for (first, second) in [(0, 0), (7, 9)] {
+        let device = created();
+        let mut log = open(&device, 1);
+        log.append(&of("first"), 1, 0, 4).unwrap();
+        log.sync().unwrap();
+        // The power is cut: of a new segment all reaches the disk but its beginning.
+        let mut log = open(&device, first);
+        for (seq, text) in [(2, "torn."), (3, "stale")] {
+            log.append(&of(text), seq, 0, 4).unwrap();
+        }
+        log.write().unwrap();
+        let slot = log.live.back().unwrap().slot;
+        let head = FIRST_SEGMENT_AT as usize + slot as usize * (4 << 10);
+        (0..SEGMENT_HEAD_BYTES).for_each(|at| device.flip(head + at, 0));
+        device.flip(head + SEGMENT_HEAD_BYTES + 1, 0);
+        // The next opening uses the same place, for a record of the same length.
+        let mut log = open(&device, second);
+        assert_eq!(log.seq, 1);
+        log.append(&of("other"), 2, 0, 4).unwrap();
+        assert_eq!(log.live.back().unwrap().slot, slot);
+        log.sync().unwrap();
+        let (_, records) = read(&device, 0).unwrap();
+        let mut expected = vec![(1, of("first")), (2, of("other"))];
+        if first == second {
+            // What the jump is for.
+            expected.push((3, of("stale")));
+        }
+        assert_eq!(records, expected);
+    }
+}
+
+#[test]
 fn a_segment_that_is_written_over_shows_nothing_of_its_use_before() {
     let device = created();
     let mut run = Run::new(device.clone(), 0);
@@ -276,7 +313,7 @@ fn records_of_the_use_before_follow_those_of_this_one_and_are_none() {
 fn the_log_of_another_store_is_none_of_this_one() {
     let (ours, other) = (created(), Arc::new(Twin::default()));
     CommitLog::create(&*other, ID + 1, &LIMITS, 0).unwrap();
-    let mut log = CommitLog::open(other.clone(), ID + 1, 0, &mut |_, _| {}).unwrap();
+    let mut log = CommitLog::open(other.clone(), ID + 1, 0, 0, &mut |_, _| {}).unwrap();
     log.append(&edits(1), 1, 0, 4).unwrap();
     log.sync().unwrap();
     assert!(matches!(read(&other, 0), Err(Problem::Damaged(_))), "by its head");

@@ -248,7 +248,7 @@ fn nothing_of_the_log_is_written_over_before_the_sync_of_the_tree() {
     let visit = &mut |seq, _| {
         first.get_or_insert(seq);
     };
-    let log = CommitLog::open(device, ID, 0, visit).unwrap();
+    let log = CommitLog::open(device, ID, 0, 0, visit).unwrap();
     assert_eq!((first, log.seq), (Some(1), store.seq));
     drop(held);
     until("the checkpoint is done", || store.tree.applied() == frozen);
@@ -332,16 +332,16 @@ fn damage_of_the_log_under_an_open_store_is_found() {
     for _ in 0..12 {
         store.apply(edits(&mut rng)).unwrap();
         store.tree.sync().unwrap();
-        assert_eq!(store.tree.damage_of_log(), Ok(None));
+        assert_eq!(store.tree.look_at_log(), Ok(Some(Ok(()))));
     }
     let at = 4_096 + 64 + 20;
     store.device.flip(at, 2);
-    let found = store.tree.damage_of_log().unwrap();
-    assert!(found.is_some_and(|what| what.contains("is damaged")));
+    let found = store.tree.look_at_log().unwrap();
+    assert!(found.is_some_and(|found| found.unwrap_err().contains("is damaged")));
     store.device.flip(at, 2);
-    assert_eq!(store.tree.damage_of_log(), Ok(None));
+    assert_eq!(store.tree.look_at_log(), Ok(Some(Ok(()))));
     store.device.flip(9, 0);
-    assert!(store.tree.damage_of_log().unwrap().is_some(), "the head of the file");
+    assert!(store.tree.look_at_log().unwrap().unwrap().is_err(), "the head of the file");
     store.device.flip(9, 0);
     // The last record: nothing behind it reports, but what is known to be synced.
     let end = {
@@ -349,7 +349,51 @@ fn damage_of_the_log_under_an_open_store_is_found() {
         4_096 + log.live[0].slot as usize * 4_096 + log.at.unwrap()
     };
     store.device.flip(end - 1, 7);
-    assert!(store.tree.damage_of_log().unwrap().is_some());
+    assert!(store.tree.look_at_log().unwrap().unwrap().is_err());
     // What the tables hold is whole: a new store can be made of it.
     assert_eq!(store.tree.newer().seq, store.seq);
+}
+
+#[test]
+fn a_look_that_a_checkpoint_overtakes_shows_no_damage() {
+    let mut rng = Rng::new(9);
+    let mut store = Store::new();
+    let shared = store.tree.shared.clone();
+    let first = shared.log().next_number;
+    while shared.log().next_number - first < 12 {
+        store.apply(edits(&mut rng)).unwrap();
+        store.tree.sync().unwrap();
+    }
+    // What was behind the beginning of the log was written over.
+    assert!(store.tree.damage_of_log(0).unwrap().is_some());
+    let tree = LoggedTree { shared, thread: None };
+    let (mut whole, mut overtaken) = (0, 0);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..1_500 {
+                store.apply(edits(&mut rng)).unwrap();
+                store.tree.sync().unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            match tree.look_at_log().unwrap() {
+                Some(found) => {
+                    assert_eq!(found, Ok(()));
+                    whole += 1;
+                }
+                None => overtaken += 1,
+            }
+        }
+    });
+    println!("{whole} looks found a whole log, {overtaken} were overtaken");
+    assert!(whole > 0);
+}
+
+#[test]
+fn two_openings_of_one_log_number_its_segments_differently() {
+    let store = Store::new();
+    let number = store.tree.shared.log().next_number;
+    let device = store.device.after_kill();
+    let store = store.crash(device);
+    assert_ne!(store.tree.shared.log().next_number, number);
 }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
@@ -17,7 +17,7 @@ use pixii_core::wire::{self, Checksum, MAX_FRAME_BYTES};
 /// The message that carries a value of `bytes` bytes to another replica.
 fn merge(bytes: usize) -> PeerMessage {
     let version = Version { write: WriteId(1 << 100), value: Blob(Bytes::from(vec![7; bytes])) };
-    let actor = Actor { store: 1 << 60, actor_epoch: 1 << 20 };
+    let actor = Actor { store: 1 << 60, actor_epoch: ActorEpoch(1 << 20) };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
         request_id: 1 << 40,

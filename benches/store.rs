@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii::disk::DiskStore;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
@@ -17,13 +17,13 @@ const KEYS: u32 = 10_000;
 
 fn change(number: u32) -> Change {
     let version = Version { write: WriteId(number.into()), value: Blob(Bytes::from(vec![7; 100])) };
-    let actor = Actor { store: 1 << 60, actor_epoch: 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: ActorEpoch(1) };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number);
     Change::Record {
         partition,
         key,
-        record: Record { own_epoch: Some(1), object, gc_epoch: GcEpoch::FIRST },
+        record: Record { own_epoch: Some(ActorEpoch(1)), object, gc_epoch: GcEpoch::FIRST },
     }
 }
 

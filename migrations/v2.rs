@@ -24,6 +24,7 @@ pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
 mod tests {
     use bincode::Encode;
     use bytes::Bytes;
+    use pixii_core::causal::ActorEpoch;
     use pixii_core::store;
 
     #[derive(Encode)]
@@ -166,7 +167,7 @@ mod tests {
         let partition = pixii_core::types::Partition(0x0102);
         let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
         let store::Found::Record(today) = found else { panic!("{found:?}") };
-        assert_eq!(today.own_epoch, Some(7));
+        assert_eq!(today.own_epoch, Some(ActorEpoch(7)));
         assert_eq!(today.object.len(), 2);
         assert_eq!(store::encode_record(partition, &key, &today), golden);
         let target = [0, 0, 0, 0, 0, 0, 3, 4];
@@ -188,7 +189,7 @@ mod tests {
         // Schema 3 has a list behind it.
         let golden = [golden, vec![0]].concat();
         let today: store::Meta = pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!((today.identity.name.as_str(), today.actor_epoch_end), ("n1", 70_000));
+        assert_eq!((today.identity.name.as_str(), today.actor_epoch_end.0), ("n1", 70_000));
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
         assert_eq!(crate::disk::layout::seal("life", &golden), sealed);

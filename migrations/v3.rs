@@ -30,6 +30,7 @@ pub(super) fn migrate(sled: &Sled) -> Result<Batch, StoreFault> {
 mod tests {
     use bincode::Encode;
     use bytes::Bytes;
+    use pixii_core::causal::ActorEpoch;
     use pixii_core::store;
     use pixii_core::types::{Key, NodeId};
 
@@ -82,8 +83,11 @@ mod tests {
         assert_eq!(today.number.0, 300);
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let key = Key::new("key").unwrap();
-        let hint =
-            store::Record { own_epoch: Some(7), gc_epoch: today.number, ..Default::default() };
+        let hint = store::Record {
+            own_epoch: Some(ActorEpoch(7)),
+            gc_epoch: today.number,
+            ..Default::default()
+        };
         let bytes = store::encode_hint(NodeId(0x0304), &key, &hint);
         assert_eq!(hex(&bytes[..bytes.len() - 8]), "02fb2c01010700");
         let found = store::decode_hint(NodeId(0x0304), &key, bytes.into());

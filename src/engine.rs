@@ -65,7 +65,7 @@ pub use origin::Conflict;
 pub use process::Order;
 use reload::RuntimeConfig;
 use scrub::Scrubber;
-use stall::Watch;
+use stall::{News, Watch};
 use storage::{Report, Storage};
 
 /// Inputs handled before their outputs are carried out and connections get their turn.
@@ -367,7 +367,7 @@ impl<'a> Engine<'a> {
     /// Detects that the store makes no progress. A node wakes at least ten times a second.
     fn watch_store(&mut self) {
         let news = self.watch.look(Instant::now(), self.storage.progress());
-        if let Some((stall, lasts)) = news {
+        if let Some(News { stall, lasts }) = news {
             event_log::report_stall(&self.config.name, stall, lasts);
             self.notifier.look_again();
             self.input(Input::Stalled(stall));

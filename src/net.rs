@@ -23,6 +23,7 @@ use std::time::Duration;
 use pixii_core::members::{Incarnation, Members, MembershipStatus};
 use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
+use pixii_core::ring::RingId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
 use pixii_core::wire::{PROTOCOL, Speech};
@@ -86,7 +87,7 @@ pub(crate) struct Identity {
     /// All members at their configured addresses, including those that were removed.
     pub(crate) members: Members,
     /// Version and digest of the ring in force.
-    pub(crate) ring: (u64, u64),
+    pub(crate) ring: RingId,
     /// The number of replicas of a key, and of partitions.
     pub(crate) shape: (u8, u16),
     /// How often the store has been started.

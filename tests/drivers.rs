@@ -22,6 +22,7 @@ use pixii_core::members::Incarnation;
 use pixii_core::message::{
     Call, CallBody, Counter, Rejection, Reply, ReplyBody, Resource, Response, RingReport,
 };
+use pixii_core::ring::RingId;
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::types::{Blob, NodeId};
@@ -338,7 +339,7 @@ fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
     let port = at.and_then(|at| ports.get(at)).copied().unwrap_or(9);
     Hello::Member {
         cluster: "test".into(),
-        ring: (1, config(ports, 0).ring.digest()),
+        ring: RingId { version: 1, digest: config(ports, 0).ring.digest() },
         node: NodeId::of(as_name),
         to: NodeId::of(to),
         incarnation: Incarnation(1),
@@ -367,7 +368,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let port = ports[0];
     let hello = peer_hello(&ports, "n1", "n0");
     let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
-    let changed = |change: fn(&mut String, &mut (u64, u64), &mut NodeId)| {
+    let changed = |change: fn(&mut String, &mut RingId, &mut NodeId)| {
         let mut hello = hello.clone();
         if let Hello::Member { cluster, ring, node, .. } = &mut hello {
             change(cluster, ring, node);
@@ -382,7 +383,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     assert!(future.contains("protocol versions 8 to 9 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
-    let ring = changed(|_, ring, _| ring.1 += 1);
+    let ring = changed(|_, ring, _| ring.digest += 1);
     assert!(ring.contains("differ between the configurations of n0 and n1"), "{ring}");
     let stranger = changed(|_, _, node| *node = NodeId::of("n9"));
     assert!(stranger.contains("is not among the members that node n0"), "{stranger}");

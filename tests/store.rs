@@ -8,7 +8,7 @@ use std::thread;
 
 use bytes::Bytes;
 use pixii::disk::DiskStore;
-use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
@@ -52,10 +52,10 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         }
         value.truncate(*size);
         let version = Version { write: WriteId(rng.next_u128()), value: Blob(value.into()) };
-        let actor = Actor { store: at as u64, actor_epoch: 1 };
+        let actor = Actor { store: at as u64, actor_epoch: ActorEpoch(1) };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_epoch: Some(seed), object, gc_epoch: GcEpoch::FIRST }
+    Record { own_epoch: Some(ActorEpoch(seed)), object, gc_epoch: GcEpoch::FIRST }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -301,14 +301,14 @@ fn incarnations_begin_and_end<B: Bench>() {
     assert_eq!(bench.store().meta().unwrap(), None);
     let begin = |store: &dyn Store, process| begin_incarnation(store, &owner("n1"), process);
     let mut meta = begin(bench.store(), Process::New(42)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor), (42, 1, 1));
-    meta.actor_epoch_end = 100;
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (42, 1, 1));
+    meta.actor_epoch_end = ActorEpoch(100);
     end_incarnation(bench.store(), &meta).unwrap();
     let meta = begin(bench.store(), Process::Same).unwrap();
     assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
     assert_eq!(
         (meta.actor_epoch_floor, meta.actor_epoch_end),
-        (1, 100),
+        (ActorEpoch(1), ActorEpoch(100)),
         "and actor epochs that \
         go on"
     );
@@ -322,15 +322,15 @@ fn incarnations_begin_and_end<B: Bench>() {
     );
     assert_eq!(
         (meta.actor_epoch_floor, &meta.fresh[..]),
-        (100, &[][..]),
+        (ActorEpoch(100), &[][..]),
         "a clean stop leaves no doubt"
     );
-    meta.actor_epoch_end = 200;
+    meta.actor_epoch_end = ActorEpoch(200);
     bench.store().apply(&[Change::Meta(meta)]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
     let meta = begin(bench.store(), Process::New(44)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor), (44, 4, 200));
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
     let stranger = begin_incarnation(bench.store(), &owner("n2"), Process::New(45));
     assert!(matches!(stranger, Err(IncarnationError::Identity(..))), "{stranger:?}");
@@ -352,7 +352,7 @@ fn readers_see_whole_records<B: Bench>() {
         while !done.load(Ordering::SeqCst) || reads == 0 {
             match store.read(Partition(0), &hot).unwrap() {
                 Found::Record(found) => {
-                    let seed = found.own_epoch.unwrap();
+                    let seed = found.own_epoch.unwrap().0;
                     assert_eq!(found, record(seed, &[300 * KILO]));
                 }
                 other => panic!("{other:?}"),
@@ -471,7 +471,10 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
         store.apply(std::slice::from_ref(&change)).unwrap();
         model.apply(&[change]).unwrap();
     }
-    let dead = Context::new(vec![Dot { actor: Actor { store: 1, actor_epoch: 2 }, counter: 3 }]);
+    let dead = Context::new(vec![Dot {
+        actor: Actor { store: 1, actor_epoch: ActorEpoch(2) },
+        counter: 3,
+    }]);
     let purgeable = vec![PurgeableKey { key: key("k004"), dead }];
     let gc_epoch = GcState { number: GcEpoch(7), purgeable, purged: Vec::new() };
     let partition = Partition(1);

@@ -263,16 +263,15 @@ fn by_peer(pairs: &[PairView]) -> BTreeMap<NodeId, PeerRepair> {
 }
 
 fn pair(view: PairView) -> PairStatus {
-    let (pulled, pushed, bytes) = view.moved;
     PairStatus {
         partition: view.partition,
         peer: view.peer,
         equal_ms: view.equal_for.map(Micros::as_millis),
         pending: view.is_pending,
         failing: view.failing,
-        pulled,
-        pushed,
-        bytes,
+        pulled: view.pulled,
+        pushed: view.pushed,
+        bytes: view.bytes,
     }
 }
 
@@ -345,7 +344,9 @@ mod tests {
             equal_for,
             is_pending: failing.is_some(),
             failing,
-            moved: (0, 0, 0),
+            pulled: 0,
+            pushed: 0,
+            bytes: 0,
         };
         let (old, new) = (view(0, Some(9 * MILLI), None), view(1, Some(2 * MILLI), None));
         let all = by_peer(&[old.clone(), new.clone()]);

@@ -12,6 +12,7 @@ use pixii_core::message::before::Before;
 use pixii_core::message::{
     Call, CallBody, PeerMessage, Rejection, Reply, ReplyBody, Resource, Response,
 };
+use pixii_core::ring::RingId;
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Speech, Welcome};
@@ -255,7 +256,7 @@ fn place(hub: &Hub, permit: &ConnectionPermit) -> Result<Place, String> {
 /// A node that connects as a peer.
 struct Newcomer {
     cluster: String,
-    ring: (u64, u64),
+    ring: RingId,
     node: NodeId,
     to: NodeId,
     run: Run,
@@ -316,7 +317,7 @@ fn check_membership(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Reject
 fn check_peer(
     hub: &Hub,
     cluster: &str,
-    ring: (u64, u64),
+    ring: RingId,
     node: NodeId,
     address: &str,
     to: NodeId,
@@ -330,7 +331,7 @@ fn check_peer(
         ));
     }
     let Some(peer) = hub.peers.get(&node) else {
-        if ring.0 > ours.ring.0 && to == ours.me {
+        if ring.version > ours.ring.version && to == ours.me {
             return Ok(hub.stranger(node));
         }
         let address: String = address.escape_debug().take(64).collect();
@@ -345,7 +346,7 @@ fn check_peer(
         ));
     }
     // Of two versions the later one is in force, which the nodes settle between them.
-    if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
+    if ring.version == 1 && ours.ring.version == 1 && ring.digest != ours.ring.digest {
         let theirs = &peer.name;
         return Err(format!(
             "members, n or partitions differ between the configurations of {name} and {theirs}: \

@@ -213,6 +213,7 @@ async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
 mod tests {
     use bytes::BytesMut;
     use pixii_core::members::{Incarnation, Member, Members};
+    use pixii_core::ring::RingId;
     use pixii_core::secret::{Nonces, Vault};
     use pixii_core::types::NodeId;
     use pixii_core::wire;
@@ -253,7 +254,7 @@ mod tests {
             name: "n1".into(),
             me: NodeId::of("n1"),
             members: members.clone(),
-            ring: (1, 1),
+            ring: RingId { version: 1, digest: 1 },
             shape: (1, 1),
             incarnation: Incarnation(1),
             boot_nonce: 1,

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 
 use bytes::BytesMut;
 use pixii_core::members::Incarnation;
+use pixii_core::ring::RingId;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii};
@@ -51,7 +52,7 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
     assert_eq!(rejection(&cluster, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
     let peer = |cluster: &str| Hello::Member {
         cluster: cluster.into(),
-        ring: (1, 1),
+        ring: RingId { version: 1, digest: 1 },
         node: NodeId::of("n2"),
         to: NodeId::of("n1"),
         incarnation: Incarnation(1),

@@ -15,6 +15,7 @@ use pixii_core::message::{
     Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Rejection, Reply, ReplyBody,
     Request, Resource, Response,
 };
+use pixii_core::ring::RingId;
 use pixii_core::secret::{Keyring, Role, Secrets};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Meta, Store, StoreIdentity};
@@ -95,7 +96,7 @@ impl Drop for Played {
 fn member(ports: &[u16], nonce: u64, address: &str) -> Hello {
     Hello::Member {
         cluster: "test".into(),
-        ring: (1, config(ports, 0).ring.digest()),
+        ring: RingId { version: 1, digest: config(ports, 0).ring.digest() },
         node: NodeId::of("n1"),
         to: NodeId::of("n0"),
         incarnation: Incarnation(1),
@@ -215,7 +216,7 @@ fn the_introduction_of_protocol_5_is_refused_in_one_sentence() {
     let _daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     let hello = Hello::Peer {
         cluster: "test".into(),
-        ring: (1, config(&ports, 0).ring.digest()),
+        ring: RingId { version: 1, digest: config(&ports, 0).ring.digest() },
         node: NodeId::of("n1"),
         to: NodeId::of("n0"),
         incarnation: Incarnation(1),

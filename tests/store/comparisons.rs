@@ -1,7 +1,7 @@
 //! What owners hold of a partition, compared on their stopped disks.
 
 use pixii::disk::{CheckReport, check, differences};
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Change, Record, Store};
@@ -18,7 +18,7 @@ fn written(seen: u64, stores: impl IntoIterator<Item = u64>) -> Object {
     stores.into_iter().fold(Object::default(), |object, store| {
         let version = Version { write: WriteId(store.into()), value: Blob("v".into()) };
         let context = if store <= seen { object.context() } else { Context::default() };
-        object.update(&context, Actor { store, actor_epoch: 1 }, version).0
+        object.update(&context, Actor { store, actor_epoch: ActorEpoch(1) }, version).0
     })
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::disk::{CheckReport, DiskStore, OpenError, check};
+use pixii_core::causal::ActorEpoch;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_incarnation};
 use pixii_core::types::{Key, Partition, hash64};
@@ -441,12 +442,15 @@ fn a_killed_writer_loses_nothing_that_it_announced() {
         let Found::Record(hot) = store.read(Partition(2), &key("hot")).unwrap() else {
             panic!("the hot record is not whole")
         };
-        assert!(hot.own_epoch >= Some(announced));
-        assert_eq!(hot, record(hot.own_epoch.unwrap(), &[150 * KILO]));
+        assert!(hot.own_epoch >= Some(ActorEpoch(announced)));
+        assert_eq!(hot, record(hot.own_epoch.unwrap().0, &[150 * KILO]));
         // The one that was in progress is there whole or not at all, together with its neighbour.
         let (_, partition, key, in_flight) = written(announced + 1);
-        let expected =
-            if hot.own_epoch > Some(announced) { Found::Record(in_flight) } else { Found::Nothing };
+        let expected = if hot.own_epoch > Some(ActorEpoch(announced)) {
+            Found::Record(in_flight)
+        } else {
+            Found::Nothing
+        };
         assert_eq!(store.read(partition, &key).unwrap(), expected);
         next = announced + 1;
         store.close().unwrap();
@@ -498,7 +502,7 @@ fn checked(dir: &Path) -> (CheckReport, Vec<String>) {
 fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     let (dir, mut model) = filled();
     let store = open(dir.path());
-    let deleted = Record { own_epoch: Some(1), ..record(1, &[]) };
+    let deleted = Record { own_epoch: Some(ActorEpoch(1)), ..record(1, &[]) };
     let siblings = record(7, &[10, 20, 40 * KILO]);
     store.apply(&[put(1, &key("gone"), &deleted), put(1, &key("both"), &siblings)]).unwrap();
     let before = store.meta().unwrap();

@@ -26,6 +26,24 @@ type Few<T> = SmallVec<[T; 1]>;
 /// Most that room is made for before they have been read.
 const MAX_ANNOUNCED: usize = 1_024;
 
+/// Separates the actors of one store: a number that the store gives out once in a process run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct ActorEpoch(pub u64);
+
+impl ActorEpoch {
+    /// The first one of a store.
+    pub const FIRST: ActorEpoch = ActorEpoch(1);
+    /// Set in the actor epoch of an actor of one write; no store counts that far.
+    const WRITE: u64 = 1 << 63;
+
+    /// The one that follows. At a million keys a second a store has them for 290,000 years.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        ActorEpoch(self.0 + 1)
+    }
+}
+
 /// The issuer of events: a store id (64 random bits, drawn at each process start) and an actor
 /// epoch that is never used twice with it. Within an actor, counters are per key and contiguous
 /// from 1.
@@ -35,22 +53,20 @@ pub struct Actor {
     /// The store id; for the actor of a write, the upper half of the write id.
     pub store: u64,
     /// The store's actor epoch.
-    pub actor_epoch: u64,
+    pub actor_epoch: ActorEpoch,
 }
 
 impl Actor {
-    /// Set in the actor epoch of an actor of one write; no store counts that far.
-    const WRITE: u64 = 1 << 63;
-
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
     /// whichever node issues it.
     pub fn of_write(write: WriteId) -> Self {
-        Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
+        let actor_epoch = ActorEpoch(write.0 as u64 | ActorEpoch::WRITE);
+        Actor { store: (write.0 >> 64) as u64, actor_epoch }
     }
 
     /// True for an actor of one write.
     pub fn is_of_write(self) -> bool {
-        self.actor_epoch & Actor::WRITE != 0
+        self.actor_epoch.0 & ActorEpoch::WRITE != 0
     }
 }
 
@@ -445,8 +461,8 @@ mod tests {
 
     use super::*;
 
-    const A: Actor = Actor { store: 1, actor_epoch: 1 };
-    const B: Actor = Actor { store: 2, actor_epoch: 1 };
+    const A: Actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
+    const B: Actor = Actor { store: 2, actor_epoch: ActorEpoch(1) };
 
     fn dot(actor: Actor, counter: u64) -> Dot {
         Dot { actor, counter }
@@ -479,7 +495,7 @@ mod tests {
 
     #[test]
     fn an_old_disk_discards_all_values_but_those_that_it_issued_since() {
-        let c = Actor { store: 3, actor_epoch: 1 };
+        let c = Actor { store: 3, actor_epoch: ActorEpoch(1) };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
         assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
         assert_eq!(old.discard_others(&[]), clock(&[(c, 4, &[])]));

@@ -128,10 +128,10 @@ fn of<'a>(purgeable_keys: &'a [PurgeableKey], key: &Key) -> Option<&'a Context> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::causal::{Actor, Dot};
+    use crate::causal::{Actor, ActorEpoch, Dot};
 
     fn purgeable_key(key: &str, counter: u64) -> PurgeableKey {
-        let actor = Actor { store: 1, actor_epoch: 2 };
+        let actor = Actor { store: 1, actor_epoch: ActorEpoch(2) };
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
         PurgeableKey { key, dead: Context::new(vec![Dot { actor, counter }]) }
     }

@@ -16,7 +16,7 @@
 //! # Where a key is, and what two writers leave
 //!
 //! ```
-//! use pixii_core::causal::{Actor, Context, Object, Version};
+//! use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 //! use pixii_core::ring::Ring;
 //! use pixii_core::types::{Blob, Key, NodeId, WriteId};
 //!
@@ -27,7 +27,7 @@
 //! assert_eq!(ring.owners(ring.partition(&key)).len(), 3);
 //!
 //! // Two writers who have seen nothing, at two owners: both values are kept as siblings.
-//! let actor = |store| Actor { store, actor_epoch: 1 };
+//! let actor = |store| Actor { store, actor_epoch: ActorEpoch(1) };
 //! let version = |write, value: &'static str| Version {
 //!     write: WriteId(write),
 //!     value: Blob(value.into()),

@@ -17,7 +17,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 pub use self::kept::{Binding, KeptTree, KeptTrees};
-use crate::causal::Object;
+use crate::causal::{ActorEpoch, Object};
 use crate::types::{Key, hash64};
 
 /// Children of each inner node.
@@ -51,7 +51,7 @@ impl Digest {
             let mut head = [0; 32];
             let numbers = [
                 entry.actor.store,
-                entry.actor.actor_epoch,
+                entry.actor.actor_epoch.0,
                 entry.counter,
                 entry.values.len() as u64,
             ];
@@ -171,7 +171,7 @@ mod tests {
 
     fn object(write: u128) -> Object {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
-        let actor = Actor { store: 1, actor_epoch: 1 };
+        let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
         Clock::default().update(&Context::default(), actor, version).0
     }
 

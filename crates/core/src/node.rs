@@ -30,6 +30,7 @@ use crate::merkle::KeptTree;
 use crate::message::{
     Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Rejection, Request,
 };
+use crate::ring::RingId;
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
@@ -569,7 +570,7 @@ impl Node {
     }
 
     /// The version and digest of the ring that this incarnation uses.
-    pub fn ring_id(&self) -> (u64, u64) {
+    pub fn ring_id(&self) -> RingId {
         self.placement.id()
     }
 

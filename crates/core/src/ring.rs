@@ -138,6 +138,17 @@ impl RingMember {
     }
 }
 
+/// Names a placement table. Where two are known, the one with the higher id is in force: the higher
+/// version, then the higher digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RingId {
+    /// The number of the table, [`Ring::version`].
+    pub version: u64,
+    /// The digest of its content, [`Ring::digest`].
+    pub digest: u64,
+}
+
 /// A placement table: the owners of every partition. A ring in a change has a second one
 /// (`ring/change.rs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,9 +237,9 @@ impl Ring {
         self.version
     }
 
-    /// Version and digest. Where two tables are known, the one with the higher id is in force.
-    pub fn id(&self) -> (u64, u64) {
-        (self.version, self.digest())
+    /// The name of this table.
+    pub fn id(&self) -> RingId {
+        RingId { version: self.version, digest: self.digest() }
     }
 
     /// Whether this table is in force where the other one is known too.

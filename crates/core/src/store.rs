@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub use self::incarnation::{
     IncarnationError, Process, begin_anew, begin_incarnation, end_incarnation,
 };
-use crate::causal::{Context, Object};
+use crate::causal::{ActorEpoch, Context, Object};
 use crate::gc_epoch::{GcEpoch, GcState};
 use crate::members::{Cluster, Incarnation, IncarnationId, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
@@ -35,7 +35,7 @@ pub struct Record {
     /// The actor epoch with which this store may continue its own entry in the object's clock. Void
     /// when it is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the
     /// store's present id.
-    pub own_epoch: Option<u64>,
+    pub own_epoch: Option<ActorEpoch>,
     /// The clock and siblings, as replicas exchange them.
     pub object: Object,
     /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own
@@ -76,9 +76,9 @@ pub struct Meta {
     /// One higher at every start.
     pub incarnation: Incarnation,
     /// Actor epochs below this are void: an earlier process has used them.
-    pub actor_epoch_floor: u64,
+    pub actor_epoch_floor: ActorEpoch,
     /// The next actor epoch; written at a clean end, for the next incarnation in the same process.
-    pub actor_epoch_end: u64,
+    pub actor_epoch_end: ActorEpoch,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
     /// The cluster; `None` until it is founded or met.
@@ -115,8 +115,8 @@ impl Meta {
             birth: store,
             store,
             incarnation: Incarnation(0),
-            actor_epoch_floor: 1,
-            actor_epoch_end: 1,
+            actor_epoch_floor: ActorEpoch::FIRST,
+            actor_epoch_end: ActorEpoch::FIRST,
             clean: true,
             cluster: None,
             read_ineligible: Vec::new(),

@@ -16,6 +16,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::causal::Context;
 use crate::members::Incarnation;
+use crate::ring::RingId;
 use crate::secret::{Nonce, Proof, Seal};
 use crate::types::{
     Blob, Key, MAX_KEY_BYTES, MAX_MERGED_BYTES, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64,
@@ -143,7 +144,7 @@ pub enum Hello {
         /// The cluster it belongs to.
         cluster: String,
         /// The version and the digest of its ring.
-        ring: (u64, u64),
+        ring: RingId,
         /// The id of the dialing node.
         node: NodeId,
         /// The id of the node that it expects here.
@@ -169,7 +170,7 @@ pub enum Hello {
         /// The cluster it belongs to.
         cluster: String,
         /// The version and the digest of its ring.
-        ring: (u64, u64),
+        ring: RingId,
         /// The id of the dialing node.
         node: NodeId,
         /// The id of the node that it expects here.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pixii_core::causal::{Actor, Clock, Context, Dot};
+use pixii_core::causal::{Actor, ActorEpoch, Clock, Context, Dot};
 use proptest::prelude::*;
 
 /// A copy in the model: every event it has heard of, and those whose values are alive.
@@ -84,7 +84,7 @@ proptest! {
     fn sets_agree_with_explicit_histories(steps in prop::collection::vec(step(), 1..60)) {
         let mut copies = vec![(Clock::<u64>::default(), History::default()); REPLICAS];
         let mut actors: Vec<Actor> =
-            (0..REPLICAS).map(|at| Actor { store: at as u64, actor_epoch: 1 }).collect();
+            (0..REPLICAS as u64).map(|store| Actor { store, actor_epoch: ActorEpoch(1) }).collect();
         let mut contexts = vec![Context::default()];
         for (value, step) in (0u64..).zip(steps) {
             match step {
@@ -116,7 +116,9 @@ proptest! {
                     copies[to] = (copies[to].0.sync(&clock), copies[to].1.sync(&history));
                 }
                 Step::Read { at } => contexts.push(copies[at].0.context()),
-                Step::NewActor { at } => actors[at].actor_epoch += 1,
+                Step::NewActor { at } => {
+                actors[at].actor_epoch = actors[at].actor_epoch.next();
+            }
             }
             for (clock, history) in &copies {
                 let live: BTreeMap<Dot, u64> = clock.values().map(|(d, v)| (d, *v)).collect();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use pixii_core::causal::Object;
+use pixii_core::causal::{ActorEpoch, Object};
 use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
@@ -51,7 +51,7 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
         panic!("{out:?}")
     };
     let [Change::Record { record, .. }] = &changes[..] else { panic!("{changes:?}") };
-    assert_eq!(record.own_epoch, Some(1));
+    assert_eq!(record.own_epoch, Some(ActorEpoch(1)));
     assert_eq!(to[..], bench.others(&key));
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
     let request_id = message.request_id;
@@ -355,7 +355,8 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_epoch: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
+    let record =
+        Record { own_epoch: Some(ActorEpoch(1)), object: object.clone(), gc_epoch: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
@@ -396,8 +397,12 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
             panic!("{out:?}")
         };
         // Beside a sibling that its writer has not seen, a write has an actor of its own.
-        assert_eq!(u128::from(dot.unwrap().actor.actor_epoch), write + 1);
-        record = Record { own_epoch: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
+        assert_eq!(u128::from(dot.unwrap().actor.actor_epoch.0), write + 1);
+        record = Record {
+            own_epoch: Some(ActorEpoch(1)),
+            object: object.clone(),
+            gc_epoch: GcEpoch::FIRST,
+        };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
     let out = bench.query(put(&key, 999));

@@ -12,7 +12,7 @@ use std::path::Path;
 use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
-use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Clock, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{
     Cluster, Heartbeat, Incarnation, IncarnationId, Liveness, Member, Members, MembershipStatus,
@@ -20,7 +20,7 @@ use pixii_core::members::{
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
-use pixii_core::ring::Ring;
+use pixii_core::ring::{Ring, RingId};
 use pixii_core::rng::Rng;
 use pixii_core::secret::{Exchange, Role, SecretKey};
 use pixii_core::store::{self, Found, Meta, Record, StoreIdentity};
@@ -36,7 +36,7 @@ mod checksums;
 mod codes;
 
 const DOT: Dot =
-    Dot { actor: Actor { store: 0x1122_3344_5566_7788, actor_epoch: 5 }, counter: 300 };
+    Dot { actor: Actor { store: 0x1122_3344_5566_7788, actor_epoch: ActorEpoch(5) }, counter: 300 };
 
 fn key() -> Key {
     Key::new(&b"key\x00\xff"[..]).unwrap()
@@ -54,7 +54,7 @@ fn cluster() -> Cluster {
 
 fn object() -> Object {
     let version = |write, value| Version { write: WriteId(write), value: blob(value) };
-    let actor = |store| Actor { store, actor_epoch: 1 };
+    let actor = |store| Actor { store, actor_epoch: ActorEpoch(1) };
     let (one, _) = Clock::default().update(&Context::default(), actor(9), version(7, b"one"));
     one.update(&Context::default(), actor(4), version(u128::MAX, b"")).0
 }
@@ -256,7 +256,14 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
-        ("introduce", Body::Introduce { incarnation: INCARNATION, cluster: Some(1), ring: (2, 3) }),
+        (
+            "introduce",
+            Body::Introduce {
+                incarnation: INCARNATION,
+                cluster: Some(1),
+                ring: RingId { version: 2, digest: 3 },
+            },
+        ),
         ("known", Body::Known { seen: Some(INCARNATION), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Rejection::Damaged)),
         ("restore", Body::Restore { key: key(), object: object() }),
@@ -306,7 +313,14 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("placement", Body::Placement { ring: ring(), members: Members::new(vec![member()]) }),
         ("withdraw", Body::Withdraw { key: key() }),
-        ("ask-ring", Body::QueryRing { ring: (2, 3), old: NodeId(1), new: NodeId(2) }),
+        (
+            "ask-ring",
+            Body::QueryRing {
+                ring: RingId { version: 2, digest: 3 },
+                old: NodeId(1),
+                new: NodeId(2),
+            },
+        ),
         ("ring-granted", Body::RingGranted),
         ("ring-denied", Body::RingDenied { by: NodeId(1) }),
     ]
@@ -463,7 +477,7 @@ fn golden_bytes() {
     raw(&mut out, "preamble", &wire::preamble());
     let peer = Hello::Peer {
         cluster: "c".into(),
-        ring: (1, u64::MAX),
+        ring: RingId { version: 1, digest: u64::MAX },
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
         incarnation: Incarnation(7),
@@ -480,7 +494,7 @@ fn golden_bytes() {
     golden(&mut out, "proven", Welcome::Proven { welcome: blob(b"\x01\x03why"), proof: [8; 32] });
     let as_member = Hello::Member {
         cluster: "c".into(),
-        ring: (1, u64::MAX),
+        ring: RingId { version: 1, digest: u64::MAX },
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
         incarnation: Incarnation(7),
@@ -547,7 +561,8 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { request_id: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_epoch: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
+    let record =
+        Record { own_epoch: Some(ActorEpoch(5)), object: object(), gc_epoch: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -557,8 +572,8 @@ fn golden_bytes() {
         birth: 10,
         store: 1,
         incarnation: Incarnation(2),
-        actor_epoch_floor: 3,
-        actor_epoch_end: 4_099,
+        actor_epoch_floor: ActorEpoch(3),
+        actor_epoch_end: ActorEpoch(4_099),
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],

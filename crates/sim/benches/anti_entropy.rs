@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use pixii_core::causal::{Actor, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
@@ -65,7 +65,7 @@ fn object(number: u64, version: u64, bytes: usize) -> Object {
         let mut value = vec![write as u8; bytes];
         value[..8].copy_from_slice(&number.to_be_bytes());
         let version = Version { write: WriteId(u128::from(write) + 1), value: Blob(value.into()) };
-        let actor = Actor { store: u64::MAX - 7, actor_epoch: number };
+        let actor = Actor { store: u64::MAX - 7, actor_epoch: ActorEpoch(number) };
         object = object.update(&object.context(), actor, version).0;
     }
     object

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
     Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Gauges,
@@ -305,7 +305,7 @@ fn serve(world: &World, request: Request) -> Response {
             let object = data.entry(key.clone()).or_default();
             let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
             let dot = same.unwrap_or_else(|| {
-                let actor_epoch = world.actor_epoch.fetch_add(1, Ordering::SeqCst);
+                let actor_epoch = ActorEpoch(world.actor_epoch.fetch_add(1, Ordering::SeqCst));
                 let (next, dot) =
                     object.update(&seen, Actor { store: 1, actor_epoch }, Version { write, value });
                 *object = next;

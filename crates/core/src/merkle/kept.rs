@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut};
 
 use super::{Digest, LEAVES, SHAPE, Tree};
 use crate::members::Incarnation;
+use crate::ring::RingId;
 use crate::types::Partition;
 
 /// The state that trees are valid for: not for another store, a later incarnation of it, or another
@@ -22,7 +23,7 @@ pub struct Binding {
     /// The number of that incarnation.
     pub incarnation: Incarnation,
     /// The version and the digest of the ring.
-    pub ring: (u64, u64),
+    pub ring: RingId,
     /// Objects over so many bytes count as oversized.
     pub limit: u64,
 }
@@ -55,7 +56,9 @@ impl KeptTrees {
         let Binding { store, incarnation, ring, limit } = self.binding;
         let mut out = Vec::new();
         out.put_u32(SHAPE);
-        [store, incarnation.0, ring.0, ring.1, limit].into_iter().for_each(|n| out.put_u64(n));
+        [store, incarnation.0, ring.version, ring.digest, limit]
+            .into_iter()
+            .for_each(|n| out.put_u64(n));
         out.put_u32(self.trees.len() as u32);
         for KeptTree { partition, dead, oversized, tree } in &self.trees {
             out.put_u16(partition.0);
@@ -83,7 +86,7 @@ impl KeptTrees {
         }
         let [store, incarnation, version, digest, limit] = numbers;
         let incarnation = Incarnation(incarnation);
-        let found = Binding { store, incarnation, ring: (version, digest), limit };
+        let found = Binding { store, incarnation, ring: RingId { version, digest }, limit };
         if (found.store, found.incarnation) != (binding.store, binding.incarnation) {
             return Err("they are of another incarnation of the store");
         }
@@ -124,8 +127,12 @@ mod tests {
         let one = KeptTree { partition: Partition(3), dead: 1, oversized: 2, tree };
         let none =
             KeptTree { partition: Partition(9), dead: 0, oversized: 0, tree: Tree::default() };
-        let binding =
-            Binding { store: 0xa1, incarnation: Incarnation(5), ring: (1, 0xb2), limit: 0xc3 };
+        let binding = Binding {
+            store: 0xa1,
+            incarnation: Incarnation(5),
+            ring: RingId { version: 1, digest: 0xb2 },
+            limit: 0xc3,
+        };
         KeptTrees { binding, trees: vec![one, none] }
     }
 
@@ -158,8 +165,8 @@ mod tests {
         for other in [
             Binding { store: 1, ..own },
             Binding { incarnation: Incarnation(6), ..own },
-            Binding { ring: (2, own.ring.1), ..own },
-            Binding { ring: (1, 7), ..own },
+            Binding { ring: RingId { version: 2, ..own.ring }, ..own },
+            Binding { ring: RingId { digest: 7, ..own.ring }, ..own },
             Binding { limit: 1, ..own },
         ] {
             assert!(KeptTrees::decode(&bytes, other).is_err(), "{other:?}");

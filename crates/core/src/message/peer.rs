@@ -9,7 +9,7 @@ use crate::causal::{Context, Dot, Object};
 use crate::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
-use crate::ring::Ring;
+use crate::ring::{Ring, RingId};
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 use crate::wire::{self, PROTOCOL, Speech};
 
@@ -180,7 +180,7 @@ pub enum Body {
         /// The id of its cluster, if it is in one.
         cluster: Option<u64>,
         /// Version and digest of its ring.
-        ring: (u64, u64),
+        ring: RingId,
     },
     /// The answer to `Introduce`: what I know of your incarnations, and my identity.
     Known {
@@ -307,7 +307,7 @@ pub enum Body {
     /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
     QueryRing {
         /// Version and digest of the ring that I change.
-        ring: (u64, u64),
+        ring: RingId,
         /// The member that is to be removed.
         old: NodeId,
         /// The new member that is to take its places.

@@ -11,7 +11,7 @@ use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Incarnation, IncarnationId};
 use crate::message::{Body, Counter, Rejection};
-use crate::ring::Ring;
+use crate::ring::{Ring, RingId};
 use crate::types::{Micros, NodeId, Time};
 
 /// A peer that has not answered is queried again after this time.
@@ -31,7 +31,7 @@ pub(super) struct Identity {
     me: NodeId,
     ring: Arc<Ring>,
     /// Version and digest of the ring.
-    placement: (u64, u64),
+    placement: RingId,
     continues: bool,
     bootstrap: bool,
     nonce: u64,

@@ -120,7 +120,7 @@ impl LocalState {
     /// process.
     pub(super) fn use_actor_epoch(&mut self, actor: Actor) {
         if actor.store == self.meta.store {
-            self.meta.actor_epoch_end = self.meta.actor_epoch_end.max(actor.actor_epoch + 1);
+            self.meta.actor_epoch_end = self.meta.actor_epoch_end.max(actor.actor_epoch.next());
         }
     }
 

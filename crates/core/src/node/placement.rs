@@ -16,7 +16,7 @@ use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Member, Members, MembershipStatus};
 use crate::message::{Body, Counter};
-use crate::ring::Ring;
+use crate::ring::{Ring, RingId};
 use crate::store::Change;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
@@ -32,7 +32,7 @@ pub(super) struct Placement {
     me: NodeId,
     ring: Arc<Ring>,
     /// Version and digest of the ring: of two, the higher one is in force.
-    id: (u64, u64),
+    id: RingId,
     members: Vec<NodeId>,
     /// A later ring has been written: it takes effect when this mark is durable.
     taking: Option<SyncSeq>,
@@ -42,7 +42,7 @@ pub(super) struct Placement {
     /// The rings that the others live with.
     fence: Fence,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
-    strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
+    strangers: BTreeMap<NodeId, (RingId, Option<u64>)>,
     /// When members that do not answer are sent the ring again.
     next_report: Time,
 }
@@ -64,7 +64,7 @@ impl Placement {
     }
 
     /// The version and digest of the ring of this incarnation.
-    pub(super) fn id(&self) -> (u64, u64) {
+    pub(super) fn id(&self) -> RingId {
         self.id
     }
 
@@ -81,13 +81,13 @@ impl Placement {
         &mut self,
         from: NodeId,
         request_id: RequestId,
-        theirs: (u64, u64),
+        theirs: RingId,
         cluster: Option<u64>,
         io: &mut Io,
     ) -> Ordering {
         let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
-        if theirs < self.id && self.id.0 > 1 && same_cluster {
+        if theirs < self.id && self.id.version > 1 && same_cluster {
             self.report(vec![from], request_id, io);
         }
         self.fence.confirm(from, theirs);
@@ -114,7 +114,7 @@ impl Placement {
     /// lost its disk begins with the configured ring, and may take this node for a stranger, which
     /// it cannot answer.
     pub(super) fn report_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
-        if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
+        if self.id.version == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
             return;
         }
         self.next_report = now + REPORT_INTERVAL;
@@ -128,7 +128,9 @@ impl Placement {
         let membership = io.local.members().get(from).map(|member| member.membership);
         let is_removed = membership == Some(MembershipStatus::Removed);
         match body {
-            Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
+            Body::Introduce { ring, cluster, .. }
+                if ring.version > self.id.version && !is_removed =>
+            {
                 if self.strangers.len() >= MAX_MEMBERS {
                     self.strangers.clear();
                 }
@@ -137,7 +139,7 @@ impl Placement {
             Body::Placement { ring, members } if !is_removed && ring.has(from) => {
                 let known = self.strangers.get(&from).filter(|(id, _)| *id == ring.id());
                 let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
-                let fits = |(_, cluster): &&((u64, u64), Option<u64>)| {
+                let fits = |(_, cluster): &&(RingId, Option<u64>)| {
                     cluster.is_some() && (own.is_none() || *cluster == own)
                 };
                 if known.filter(fits).is_some() {

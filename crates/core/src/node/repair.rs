@@ -133,9 +133,12 @@ pub struct PairView {
     pub is_pending: bool,
     /// Why the last exchange failed.
     pub failing: Option<ComparisonFault>,
-    /// Of the last exchange with a difference: objects fetched, objects sent, and bytes of their
-    /// values.
-    pub moved: (u64, u64, u64),
+    /// Objects that the last exchange with a difference fetched.
+    pub pulled: u64,
+    /// Objects that it sent.
+    pub pushed: u64,
+    /// Bytes of the values of both.
+    pub bytes: u64,
 }
 
 impl Repair {
@@ -517,7 +520,9 @@ impl Repair {
             is_pending: pair.due.is_some_and(|due| due <= now)
                 || self.exchanges.iter().any(|e| e.partition == *partition && e.peer == *peer),
             failing: pair.failing.as_ref().map(|(why, _)| why.clone()),
-            moved: (pair.moved.pulled, pair.moved.pushed, pair.moved.bytes),
+            pulled: pair.moved.pulled,
+            pushed: pair.moved.pushed,
+            bytes: pair.moved.bytes,
         };
         self.pairs.iter().map(view).collect()
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{Body, PeerMessage, Rejection, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
@@ -223,6 +223,6 @@ pub(crate) fn rejection(out: &[Output]) -> &Rejection {
 /// What a write of this number made, for a key that had nothing.
 pub(crate) fn object(write: u128) -> Object {
     let version = Version { write: WriteId(write), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: write as u64, actor_epoch: 1 };
+    let actor = Actor { store: write as u64, actor_epoch: ActorEpoch(1) };
     Object::default().update(&Context::default(), actor, version).0
 }

@@ -1,7 +1,7 @@
 //! What is kept for owners that are out of reach or late.
 
 use bytes::Bytes;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::message::{Body, Rejection, Response};
 use pixii_core::node::{Input, Output};
@@ -54,7 +54,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     bench.give(Input::Link { peer: target, up: false });
     let keep = |write: u128| {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
-        let actor = Actor { store: write as u64, actor_epoch: 1 };
+        let actor = Actor { store: write as u64, actor_epoch: ActorEpoch(1) };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
         Body::StoreHint {
             key: key.clone(),
@@ -115,7 +115,7 @@ fn hints_have_a_limit_and_are_for_owners_only() {
     let (other, disk) = (bench.owners(&key)[0], MemoryStore::default());
     let refused = |bench: &mut Bench, bytes: usize, hint_for: Vec<NodeId>| {
         let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
-        let actor = Actor { store: 1, actor_epoch: 1 };
+        let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
         let out = bench.peer(
             other,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
@@ -31,7 +31,7 @@ fn bench() -> Bench {
 /// An object with one value of `bytes` bytes, made by a store of its own.
 fn large(write: u128, bytes: usize) -> Object {
     let version = Version { write: WriteId(write), value: Blob(Bytes::from(vec![7; bytes])) };
-    let actor = Actor { store: write as u64, actor_epoch: 1 };
+    let actor = Actor { store: write as u64, actor_epoch: ActorEpoch(1) };
     Object::default().update(&Context::default(), actor, version).0
 }
 
@@ -81,7 +81,8 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
         (count(&bench, Counter::HintsDeclined), count(&bench, Counter::MergesDeclined)),
         (1, 1)
     );
-    let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, actor_epoch: 1 }, counter: 1 });
+    let settled = [1, 2, 3]
+        .map(|store| Dot { actor: Actor { store, actor_epoch: ActorEpoch(1) }, counter: 1 });
     let gone = large(1, 1_500).discard(&Context::new(settled.to_vec()));
     assert_eq!(merge(&mut bench, 5, gone), (Body::Ack, false));
     // Where nothing else is alive, a hint is taken with what is dead beside it.
@@ -177,7 +178,8 @@ fn a_put_is_held_to_the_limit_of_the_cluster_and_a_delete_of_nothing_too() {
     let out = bench.query(put(&key, 2));
     let out = bench.carry(out, &disk);
     assert!(matches!(rejection(&out), Rejection::Object(2_000..)), "{out:?}");
-    let dots = (0..3_000).map(|store| Dot { actor: Actor { store, actor_epoch: 1 }, counter: 1 });
+    let dots = (0..3_000)
+        .map(|store| Dot { actor: Actor { store, actor_epoch: ActorEpoch(1) }, counter: 1 });
     let context = Some(wire::seal(&key, &Context::new(dots.collect())));
     let out = bench.query(Request::Delete { key: key.clone(), context, w: None.into() });
     let out = bench.carry(out, &disk);
@@ -191,7 +193,7 @@ fn random(rng: &mut Rng) -> Object {
         let value = Blob(Bytes::from(vec![1; rng.below(400) as usize]));
         // Some writes were repeated at another replica.
         let write = WriteId(u128::from(if rng.chance(0.1) { write / 2 } else { write }));
-        let actor = Actor { store: rng.below(5), actor_epoch: 1 };
+        let actor = Actor { store: rng.below(5), actor_epoch: ActorEpoch(1) };
         let seen = match rng.chance(0.2) {
             true => object.values().next().map(|(dot, _)| dot).into_iter().collect(),
             false => Vec::new(),

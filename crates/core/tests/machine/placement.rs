@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
 use pixii_core::message::{Body, Quorum, Request};
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
-use pixii_core::ring::Ring;
+use pixii_core::ring::{Ring, RingId};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Record, Store};
 use pixii_core::types::{Blob, Key, NodeId, WriteId};
@@ -104,19 +104,19 @@ fn who_has_an_earlier_ring_is_reported_and_who_has_none_of_it_is_not_heard() {
     let mut bench = Bench::new();
     let [one, ..] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
-    let introduce = |ring: (u64, u64)| Body::Introduce {
+    let introduce = |ring: RingId| Body::Introduce {
         incarnation: IncarnationId { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring,
     };
     // One with a later ring is shown the own one, so that it reports.
-    let out = bench.peer(one, 8, introduce((2, 0)));
+    let out = bench.peer(one, 8, introduce(RingId { version: 2, digest: 0 }));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    let own = (1, bench.ring.digest());
+    let own = bench.ring.id();
     assert_eq!(to[..], [one]);
     assert!(matches!(message.body, Body::Introduce { ring, .. } if ring == own));
     // What is configured is not reported: another configuration is a mistake.
-    assert!(bench.peer(one, 8, introduce((0, 0))).is_empty());
+    assert!(bench.peer(one, 8, introduce(RingId { version: 0, digest: 0 })).is_empty());
     let key = bench.key(true);
     for body in [introduce(own), Body::Read { key: key.clone() }, Body::QueryHints] {
         assert!(bench.peer(NodeId(1), 8, body).is_empty(), "a stranger");
@@ -129,8 +129,11 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let key = Bench::new().key(true);
     let removed = NodeId::of("gone");
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"v")) };
-    let (object, _) =
-        Object::default().update(&Context::default(), Actor { store: 3, actor_epoch: 1 }, version);
+    let (object, _) = Object::default().update(
+        &Context::default(),
+        Actor { store: 3, actor_epoch: ActorEpoch(1) },
+        version,
+    );
     let record = Record { object: object.clone(), ..Record::default() };
     let (disk, mut hints) = (MemoryStore::default(), Kept::default());
     disk.apply(&[Change::Hint { target: removed, key: key.clone(), record: Some(record.clone()) }])
@@ -214,8 +217,8 @@ fn the_fence_behind_a_ring_passes_when_every_member_has_confirmed_it() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
-    let own = (1, bench.ring.digest());
-    let introduce = |ring: (u64, u64)| {
+    let own = bench.ring.id();
+    let introduce = |ring: RingId| {
         let incarnation = IncarnationId { incarnation: Incarnation(1), nonce: 6 };
         Body::Introduce { incarnation, cluster, ring }
     };
@@ -226,8 +229,8 @@ fn the_fence_behind_a_ring_passes_when_every_member_has_confirmed_it() {
         "who has said nothing confirms nothing"
     );
     bench.peer(one, 8, introduce(own));
-    bench.peer(two, 8, introduce((2, 0)));
-    bench.peer(three, 8, introduce((1, own.1 ^ 1)));
+    bench.peer(two, 8, introduce(RingId { version: 2, digest: 0 }));
+    bench.peer(three, 8, introduce(RingId { digest: own.digest ^ 1, ..own }));
     assert_eq!(waits_for(&bench), [two, three].into(), "another digest is another ring");
     bench.peer(three, 8, introduce(own));
     // One that goes away has confirmed it; one that uses another ring has not.
@@ -239,6 +242,6 @@ fn the_fence_behind_a_ring_passes_when_every_member_has_confirmed_it() {
     bench.peer(two, 8, introduce(own));
     assert_eq!(waits_for(&bench), [].into());
     // A disk that was put back uses an earlier ring again.
-    bench.peer(one, 8, introduce((0, 0)));
+    bench.peer(one, 8, introduce(RingId { version: 0, digest: 0 }));
     assert_eq!(waits_for(&bench), [one].into());
 }

@@ -407,7 +407,8 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
     let held = bout.disk.read(bout.partition, &keys[1]).unwrap();
     assert!(matches!(held, Found::Record(record) if record.object == object(2)));
     assert_eq!(bout.disk.read(bout.partition, &keys[0]).unwrap(), Found::Nothing);
-    assert_eq!(bout.view().moved, (1, 0, 1));
+    let view = bout.view();
+    assert_eq!((view.pulled, view.pushed, view.bytes), (1, 0, 1));
     bout.fails_and_recovers("1 objects");
 }
 

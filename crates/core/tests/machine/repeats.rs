@@ -1,7 +1,7 @@
 //! Puts that were sent to several nodes, and what is late: none of it brings back a value that was
 //! replaced.
 
-use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::Cluster;
 use pixii_core::message::{Body, Rejection, Request, Response};
@@ -65,7 +65,7 @@ fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself()
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     assert_eq!(object.len(), 1);
-    let record = Record { own_epoch: Some(1), object, gc_epoch: GcEpoch::FIRST };
+    let record = Record { own_epoch: Some(ActorEpoch(1)), object, gc_epoch: GcEpoch::FIRST };
     let out = bench.peer(to[0], 77, merge(&key, replaced(), GcEpoch::FIRST));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Record(record);
@@ -79,9 +79,9 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: 1, actor_epoch: 1 };
+    let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
     let (first, _) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_epoch: Some(1), object: first, gc_epoch: GcEpoch::FIRST };
+    let record = Record { own_epoch: Some(ActorEpoch(1)), object: first, gc_epoch: GcEpoch::FIRST };
     let out = bench.query(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
@@ -192,7 +192,10 @@ fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
     let key = bench.key(true);
     let partition = bench.ring.partition(&key);
     let from = bench.others(&key)[0];
-    let dead = Context::new(vec![Dot { actor: Actor { store: 9, actor_epoch: 1 }, counter: 1 }]);
+    let dead = Context::new(vec![Dot {
+        actor: Actor { store: 9, actor_epoch: ActorEpoch(1) },
+        counter: 1,
+    }]);
     let purgeable = vec![PurgeableKey { key: bench.keys_of(partition, &key), dead }];
     let gc_epoch = GcState { number: GcEpoch(1), purgeable, ..GcState::default() };
     let out = bench.peer(from, 71, Body::GcState { partition, gc_epoch });
@@ -227,8 +230,10 @@ fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
 fn the_clock_of_a_key_is_limited_where_a_write_is_accepted() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let dots = (0..pixii_core::types::MAX_CLOCK_ENTRIES as u64)
-        .map(|store| Dot { actor: Actor { store: store + 10, actor_epoch: 1 }, counter: 1 });
+    let dots = (0..pixii_core::types::MAX_CLOCK_ENTRIES as u64).map(|store| Dot {
+        actor: Actor { store: store + 10, actor_epoch: ActorEpoch(1) },
+        counter: 1,
+    });
     let object = Object::default().discard(&Context::new(dots.collect()));
     let record = Record { object, ..Record::default() };
     let out = bench.query(put(&key, 1));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pixii_core::causal::{Actor, Context, Dot, Object};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object};
 use pixii_core::gc_epoch::{GcEpoch, PurgeableKey};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Done, Input, Output, Work};
@@ -132,7 +132,7 @@ impl TestCluster {
 }
 
 fn dead() -> Context {
-    Context::new(vec![Dot { actor: Actor { store: 9, actor_epoch: 1 }, counter: 1 }])
+    Context::new(vec![Dot { actor: Actor { store: 9, actor_epoch: ActorEpoch(1) }, counter: 1 }])
 }
 
 /// When the rounds were begun, in milliseconds after the first one, of how many keys, and where.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii::disk::DiskStore;
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::rng::Rng;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
@@ -116,13 +116,13 @@ fn place(number: u64) -> Result<(Partition, Key), String> {
 
 fn change(number: u64, size: usize) -> Result<Change, String> {
     let value = Blob(Bytes::from(vec![number as u8; size]));
-    let actor = Actor { store: 1 << 60, actor_epoch: number + 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: ActorEpoch(number + 1) };
     let version = Version { write: WriteId(number.into()), value };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number)?;
     Ok(Change::Record {
         partition,
         key,
-        record: Record { own_epoch: Some(1), object, ..Default::default() },
+        record: Record { own_epoch: Some(ActorEpoch(1)), object, ..Default::default() },
     })
 }

@@ -9,6 +9,7 @@ use super::super::interface::{Hindrance, RingChange};
 use super::super::io::Io;
 use crate::members::Member;
 use crate::message::{Body, Counter};
+use crate::ring::RingId;
 use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
@@ -54,7 +55,7 @@ struct Grant {
 #[derive(Clone, Copy)]
 pub(super) struct Voters<'a> {
     /// Its version and digest.
-    pub(super) ring: (u64, u64),
+    pub(super) ring: RingId,
     pub(super) members: &'a [NodeId],
 }
 

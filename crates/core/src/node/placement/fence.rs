@@ -5,39 +5,37 @@
 
 use std::collections::BTreeMap;
 
+use crate::ring::RingId;
 use crate::types::NodeId;
 
 /// The ring (version and digest) that each other member uses, as it introduced itself last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fence {
-    confirmed: BTreeMap<NodeId, (u64, u64)>,
+    confirmed: BTreeMap<NodeId, RingId>,
 }
 
 impl Fence {
     /// A member has introduced itself with this ring.
-    pub(super) fn confirm(&mut self, from: NodeId, ring: (u64, u64)) {
+    pub(super) fn confirm(&mut self, from: NodeId, ring: RingId) {
         self.confirmed.insert(from, ring);
     }
 
     /// The link to a member is lost: the ring that it uses is unknown from now on, unless it has
     /// confirmed `own`.
-    pub(super) fn lose(&mut self, peer: NodeId, own: (u64, u64)) {
+    pub(super) fn lose(&mut self, peer: NodeId, own: RingId) {
         if !self.has_confirmed(peer, own) {
             self.confirmed.remove(&peer);
         }
     }
 
     /// True if a member uses this ring.
-    pub(super) fn has_confirmed(&self, member: NodeId, ring: (u64, u64)) -> bool {
+    pub(super) fn has_confirmed(&self, member: NodeId, ring: RingId) -> bool {
         self.confirmed.get(&member) == Some(&ring)
     }
 
     /// The linked members that live with another ring than `own`, each with its version.
-    pub(super) fn with_other_rings(
-        &self,
-        own: (u64, u64),
-    ) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+    pub(super) fn with_other_rings(&self, own: RingId) -> impl Iterator<Item = (NodeId, u64)> + '_ {
         let others = self.confirmed.iter().filter(move |(_, ring)| **ring != own);
-        others.map(|(node, (version, _))| (*node, *version))
+        others.map(|(node, ring)| (*node, ring.version))
     }
 }

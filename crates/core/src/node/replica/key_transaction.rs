@@ -119,7 +119,7 @@ impl KeyTransaction<'_> {
             Some(purged) => object.forget(purged),
             None => object,
         };
-        let actor = |actor_epoch: u64| Actor { store: self.store, actor_epoch };
+        let actor = |actor_epoch| Actor { store: self.store, actor_epoch };
         let own_epoch = own_epoch.filter(|actor_epoch| object.counter(actor(*actor_epoch)) > 0);
         let new = Record { own_epoch, object, gc_epoch: GcEpoch::FIRST };
         if let Copy::Record(old) = &self.copies.own {

@@ -131,12 +131,13 @@ fn bound(purgeable_keys: &mut Vec<PurgeableKey>, most: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::causal::{Actor, Context, Dot};
+    use crate::causal::{Actor, ActorEpoch, Context, Dot};
 
     #[test]
     fn as_many_are_purgeable_as_fit_and_always_one() {
         let purgeable_keys = |count: usize, key_bytes: usize, dots: u64| -> Vec<PurgeableKey> {
-            let dot = |actor_epoch| Dot { actor: Actor { store: 1, actor_epoch }, counter: 1 };
+            let actor = |number| Actor { store: 1, actor_epoch: ActorEpoch(number) };
+            let dot = |number| Dot { actor: actor(number), counter: 1 };
             let dead = Context::new((0..dots).map(dot).collect());
             let key = |number: usize| Key::new(format!("{number:0key_bytes$}").into_bytes());
             (0..count).map(|n| PurgeableKey { key: key(n).unwrap(), dead: dead.clone() }).collect()

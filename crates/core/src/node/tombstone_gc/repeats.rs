@@ -62,12 +62,14 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causal::ActorEpoch;
     use crate::types::WriteId;
 
     #[test]
     fn the_event_of_a_repeated_put_stays_for_a_window_and_all_others_go_at_once() {
         let key = Key::new("k").unwrap();
-        let (store, write) = (Actor { store: 1, actor_epoch: 2 }, Actor::of_write(WriteId(3)));
+        let (store, write) =
+            (Actor { store: 1, actor_epoch: ActorEpoch(2) }, Actor::of_write(WriteId(3)));
         let dots = [store, write].map(|actor| Dot { actor, counter: 1 });
         let dead = Context::new(dots.to_vec());
         let mut repeats = Repeats::new(Micros(100));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii::disk::{DiskStore, Limits};
-use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Change, Record, Store, encode_record};
@@ -32,12 +32,12 @@ const VALUE_BYTES: usize = 100;
 fn record(number: u32) -> (Partition, Key, Record) {
     let write = WriteId(number.into());
     let version = Version { write, value: Blob(Bytes::from(vec![number as u8; VALUE_BYTES])) };
-    let actor = Actor { store: 1 << 60, actor_epoch: 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: ActorEpoch(1) };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let scattered = number.wrapping_mul(2_654_435_761);
     let partition = Partition((scattered % 64) as u16);
     let key = Key::new(format!("key-{number:09}").into_bytes()).unwrap();
-    (partition, key, Record { own_epoch: Some(1), object, gc_epoch: GcEpoch(0) })
+    (partition, key, Record { own_epoch: Some(ActorEpoch(1)), object, gc_epoch: GcEpoch(0) })
 }
 
 /// A way to write a group durably.

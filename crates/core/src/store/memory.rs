@@ -390,7 +390,7 @@ impl Store for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::causal::{Actor, Context, Object, Version};
+    use crate::causal::{Actor, ActorEpoch, Context, Object, Version};
     use crate::store::Record;
     use crate::types::{Blob, WriteId};
 
@@ -402,7 +402,7 @@ mod tests {
             return Change::Forget { partition, key };
         }
         let version = Version { write: WriteId(number.into()), value: Blob("v".into()) };
-        let actor = Actor { store: 1, actor_epoch: 1 };
+        let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
         let object = Object::default().update(&Context::default(), actor, version).0;
         Change::Record { partition, key, record: Record { object, ..Record::default() } }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::format::{Edit, FIRST_SEGMENT_AT};
-use super::table::{Frozen, Table, Tables, memory_of};
+use super::table::{Frozen, Table, Tables, entry_bytes, memory_of};
 use super::{CommitLog, Limits, clear};
 use crate::disk::guarded::{Batch, Sled, StoreFault};
 use crate::disk::layout::{LAST_WRITE, meta_key, seal};
@@ -32,6 +32,9 @@ const STEP_WAITS: usize = 8;
 /// whether that is durable or not.
 const SYNC_CHANGES: usize = 128;
 const SYNC_BYTES: usize = 256 << 10;
+/// Bytes after which it does so where they are written through. Until then sled may have them in
+/// memory only, and the space for them is taken before.
+const FLUSH_BYTES: usize = 1 << 20;
 /// How often a checkpoint that lacks space looks for it.
 const SPACE_BACKOFF: Duration = Duration::from_millis(500);
 /// How long the free space that was seen last counts, and for how many more bytes in the tables.
@@ -356,29 +359,34 @@ impl Shared {
     /// Brings a frozen table to the tree; false if the thread is to end before that is done.
     fn checkpoint(&self, frozen: &Frozen) -> Result<bool, StoreFault> {
         let all = frozen.table.len().max(1);
-        let (mut step, mut bytes, mut done) = (Vec::new(), 0, 0);
-        let (mut synced, mut unsynced_bytes) = (0, 0);
+        let (mut step, mut step_bytes, mut done) = (Vec::new(), 0, 0);
+        // What was applied since the last sync.
+        let (mut changes, mut bytes) = (0, 0);
         for (place, value) in frozen.table.in_order() {
             step.push((place.as_slice(), value.as_deref()));
-            bytes += place.len() + value.as_ref().map_or(0, bytes::Bytes::len);
-            if step.len() < self.limits.step_changes && bytes < STEP_BYTES {
+            step_bytes += entry_bytes(place, value.as_ref());
+            if step.len() < self.limits.step_changes && step_bytes < STEP_BYTES {
                 continue;
             }
             done += step.len();
-            unsynced_bytes += std::mem::take(&mut bytes);
-            if !self.step(std::mem::take(&mut step), done as f64 / all as f64)? {
+            changes += step.len();
+            bytes += std::mem::take(&mut step_bytes);
+            if !self.step(std::mem::take(&mut step), bytes, done as f64 / all as f64)? {
                 return Ok(false);
             }
-            let is_long = done >= synced + SYNC_CHANGES || unsynced_bytes >= SYNC_BYTES;
-            if is_long && !self.sled.writes_through() {
+            let is_long = match self.sled.writes_through() {
+                true => bytes >= FLUSH_BYTES,
+                false => changes >= SYNC_CHANGES || bytes >= SYNC_BYTES,
+            };
+            if is_long {
                 self.sled.sync()?;
-                (synced, unsynced_bytes) = (done, 0);
+                (changes, bytes) = (0, 0);
             }
         }
         // The number comes last: with it the tree has all that is before.
         let (place, number) = (meta_key(LAST_WRITE), seal(LAST_WRITE, &frozen.seq.to_be_bytes()));
         step.push((&place, Some(&number)));
-        if !self.step(step, 1.0)? {
+        if !self.step(step, bytes + step_bytes, 1.0)? {
             return Ok(false);
         }
         self.sled.sync()?;
@@ -394,13 +402,16 @@ impl Shared {
         Ok(true)
     }
 
-    /// Applies a part, and rests while there is time; false if the thread is to end.
-    fn step(&self, step: Vec<(&[u8], Option<&[u8]>)>, done: f64) -> Result<bool, StoreFault> {
+    /// Applies a part, and rests while there is time; false if the thread is to end. `bytes` are
+    /// those of the part and of what was applied since the last sync.
+    fn step(
+        &self,
+        step: Vec<(&[u8], Option<&[u8]>)>,
+        bytes: usize,
+        done: f64,
+    ) -> Result<bool, StoreFault> {
         // A segment of sled's that is begun must never want space.
-        let bytes =
-            |(place, value): &(&[u8], Option<&[u8]>)| place.len() + value.map_or(0, <[u8]>::len);
-        let bytes = step.iter().map(bytes).sum::<usize>() as u64;
-        while !self.sled.has_room(bytes)? {
+        while !self.sled.has_room(bytes as u64)? {
             let mut turn = self.turn();
             turn.lacks_space = true;
             self.turned.notify_all();

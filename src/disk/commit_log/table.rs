@@ -28,7 +28,8 @@ pub(super) fn memory_of(edits: &[Edit]) -> usize {
     edits.iter().map(|(place, value)| entry_bytes(place, value.as_ref())).sum()
 }
 
-fn entry_bytes(place: &[u8], value: Option<&Bytes>) -> usize {
+/// The same of one change.
+pub(super) fn entry_bytes(place: &[u8], value: Option<&Bytes>) -> usize {
     ENTRY_BYTES + place.len() + value.map_or(0, Bytes::len)
 }
 

@@ -17,7 +17,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 pub use self::kept::{Binding, KeptTree, KeptTrees};
-use crate::causal::{ActorEpoch, Object};
+use crate::causal::Object;
 use crate::types::{Key, hash64};
 
 /// Children of each inner node.
@@ -161,7 +161,7 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::causal::{Actor, Clock, Context, Version};
+    use crate::causal::{Actor, ActorEpoch, Clock, Context, Version};
     use crate::rng::Rng;
     use crate::types::{Blob, WriteId};
 

@@ -5,7 +5,7 @@
 //! of 1, 8, 20, 64 and 512. For each way: CPU of the process per record in the median of three
 //! rounds, with what it takes to bring the rest of the log to the tree; then both write a group in
 //! turn, so that both meet the same noise: the time of a group (median, 99th percentile, mean,
-//! longest). `TABLE_MIB`, `STEP` and `RETRY_BACKOFF` change the log's limits.
+//! longest). `TABLE_MIB`, `STEP` and `REST` change the log's limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

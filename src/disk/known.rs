@@ -40,13 +40,8 @@ pub(super) fn incarnation(places: &impl Places) -> Result<Option<Meta>, StoreFau
 /// What it knows of the members; `None` before it was reported.
 pub(super) fn members(places: &impl Places) -> Result<Option<Members>, StoreFault> {
     let Some(bytes) = places.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage = || {
-        StoreFault::Corrupt(
-            "what the store knows of the members is not \
-        readable"
-                .into(),
-        )
-    };
+    let what = "what the store knows of the members is not readable";
+    let damage = || StoreFault::Corrupt(what.into());
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| places.fail(damage()))
 }
 

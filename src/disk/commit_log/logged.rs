@@ -44,21 +44,14 @@ impl LoggedTree {
         let known = sled.get(&meta_key(LOG))?;
         let (id, file) = match known {
             Some(bytes) => {
-                let damage = || {
-                    StoreFault::Corrupt(
-                        "the id of the commit log is not \
-                    readable"
-                            .into(),
-                    )
-                };
+                let what = "the id of the commit log is not readable";
+                let damage = || StoreFault::Corrupt(what.into());
                 let id = unseal_u64(LOG, &bytes).ok_or_else(damage);
                 let file = File::options().read(true).write(true).open(&path);
                 let file = file.map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => StoreFault::Corrupt(
-                        "the commit log is \
-                        missing"
-                            .into(),
-                    ),
+                    io::ErrorKind::NotFound => {
+                        StoreFault::Corrupt("the commit log is missing".into())
+                    }
                     _ => StoreFault::from(error),
                 });
                 (id.map_err(|fault| sled.fail(fault))?, file.map_err(|fault| sled.fail(fault))?)

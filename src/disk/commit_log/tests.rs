@@ -161,7 +161,7 @@ fn a_flipped_bit_in_what_was_synced_is_damage_or_cuts_the_last_group_only() {
                 assert!(what.contains("was synced"), "{what}");
                 damaged += 1;
             }
-            // The mark, which is noted outside, reports of this one.
+            // The mark, which is noted outside, has this one.
             Ok((log, records)) if log.seq == synced - 1 => {
                 assert_eq!(records.len() as u64, log.seq);
                 cut += 1;

@@ -10,9 +10,11 @@
 //! number is noted outside of sled.
 
 mod check;
+mod commit_log;
 mod error;
 mod files;
 mod guarded;
+mod known;
 mod layout;
 mod log;
 mod mend;
@@ -20,8 +22,10 @@ mod migrating;
 mod rebuild;
 mod schema;
 mod scrub;
+mod space;
 mod trees;
 mod watch;
+mod written_through;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,14 +42,17 @@ use pixii_core::store::{
 use pixii_core::types::{Key, NodeId, Partition};
 
 pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
+pub use self::commit_log::Limits;
+use self::commit_log::{Edit, LoggedTree, floor_of};
 pub use self::error::OpenError;
 pub use self::files::inspect::{DirectoryState, inspect};
 use self::files::{Directory, WHYS};
-use self::guarded::{Batch, Sled, StoreFault};
+use self::guarded::{Sled, StoreFault};
+use self::known::{gc_epochs, incarnation, members, ring};
 pub use self::layout::NEWEST;
 use self::layout::{
-    At, CHUNK_BYTES, HINTS, HINTS_END, Head, INCARNATION, LAST_WRITE, MAX_RECORD_BYTES, MEMBERS,
-    Place, RING, Value, meta_key, seal,
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, INCARNATION, MAX_RECORD_BYTES, MEMBERS, Place, RING,
+    Value, meta_key,
 };
 pub use self::migrating::{SchemaReport, migrate, schema_of};
 pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
@@ -61,9 +68,9 @@ type Hint = (NodeId, Key, Found);
 #[derive(Debug)]
 pub struct DiskStore {
     /// Declared before the directory, so that it is dropped first.
-    sled: Sled,
+    tree: LoggedTree,
     directory: Directory,
-    /// The number of the last write before the store was opened.
+    /// The number of the last write that the tree had before it was opened.
     opened_at: u64,
     /// The number of the last write: every batch and every chunked record takes one. Locked by a
     /// thread that changes records.
@@ -75,6 +82,11 @@ impl DiskStore {
     /// the page cache. Up to 2.4 times as much memory was measured, so a third of the budget is a
     /// good choice.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        DiskStore::open_with(dir, cache_bytes, Limits::default())
+    }
+
+    /// The same with other sizes of the commit log.
+    pub fn open_with(dir: &Path, cache_bytes: u64, limits: Limits) -> Result<Self, OpenError> {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
         let fault = |fault| OpenError::from_fault(dir, fault);
@@ -86,7 +98,7 @@ impl DiskStore {
             sled.close().map_err(fault)?;
             directory.write_format().map_err(io("writing FORMAT"))?;
         }
-        DiskStore::open_claimed(directory, dir, cache_bytes, schema::migrate)
+        DiskStore::open_claimed(directory, dir, cache_bytes, limits, schema::migrate)
     }
 
     /// Opens the store in a claimed directory; `prepare` checks or migrates its schema.
@@ -94,21 +106,24 @@ impl DiskStore {
         directory: Directory,
         dir: &Path,
         cache_bytes: u64,
+        limits: Limits,
         prepare: impl Fn(&Sled) -> Result<(), SchemaError>,
     ) -> Result<Self, OpenError> {
         let fault = |fault| OpenError::from_fault(dir, fault);
         let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
         let sled = open_sled(&directory, dir, cache_bytes)?;
         prepare(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
-        let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
+        let tree = LoggedTree::open(sled, &directory.data(), limits).map_err(fault)?;
+        let (last_write, mark) = (tree.last_write(), directory.mark());
         if last_write < mark {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
         }
-        incarnation(&sled).map_err(fault)?;
-        members(&sled).map_err(fault)?;
-        ring(&sled).map_err(fault)?;
-        gc_epochs(&sled).map_err(|error| fault(sled.fail(error)))?;
-        Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
+        incarnation(&tree).map_err(fault)?;
+        members(&tree).map_err(fault)?;
+        ring(&tree).map_err(fault)?;
+        gc_epochs(&tree).map_err(|error| fault(tree.tree().fail(error)))?;
+        let opened_at = tree.applied();
+        Ok(DiskStore { tree, directory, opened_at, last_write: Mutex::new(last_write) })
     }
 
     /// Moves a store that does not open to a folder of its own within its directory; the next
@@ -123,14 +138,18 @@ impl DiskStore {
 
     /// True if a call has met damage; nothing more is read or written then.
     pub fn is_damaged(&self) -> bool {
-        self.sled.is_damaged()
+        self.tree.tree().is_damaged()
     }
 
     /// Syncs everything and releases the directory. After an error nothing more is written, and the
     /// directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
         self.sync()?;
-        Ok(self.sled.close()?)
+        Ok(self.tree.close()?)
+    }
+
+    fn fail(&self, fault: StoreFault) -> StoreFault {
+        self.tree.tree().fail(fault)
     }
 
     fn writer(&self) -> MutexGuard<'_, u64> {
@@ -148,7 +167,7 @@ impl DiskStore {
     }
 
     fn read_once(&self, at: At<'_>) -> Result<Found, StoreFault> {
-        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(Found::Nothing) };
+        let Some(bytes) = self.tree.get(&at.place())? else { return Ok(Found::Nothing) };
         Ok(at.decode(match Value::decode(at, &bytes) {
             Value::Inline(record) => Some(record),
             Value::Chunked(head) => self.read_chunks(head)?,
@@ -166,7 +185,7 @@ impl DiskStore {
         limit_bytes: usize,
     ) -> Result<(Vec<Hint>, Option<Vec<u8>>), StoreFault> {
         let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
-        self.sled.range(from, Some(to), |place, value| {
+        self.tree.range(from, Some(to), |place, value| {
             let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
             if bytes >= limit_bytes && !shown.is_empty() {
                 next = Some(place.to_vec());
@@ -207,7 +226,7 @@ impl DiskStore {
         // Each record is dropped once its summary is made. Those that take more than one read are
         // read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
-        self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
+        self.tree.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
             if span.until.as_ref().is_some_and(|until| key > *until) {
                 return Ok(false);
@@ -245,7 +264,7 @@ impl DiskStore {
     fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, StoreFault> {
         let mut bytes = Vec::with_capacity(head.total);
         for index in 0..head.chunks {
-            match self.sled.get(&layout::chunk_key(head.id, index))? {
+            match self.tree.get(&layout::chunk_key(head.id, index))? {
                 Some(chunk) if bytes.len() + chunk.len() <= head.total => {
                     bytes.extend_from_slice(&chunk);
                 }
@@ -255,13 +274,13 @@ impl DiskStore {
         Ok((bytes.len() == head.total).then(|| bytes.into()))
     }
 
-    /// Adds to `batch` the removal of the chunks of the present record. Those of a damaged head
+    /// Adds to `edits` the removal of the chunks of the present record. Those of a damaged head
     /// cannot be found and stay behind.
-    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), StoreFault> {
-        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
+    fn remove_chunks(&self, at: At<'_>, edits: &mut Vec<Edit>) -> Result<(), StoreFault> {
+        let Some(bytes) = self.tree.get(&at.place())? else { return Ok(()) };
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
-                batch.remove(layout::chunk_key(head.id, index));
+                edits.push((layout::chunk_key(head.id, index), None));
             }
         }
         Ok(())
@@ -272,26 +291,28 @@ impl DiskStore {
         at: At<'_>,
         record: &Record,
         last_write: &mut u64,
-        batch: &mut Batch,
+        edits: &mut Vec<Edit>,
     ) -> Result<(), StoreFault> {
         let bytes = at.encode(record);
         if bytes.len() <= CHUNK_BYTES {
-            batch.insert(at.place(), layout::inline(bytes));
+            edits.push((at.place(), Some(layout::inline(bytes).into())));
             return Ok(());
         }
         if bytes.len() > MAX_RECORD_BYTES {
             let length = bytes.len();
             let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
-            return Err(self.sled.fail(StoreFault::Io(text)));
+            return Err(self.fail(StoreFault::Io(text)));
         }
         *last_write += 1;
-        let chunks = (0u32..).zip(bytes.chunks(CHUNK_BYTES));
-        for (index, chunk) in chunks {
-            batch.insert(layout::chunk_key(*last_write, index), chunk);
-        }
         let chunks = bytes.len().div_ceil(CHUNK_BYTES) as u32;
         let head = Head { id: *last_write, total: bytes.len(), chunks };
-        batch.insert(at.place(), head.encode(at));
+        let bytes = Bytes::from(bytes);
+        for index in 0..chunks {
+            let from = index as usize * CHUNK_BYTES;
+            let chunk = bytes.slice(from..(from + CHUNK_BYTES).min(bytes.len()));
+            edits.push((layout::chunk_key(*last_write, index), Some(chunk)));
+        }
+        edits.push((at.place(), Some(head.encode(at).into())));
         Ok(())
     }
 }
@@ -306,25 +327,14 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
     let fault = |fault| OpenError::from_fault(dir, fault);
     // Before sled opens it: sled clears what it finds behind a damaged message.
-    let survey = Sled::survey_of(&directory.data(), directory.mark()).map_err(fault)?;
+    let floor = floor_of(&directory.data(), directory.mark());
+    let floor = floor.map_err(io("reading the commit log"))?;
+    let survey = Sled::survey_of(&directory.data(), floor).map_err(fault)?;
     if let Some(reason) = survey.damage {
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
     directory.remove_torn_files().map_err(io("looking for torn files"))?;
     Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
-}
-
-fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
-    let bytes = sled.get(&meta_key(LAST_WRITE))?;
-    let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
-    let damage = || StoreFault::Corrupt("the number of the last write is not readable".into());
-    number.ok_or_else(|| sled.fail(damage()))
-}
-
-fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(INCARNATION))? else { return Ok(None) };
-    let damage = || StoreFault::Corrupt("what the store knows of itself is not readable".into());
-    layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
 /// Damage that was found while the store was open last, noted because the next opening might miss
@@ -341,44 +351,9 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn members(sled: &Sled) -> Result<Option<Members>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage = || {
-        StoreFault::Corrupt(
-            "what the store knows of the members is not \
-        readable"
-                .into(),
-        )
-    };
-    layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
-}
-
-fn ring(sled: &Sled) -> Result<Option<Ring>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
-    let damage = || StoreFault::Corrupt("what the store knows of the ring is not readable".into());
-    layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
-}
-
-fn gc_epochs(sled: &Sled) -> Result<Vec<(Partition, GcState)>, StoreFault> {
-    let (from, to) = layout::gc_epochs();
-    let mut all = Vec::new();
-    sled.range(&from, Some(&to), |place, bytes| {
-        let found = match Place::decode(place) {
-            Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
-                Some((partition, layout::unseal_gc_epoch(partition, &bytes)?))
-            }),
-            _ => None,
-        };
-        let damage = || StoreFault::Corrupt("the GC epoch of a partition is not readable".into());
-        all.push(found.ok_or_else(damage)?);
-        Ok(true)
-    })?;
-    Ok(all)
-}
-
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        Ok(incarnation(&self.sled)?)
+        Ok(incarnation(&self.tree)?)
     }
 
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
@@ -398,7 +373,7 @@ impl Store for DiskStore {
         }
         let mut listing = Listing::default();
         let mut bytes = 0;
-        self.sled.range(&from, Some(&layout::data_end(partition)), |place, _| {
+        self.tree.range(&from, Some(&layout::data_end(partition)), |place, _| {
             if bytes >= limit_bytes && !listing.keys.is_empty() {
                 listing.more = true;
                 return Ok(false);
@@ -417,11 +392,11 @@ impl Store for DiskStore {
     }
 
     fn members(&self) -> Result<Option<Members>, StoreError> {
-        Ok(members(&self.sled)?)
+        Ok(members(&self.tree)?)
     }
 
     fn ring(&self) -> Result<Option<Ring>, StoreError> {
-        Ok(ring(&self.sled)?)
+        Ok(ring(&self.tree)?)
     }
 
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
@@ -455,7 +430,7 @@ impl Store for DiskStore {
     }
 
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
-        Ok(gc_epochs(&self.sled).map_err(|fault| self.sled.fail(fault))?)
+        Ok(gc_epochs(&self.tree).map_err(|fault| self.fail(fault))?)
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -475,7 +450,8 @@ impl Store for DiskStore {
         // Of several changes to one place only the last is applied, so the chunks of the others are
         // never written.
         let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
-        let mut batch = Batch::default();
+        let mut edits: Vec<Edit> = Vec::with_capacity(changes.len());
+        let mut own = |name: &str, bytes: Vec<u8>| edits.push((meta_key(name), Some(bytes.into())));
         for change in changes {
             match change {
                 Change::Record { partition, key, record } => {
@@ -484,57 +460,53 @@ impl Store for DiskStore {
                 Change::Hint { target, key, record } => {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
-                Change::Meta(meta) => {
-                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta));
-                }
-                Change::Members(members) => {
-                    batch.insert(meta_key(MEMBERS), layout::seal_members(members));
-                }
-                Change::Ring(ring) => batch.insert(meta_key(RING), layout::seal_ring(ring)),
+                Change::Meta(meta) => own(INCARNATION, layout::seal_incarnation(meta)),
+                Change::Members(members) => own(MEMBERS, layout::seal_members(members)),
+                Change::Ring(ring) => own(RING, layout::seal_ring(ring)),
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }
-                Change::GcState { partition, gc_epoch } => batch.insert(
-                    meta_key(&layout::gc_epoch_name(*partition)),
+                Change::GcState { partition, gc_epoch } => own(
+                    &layout::gc_epoch_name(*partition),
                     layout::seal_gc_epoch(*partition, gc_epoch),
                 ),
             }
         }
         let mut last_write = self.writer();
         for (at, record) in records {
-            self.remove_chunks(at, &mut batch)?;
+            self.remove_chunks(at, &mut edits)?;
             match record {
-                Some(record) => self.put(at, record, &mut last_write, &mut batch)?,
-                None => batch.remove(at.place()),
+                Some(record) => self.put(at, record, &mut last_write, &mut edits)?,
+                None => edits.push((at.place(), None)),
             }
         }
         *last_write += 1;
-        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &last_write.to_be_bytes()));
-        Ok(self.sled.apply(batch)?)
+        Ok(self.tree.apply(edits, *last_write)?)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let synced = *self.writer();
-        self.sled.sync()?;
-        Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
+        let synced = self.tree.sync()?;
+        Ok(self.directory.set_mark(synced).map_err(|error| self.fail(error.into()))?)
     }
 
     fn probe(&self) -> Result<(), StoreError> {
-        Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
+        // What failed behind everybody's back is reported now.
+        self.tree.tree().check()?;
+        Ok(self.directory.probe().map_err(|error| self.fail(error.into()))?)
     }
 
     fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
-        Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
+        Ok(kept.map_err(|error| self.fail(error.into()))?)
     }
 
     fn take_trees(&self) -> Result<Taken, StoreError> {
         let taken = trees::take(&self.directory.data(), *self.writer());
-        Ok(taken.map_err(|error| self.sled.fail(error.into()))?)
+        Ok(taken.map_err(|error| self.fail(error.into()))?)
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
-        Ok(self.sled.disk_bytes()?)
+        Ok(self.tree.tree().disk_bytes()?)
     }
 
     fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
@@ -542,6 +514,6 @@ impl Store for DiskStore {
     }
 
     fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
-        Ok(Some(self.sled.free_beside(coming_bytes)?))
+        Ok(Some(self.tree.free_beside(coming_bytes)?))
     }
 }

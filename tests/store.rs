@@ -21,6 +21,8 @@ use pixii_core::store::{
 use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
+#[path = "store/commit_log.rs"]
+mod commit_log;
 #[path = "store/comparisons.rs"]
 mod comparisons;
 #[path = "store/faults.rs"]

@@ -20,7 +20,8 @@ use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{
-    DiskStore, OpenError, StoreFault, gc_epochs, incarnation, members, noted_damage, ring, schema,
+    DiskStore, Limits, OpenError, StoreFault, gc_epochs, incarnation, members, noted_damage, ring,
+    schema,
 };
 
 /// The contents and the damage that a check found.
@@ -137,13 +138,14 @@ pub fn check(
     let copy = PrivateCopy::of(dir, scratch)?;
     let directory = Directory::claim_existing(copy.path())?;
     let noted = noted_damage(&directory);
-    let store = DiskStore::open_claimed(directory, dir, cache_bytes, schema::verify)?;
+    let store =
+        DiskStore::open_claimed(directory, dir, cache_bytes, Limits::default(), schema::verify)?;
     let fault = |fault| OpenError::from_fault(dir, fault);
     let mut reader = Reader {
         store: &store,
         visit,
         report: CheckReport::default(),
-        gc_epochs: gc_epochs(&store.sled).map_err(fault)?.into_iter().collect(),
+        gc_epochs: gc_epochs(&store.tree).map_err(fault)?.into_iter().collect(),
         heads: HashMap::new(),
         digest: Hasher::new(),
         hints: Kept::default(),
@@ -160,14 +162,14 @@ pub fn check(
     if let Some(noted) = noted {
         reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
     }
-    reader.report.meta = incarnation(&store.sled).map_err(fault)?;
+    reader.report.meta = incarnation(&store.tree).map_err(fault)?;
     reader.report.disk_bytes = copy.disk_bytes;
-    reader.report.members = members(&store.sled).map_err(fault)?;
-    reader.report.ring = ring(&store.sled).map_err(fault)?;
+    reader.report.members = members(&store.tree).map_err(fault)?;
+    reader.report.ring = ring(&store.tree).map_err(fault)?;
     // Chunks last: by then all heads are known.
     let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
     let read = parts.into_iter().try_for_each(|(from, to)| {
-        store.sled.range(from, to, |place, value| reader.entry(place, value).map(|()| true))
+        store.tree.range(from, to, |place, value| reader.entry(place, value).map(|()| true))
     });
     match read {
         Ok(()) => reader.report.complete = true,

@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,20 +22,14 @@ use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use bytes::Bytes;
-use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 pub(super) use sled::Batch;
 
 use super::files::{lock_within, sync_path};
 use super::log::{SEGMENT_BYTES, Survey};
 use super::watch::Watch;
-
-/// Log space, in bytes, that is allocated ahead of the known need. Requests in progress when the
-/// space runs out are written there.
-const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
-/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for
-/// records of 500 bytes.
-const LOG_PER_BYTE: u64 = 6;
+use super::written_through::{settle, write_through};
 
 /// The name of the file within the data that notes damage.
 const DAMAGED: &str = "DAMAGED";
@@ -149,6 +143,8 @@ pub(super) struct Sled {
     db: Option<sled::Db>,
     /// Our own descriptor of the one file that holds the data.
     file: File,
+    /// True if each write of sled's is durable when it returns.
+    writes_through: bool,
     /// The state of the log before sled opened it.
     survey: Survey,
     blobs: Mutex<Blobs>,
@@ -183,6 +179,7 @@ impl Sled {
     ) -> Result<Self, StoreFault> {
         hook_panics();
         let _opening = Counted::new(&OPENING);
+        settle(dir)?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -190,6 +187,8 @@ impl Sled {
             .flush_every_ms(None);
         let db = inside(|| Ok(config.open()?))?;
         let file = File::options().read(true).write(true).open(dir.join("db"))?;
+        let writes_through =
+            write_through(&file)? && write_through(&File::open(dir.join("blobs"))?)?;
         // sled fsyncs none of these, and may just have created them, or created a lost `conf` anew.
         file.sync_all()?;
         for path in [dir.join("conf"), dir.join("blobs"), dir.to_path_buf()] {
@@ -203,12 +202,12 @@ impl Sled {
             let _ = inside(|| Ok(forgotten.flush()?));
         })?;
         let (dir, watch, db) = (dir.to_path_buf(), Some(watch), Some(db));
-        Ok(Sled { dir, watch, db, file, survey, blobs, fault, _open })
+        Ok(Sled { dir, watch, db, file, writes_through, survey, blobs, fault, _open })
     }
 
     /// Runs `work` unless an earlier call has failed; a failure of `work` makes all later calls
     /// fail.
-    fn run<T>(
+    pub(super) fn run<T>(
         &self,
         work: impl FnOnce(&sled::Db) -> Result<T, StoreFault>,
     ) -> Result<T, StoreFault> {
@@ -230,6 +229,11 @@ impl Sled {
             fault.clone()
         };
         self.fault.get_or_init(note).clone()
+    }
+
+    /// The fault that ended everything, if there was one.
+    pub(super) fn check(&self) -> Result<(), StoreFault> {
+        self.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
     /// True if a call has failed because the files contradict each other.
@@ -296,13 +300,38 @@ impl Sled {
         &self.file
     }
 
+    /// True if sled's files are written through, so that sled never writes over a segment before
+    /// what replaces it is durable (see [`write_through`]).
+    pub(super) fn writes_through(&self) -> bool {
+        self.writes_through
+    }
+
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
     pub(super) fn apply(&self, batch: Batch) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
-    /// Makes every applied batch durable. sled's flush writes and calls `sync_file_range`, which is
-    /// not durable, so this adds an fsync.
+    /// Applies one change after the other: a crash keeps some number of the first ones. Unlike
+    /// [`Sled::apply`] it keeps no reader waiting.
+    pub(super) fn apply_each<'a>(
+        &self,
+        changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<(), StoreFault> {
+        self.watched(|| {
+            self.run(|db| {
+                for (place, value) in changes {
+                    match value {
+                        Some(value) => drop(db.insert(place, value)?),
+                        None => drop(db.remove(place)?),
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Makes every applied change durable. sled's flush writes and calls `sync_file_range`, which
+    /// is not durable, so this adds an fsync.
     pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
@@ -316,6 +345,12 @@ impl Sled {
             Some(watch) => watch.over(call),
             None => call(),
         }
+    }
+
+    /// No sync ends while the returned guard is held.
+    #[cfg(test)]
+    pub(super) fn hold_syncs(&self) -> impl Sized {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the files in `blobs/` durable that were created since the last call. The directory
@@ -351,72 +386,6 @@ impl Sled {
             rustix::fs::fsync(dir).map_err(io::Error::from)?;
         }
         Ok(())
-    }
-
-    /// Bytes of the file system that this process may still use, after the space is allocated for
-    /// the rest of the log's segment and for `coming_bytes` more bytes of records; 0 when there is
-    /// too little for that.
-    ///
-    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB. A disk may be
-    /// full, but a segment that was begun must have its space, or the store could not be opened
-    /// again.
-    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
-        self.run(|_| {
-            let length = self.file.metadata()?.len();
-            let ahead = AHEAD_BYTES.saturating_add(coming_bytes.saturating_mul(LOG_PER_BYTE));
-            let enough = self.take_space(length.saturating_add(ahead))?
-                // Those zeros may be the space that is needed.
-                || (self.take_space(length)? && self.ends_with_zeros(length, ahead)?);
-            Ok(if enough { self.free()? } else { 0 })
-        })
-    }
-
-    /// Allocates the space for all segments up to the one with this byte; false when there is not
-    /// enough.
-    fn take_space(&self, up_to: u64) -> io::Result<bool> {
-        let segment = SEGMENT_BYTES as u64;
-        let end = up_to.div_ceil(segment).saturating_mul(segment).min(i64::MAX as u64);
-        // Checked each time: where sled truncates the file, the space behind is freed.
-        let missing = end.saturating_sub(self.file.metadata()?.blocks() * 512);
-        if missing == 0 {
-            return Ok(true);
-        }
-        // Checked first: ext4 keeps what it has allocated before it fails.
-        if missing > self.free()? {
-            return Ok(false);
-        }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, end) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(true),
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn free(&self) -> io::Result<u64> {
-        let disk = rustix::fs::fstatvfs(&self.file)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-    }
-
-    /// True if the last `wanted` bytes of the log's last segment are zeros, so that nothing was
-    /// written there yet.
-    fn ends_with_zeros(&self, length: u64, wanted: u64) -> io::Result<bool> {
-        const PIECE: u64 = 64 << 10;
-        let begin = match length.checked_sub(wanted) {
-            Some(begin) if wanted <= SEGMENT_BYTES as u64 => begin,
-            _ => return Ok(false),
-        };
-        let mut piece = vec![0; PIECE as usize];
-        let mut end = length;
-        while end > begin {
-            let from = end.saturating_sub(PIECE).max(begin);
-            let bytes = &mut piece[..(end - from) as usize];
-            self.file.read_exact_at(bytes, from)?;
-            if bytes.iter().any(|byte| *byte != 0) {
-                return Ok(false);
-            }
-            end = from;
-        }
-        Ok(true)
     }
 
     /// Bytes that the directory takes on disk. If it cannot be read, for example because
@@ -562,30 +531,6 @@ mod tests {
         fs::remove_file(blob.path()).unwrap();
         sled.sync().unwrap();
         assert_eq!(known(), 0);
-    }
-
-    #[test]
-    fn the_log_has_its_space_before_it_needs_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
-        let (segment, db) = (SEGMENT_BYTES as u64, dir.path().join("db"));
-        let taken = || fs::metadata(&db).unwrap().blocks() * 512 / segment;
-        let length = fs::metadata(&db).unwrap().len();
-        assert!(sled.free_beside(0).unwrap() > 0);
-        assert_eq!(taken(), 1);
-        assert!(sled.free_beside(segment).unwrap() > 0);
-        assert_eq!(taken(), 7, "six for what comes");
-        assert_eq!(sled.free_beside(u64::MAX), Ok(0), "no disk has that much");
-        assert_eq!(fs::metadata(&db).unwrap().len(), length, "sled sees nothing of it");
-
-        // Opened again, it has a segment of zeros behind the few bytes that were written.
-        sled.close().unwrap();
-        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
-        let length = fs::metadata(&db).unwrap().len();
-        assert_eq!(length.next_multiple_of(segment), segment);
-        assert!(sled.ends_with_zeros(length, AHEAD_BYTES).unwrap());
-        assert!(!sled.ends_with_zeros(length, segment).unwrap());
-        assert!(!sled.ends_with_zeros(length, segment + 1).unwrap());
     }
 
     #[test]

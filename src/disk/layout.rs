@@ -27,8 +27,10 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const RING: &str = "ring";
 /// The name of the record of the number of the last write.
 pub(super) const LAST_WRITE: &str = "write";
+/// The name of the record of the commit log's id.
+pub(super) const LOG: &str = "log";
 /// The schema that this program reads and writes; as many migrations lead to it (see `schema`).
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 /// The name of the record of the schema number.
 pub(super) const SCHEMA: &str = "schema";
 

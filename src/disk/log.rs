@@ -195,6 +195,8 @@ pub(super) struct Survey {
     /// segment from its beginning. Where a crash interrupts that, the old contents end early, which
     /// is harmless.
     excused: BTreeMap<u64, (Header, usize)>,
+    /// The position of the newest segment, and where its messages end.
+    newest: Option<(u64, usize)>,
     /// The first damage that no crash explains.
     pub(super) damage: Option<String>,
 }
@@ -213,6 +215,11 @@ impl Survey {
         for number in known.iter().copied().chain(others) {
             let segment = Segment::read(file, number)?;
             reaches = reaches || segment.reaches(mark);
+            if let Header::At(position) = segment.header
+                && newest == Some(position)
+            {
+                survey.newest = Some((position, segment.end));
+            }
             if segment.is_whole(newest) {
                 last.get_or_insert_with(|| segment.what_is_wrong(number));
                 continue;
@@ -228,6 +235,14 @@ impl Survey {
             survey.damage.get_or_insert(behind);
         }
         Ok(survey)
+    }
+
+    /// True if the segment was the newest one when the store was opened, and its messages went
+    /// further.
+    pub(super) fn went_further(&self, segment: &Segment) -> bool {
+        self.newest.is_some_and(|(position, end)| {
+            segment.header == Header::At(position) && segment.end < end
+        })
     }
 
     /// True if the segment was found in this state when the store was opened.
@@ -428,7 +443,7 @@ mod tests {
         let tail = before.iter().find(|segment| position(segment) == newest).unwrap();
         assert!(tail.reaches(1_200) && tail.reaches(1_100) && !tail.reaches(1_201));
         assert!(tail.batch_to <= newest + tail.end as u64, "{} {newest}", tail.batch_to);
-        println!("the last batch ends at {} of {}", tail.batch_to - newest, tail.end);
+        println!("the last batch ends at {} of {}", tail.batch_to.saturating_sub(newest), tail.end);
 
         let mut byte = [0];
         for (number, segment) in (0..).zip(&before) {

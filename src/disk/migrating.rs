@@ -7,7 +7,7 @@ use pixii_core::store::StoreError;
 use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::NEWEST;
-use super::{DiskStore, OpenError, open_sled, refuse_noted, schema};
+use super::{DiskStore, Limits, OpenError, open_sled, refuse_noted, schema};
 
 /// The schema of a stopped store, and the migrations to the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,8 @@ fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaRe
 pub fn migrate(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let report = report(Directory::claim_existing(dir)?, dir, cache_bytes)?;
     let claimed = Directory::claim_existing(dir)?;
-    let store = DiskStore::open_claimed(claimed, dir, cache_bytes, schema::migrate)?;
+    let limits = Limits::default();
+    let store = DiskStore::open_claimed(claimed, dir, cache_bytes, limits, schema::migrate)?;
     let failed = |error: StoreError| OpenError::Io { dir: dir.to_path_buf(), reason: error.0 };
     store.close().map_err(failed)?;
     Ok(report)

@@ -14,11 +14,12 @@ use pixii_core::ring::Ring;
 use pixii_core::store::Meta;
 use pixii_core::types::Partition;
 
+use super::commit_log::{Newer, last_write};
 use super::files::Directory;
 use super::guarded::{Batch, Sled, StoreFault};
-use super::layout::{self, INCARNATION, Place};
+use super::layout::{self, INCARNATION, LOG, Place};
 use super::log::Survey;
-use super::{DiskStore, OpenError, incarnation, last_write, mend, meta_key, ring, schema};
+use super::{DiskStore, Limits, OpenError, incarnation, mend, meta_key, ring, schema};
 
 /// Most bytes that are copied in one batch.
 const BATCH_BYTES: usize = 1 << 20;
@@ -64,7 +65,9 @@ pub struct Prepared {
 impl DiskStore {
     /// Makes a new store beside this one, which stays as it is. Nothing may write meanwhile.
     pub fn prepare(&self, cache_bytes: u64, amend: Amend) -> Result<Prepared, OpenError> {
-        let salvage = make(&self.directory, &self.sled, cache_bytes, amend)?;
+        // Before the tree is read: what the tables have goes there meanwhile.
+        let newer = self.tree.newer();
+        let salvage = make(&self.directory, self.tree.tree(), &newer, cache_bytes, amend)?;
         Ok(Prepared { salvage })
     }
 
@@ -75,8 +78,8 @@ impl DiskStore {
         prepared: Prepared,
         cache_bytes: u64,
     ) -> Result<(Self, Salvage), OpenError> {
-        let DiskStore { sled, directory, .. } = self;
-        drop(sled);
+        let DiskStore { tree, directory, .. } = self;
+        drop(tree);
         let keep = prepared.salvage.lost.count > 0;
         install(directory, prepared.salvage, keep, cache_bytes)
     }
@@ -120,7 +123,9 @@ fn read_copy(
         let sled = Sled::open(&copy, cache_bytes);
         let sled = sled.map_err(|fault| OpenError::from_fault(dir, fault))?;
         schema::migrate(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
-        make(directory, &sled, cache_bytes, amend)
+        let newer =
+            Newer::salvaged(&sled, &copy).map_err(|fault| OpenError::from_fault(dir, fault))?;
+        make(directory, &sled, &newer, cache_bytes, amend)
     };
     let salvage = read();
     directory.remove_copy().map_err(io("removing the copy"))?;
@@ -141,14 +146,17 @@ fn install(
     salvage.aside = directory.exchange(keep).map_err(io("putting the new store in its place"))?;
     // A log that ended too early has lost writes that the mark still promises.
     directory.set_mark(salvage.last_write).map_err(io("writing MARK"))?;
-    let store = DiskStore::open_claimed(directory, &dir, cache_bytes, schema::verify)?;
+    let limits = Limits::default();
+    let store = DiskStore::open_claimed(directory, &dir, cache_bytes, limits, schema::verify)?;
     Ok((store, salvage))
 }
 
-/// Makes a store in the scratch folder of all that can be read of `old`: whole and synced.
+/// Makes a store in the scratch folder of all that can be read of `old`, and of the `newer` writes:
+/// whole and synced.
 fn make(
     directory: &Directory,
     old: &Sled,
+    newer: &Newer,
     cache_bytes: u64,
     amend: Amend,
 ) -> Result<Salvage, OpenError> {
@@ -159,12 +167,13 @@ fn make(
     let new = Sled::open(&scratch, cache_bytes / 4).map_err(fault)?;
     let mut copy = Copy::new(old, &new);
     copy.all().map_err(fault)?;
-    let (copied, lost) = (copy.copied, Lost::of(&copy.gaps));
+    let (copied, lost) = (copy.copied + newer.len() as u64, Lost::of(&copy.gaps));
     if copy.gaps.iter().any(|gap| *gap.begin < layout::DATA[..]) {
         let reason = "what the store knows of itself is not readable".to_owned();
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
     schema::verify(&new).map_err(|error| OpenError::from_schema(dir, error))?;
+    newer.apply_to(&new).map_err(fault)?;
     let last_write = last_write(&new).map_err(fault)?;
     if let Some(mut meta) = incarnation(&new).map_err(fault)? {
         amend(&mut meta, ring(&new).map_err(fault)?.as_ref(), &lost);
@@ -261,6 +270,10 @@ impl<'a> Copy<'a> {
     }
 
     fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), StoreFault> {
+        if place == meta_key(LOG) {
+            // The new store gets a log of its own.
+            return Ok(());
+        }
         self.batch.insert(place, value);
         self.copied += 1;
         self.bytes += place.len() + value.len();

@@ -13,6 +13,8 @@ mod v1;
 mod v2;
 #[path = "../../migrations/v3.rs"]
 mod v3;
+#[path = "../../migrations/v4.rs"]
+mod v4;
 
 /// A migration from the schema before to its own. Batches that it applies itself must be harmless
 /// to the schema before and to a second run. The batch that it returns is applied together with the
@@ -20,11 +22,12 @@ mod v3;
 type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
 /// The migration to schema N is at N-1.
-const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate];
+const MIGRATIONS: [Migration; NEWEST as usize] =
+    [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
 
 /// The subject of each migration: that to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =
-    ["an empty store", "hints and the list of members", "GC epochs of partitions"];
+    ["an empty store", "hints and the list of members", "GC epochs of partitions", "a commit log"];
 
 /// Why the data does not have the newest schema.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,9 +112,9 @@ fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), StoreFaul
 mod tests {
     use super::*;
 
-    fn fourth(_: &Sled) -> Result<Batch, StoreFault> {
+    fn fifth(_: &Sled) -> Result<Batch, StoreFault> {
         let mut batch = Batch::default();
-        batch.insert(meta_key("fourth"), &b"done"[..]);
+        batch.insert(meta_key("fifth"), &b"done"[..]);
         Ok(batch)
     }
 
@@ -129,15 +132,16 @@ mod tests {
         assert_eq!(migrate(&sled), Err(SchemaError::Lost), "an empty store is not an old one");
         create(&sled).unwrap();
         let version = || decode(&sled.get(&meta_key(SCHEMA)).unwrap().unwrap());
-        assert_eq!(version(), Some(3));
-        let stopped = migrate_with(&sled, &[v1::migrate, v2::migrate, v3::migrate, killed]);
-        assert_eq!(stopped, Err(SchemaError::StoreFault(StoreFault::Io("killed".into()))));
-        assert_eq!(version(), Some(3), "the half-done step does not count");
-        migrate_with(&sled, &[killed, killed, killed, fourth]).unwrap();
         assert_eq!(version(), Some(4));
-        assert_eq!(sled.get(&meta_key("fourth")).unwrap().unwrap(), "done");
-        migrate_with(&sled, &[killed, killed, killed, killed]).unwrap();
-        assert_eq!(migrate(&sled), Err(SchemaError::Newer(4)));
+        let steps = [v1::migrate, v2::migrate, v3::migrate, v4::migrate];
+        let stopped = migrate_with(&sled, &[&steps[..], &[killed]].concat());
+        assert_eq!(stopped, Err(SchemaError::StoreFault(StoreFault::Io("killed".into()))));
+        assert_eq!(version(), Some(4), "the half-done step does not count");
+        migrate_with(&sled, &[killed, killed, killed, killed, fifth]).unwrap();
+        assert_eq!(version(), Some(5));
+        assert_eq!(sled.get(&meta_key("fifth")).unwrap().unwrap(), "done");
+        migrate_with(&sled, &[killed as Migration; 5]).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Newer(5)));
     }
 
     #[test]
@@ -150,7 +154,7 @@ mod tests {
         assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
         migrate(&sled).unwrap();
         assert_eq!(verify(&sled), Ok(()));
-        migrate_with(&sled, &[killed, killed, killed]).unwrap();
-        assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(3)));
+        migrate_with(&sled, &[killed as Migration; 4]).unwrap();
+        assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(4)));
     }
 }

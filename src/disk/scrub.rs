@@ -1,4 +1,4 @@
-//! Reads an open store off the device, one segment of sled's log at a time.
+//! Reads an open store off the device: one segment of sled's log at a time, or the commit log.
 
 use std::thread;
 use std::time::Duration;
@@ -17,11 +17,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 type Finding = ((Header, usize), String);
 
 impl DiskStore {
-    /// Reads a segment of the log.
+    /// Reads a segment of sled's log, or, as the last part, the commit log.
     pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, StoreFault> {
-        let parts = segments(self.sled.log().metadata()?.len()).max(1);
+        let parts = segments(self.tree.tree().log().metadata()?.len()).max(1) + 1;
+        if part % parts == parts - 1 {
+            return Ok(Scrubbed { parts, damage: self.scrub_commit_log()? });
+        }
         // All writes up to here must be found from now on.
-        let synced = self.directory.mark();
+        let synced = self.tree.applied();
         let mut before: Option<Finding> = None;
         for _ in 0..ATTEMPTS {
             let found = self.look(part % parts, synced)?;
@@ -35,20 +38,37 @@ impl DiskStore {
         Ok(Scrubbed { parts, damage: before.map(|(_, what)| what) })
     }
 
+    /// Damage counts only if each look shows it. A look that a checkpoint overtook shows nothing.
+    fn scrub_commit_log(&self) -> Result<Option<String>, StoreFault> {
+        let mut damage = None;
+        for look in 0..ATTEMPTS {
+            if look > 0 {
+                thread::sleep(PAUSE);
+            }
+            match self.tree.look_at_log()? {
+                Some(Ok(())) => return Ok(None),
+                Some(Err(what)) => damage = Some(what),
+                None => {}
+            }
+        }
+        Ok(damage)
+    }
+
     fn look(&self, number: u64, synced: u64) -> Result<Option<Finding>, StoreFault> {
-        let positions = positions(self.sled.log())?;
+        let positions = positions(self.tree.tree().log())?;
         let newest = positions.last_key_value().map(|(position, _)| *position);
-        let segment = Segment::read(self.sled.log(), number)?;
+        let segment = Segment::read(self.tree.tree().log(), number)?;
         let shape = (segment.header, segment.end);
         if !segment.is_whole(newest) {
-            let excused = self.sled.survey().excuses(number, &segment);
+            let excused = self.tree.tree().survey().excuses(number, &segment);
             return Ok((!excused).then(|| (shape, segment.what_is_wrong(number))));
         }
         let Header::At(position) = segment.header else { return Ok(None) };
         if newest != Some(position) {
             return Ok(None);
         }
-        if segment.lacks_the_end_of_a_batch() {
+        let shorter = self.tree.tree().survey().went_further(&segment);
+        if segment.lacks_the_end_of_a_batch() || shorter {
             return Ok(Some((shape, segment.what_is_wrong(number))));
         }
         if synced <= self.opened_at || segment.reaches(synced) {
@@ -58,7 +78,7 @@ impl DiskStore {
         let previous = position.checked_sub(SEGMENT_BYTES as u64);
         let previous = previous.and_then(|position| positions.get(&position));
         if let Some(previous) = previous
-            && Segment::read(self.sled.log(), *previous)?.reaches(synced)
+            && Segment::read(self.tree.tree().log(), *previous)?.reaches(synced)
         {
             return Ok(None);
         }

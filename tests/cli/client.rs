@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii_client::{Client, ClientError, Options, Put};
-use pixii_core::message::{Rejection, ReplicaOutcomes};
+use pixii_core::message::{Rejection, ReplicaOutcomes, Resource};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
 use pixii_testkit::fake::{Behaviour, Fake};
 
@@ -133,6 +133,35 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
         let written = client.put(put(&client, &key, "w", None), TIMEOUT_MS).await.unwrap();
         assert!(!written.repeated, "one node was enough");
+    });
+}
+
+#[test]
+fn a_put_that_a_slow_node_carried_out_is_not_called_refused_by_those_that_were_asked_beside_it() {
+    let fake = Fake::start(3, 3);
+    run(async {
+        let client = client(&fake).await;
+        let key = key("k");
+        client.put(put(&client, &key, "before", None), TIMEOUT_MS).await.unwrap();
+        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        let owners = fake.owners(&key);
+        let (slow, others) = (owners[0], &owners[1..]);
+        let busy = Behaviour::Refuse(Rejection::Busy { what: Resource::DiskTime, limit: 2_000 });
+        others.iter().for_each(|at| fake.behave(*at, busy.clone()));
+        let next = fake.queried(slow) + 1;
+        fake.behave(slow, Behaviour::StallAt(next, Duration::from_millis(900)));
+        let of_slow = async {
+            // The others are asked after 500 ms; the slow node answers later, and then takes no
+            // note of them.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            fake.behave(slow, busy.clone());
+        };
+        let write = put(&client, &key, "after", Some(context));
+        let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), of_slow);
+        assert!(written.unwrap().repeated);
+        assert!(others.iter().all(|at| fake.queried(*at) > 0), "they were asked");
+        fake.all_behave(&Behaviour::Serve);
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["after"]);
     });
 }
 

@@ -410,17 +410,18 @@ fn a_migration_says_what_it_would_do_and_does_it() {
         reported(&command.arg("migrate").args(words).arg(&data).output().unwrap())
     };
     let place = data.display().to_string();
-    let would = "schema 2; the start of a daemon brings it to schema 3 (GC epochs of partitions)";
+    let steps = "3 (GC epochs of partitions), then 4 (a commit log)";
+    let would = format!("schema 2; the start of a daemon brings it to schema {steps}");
     for _ in 0..2 {
         assert_eq!(migrate(&["--check"]), (0, format!("{place}: {would}\n"), String::new()));
     }
     let (code, json, _) = migrate(&["--check", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((code, &json["found"], &json["newest"]), (0, &2.into(), &3.into()));
-    assert_eq!(json["steps"][0]["to"], 3);
-    let did = "had schema 2, and has schema 3 now: 3 (GC epochs of partitions)";
+    assert_eq!((code, &json["found"], &json["newest"]), (0, &2.into(), &4.into()));
+    assert_eq!((&json["steps"][0]["to"], &json["steps"][1]["to"]), (&3.into(), &4.into()));
+    let did = format!("had schema 2, and has schema 4 now: {steps}");
     assert_eq!(migrate(&[]), (0, format!("{place}: {did}\n"), String::new()));
-    let nothing = "schema 3, the newest that this program knows: nothing to do";
+    let nothing = "schema 4, the newest that this program knows: nothing to do";
     assert_eq!(migrate(&[]), (0, format!("{place}: {nothing}\n"), String::new()));
     let (code, out, why) = migrate(&["--check", "/no/such/place"]);
     assert_eq!((code, out), (1, format!("{place}: {nothing}\n")));

@@ -8,12 +8,16 @@ use pixii_testkit::until;
 
 use crate::deaths::file;
 
-/// Flips a bit of `text` in the log of a node, wherever the node has it first.
-fn flip(cluster: &TestCluster, name: &str, text: &str) {
-    let path = cluster.path(name).join("sled/db");
+/// Where a node that runs has what it was sent last, and where one has everything that was stopped.
+const RUNNING: &str = "sled/COMMITS";
+const STOPPED: &str = "sled/db";
+
+/// Flips a bit of `text` in a file of a node, wherever it is there first.
+fn flip(cluster: &TestCluster, name: &str, file: &str, text: &str) {
+    let path = cluster.path(name).join(file);
     let bytes = fs::read(&path).unwrap();
     let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
-    let at = found.unwrap_or_else(|| panic!("{text} is in the log of {name}"));
+    let at = found.unwrap_or_else(|| panic!("{text} is in {file} of {name}"));
     let log = File::options().write(true).open(&path).unwrap();
     log.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
     log.sync_all().unwrap();
@@ -44,8 +48,11 @@ fn expect_all(cluster: &TestCluster) {
 #[test]
 fn flips_on_the_disks_of_running_nodes_are_healed_before_anybody_needs_the_disks() {
     let mut cluster = scrubbed();
-    for (name, key) in [("n1", 7), ("n2", 21), ("n3", 42)] {
-        flip(&cluster, name, &format!("the-value-of-{key}."));
+    // A stop brings to sled what the commit log has. The others still have it there.
+    cluster.cluster.stop("n2").unwrap();
+    cluster.start_all();
+    for (name, file, key) in [("n1", RUNNING, 7), ("n2", STOPPED, 21), ("n3", RUNNING, 42)] {
+        flip(&cluster, name, file, &format!("the-value-of-{key}."));
     }
     for name in ["n1", "n2", "n3"] {
         until("a new store is made", || {
@@ -73,7 +80,9 @@ fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything
     let mut cluster = scrubbed();
     for (name, key) in [("n1", 3), ("n2", 30), ("n3", 49)] {
         cluster.cluster.stop(name).unwrap();
-        flip(&cluster, name, &format!("the-value-of-{key}."));
+        // The commit log still has it, too: what sled alone has lost would be read from there.
+        flip(&cluster, name, STOPPED, &format!("the-value-of-{key}."));
+        flip(&cluster, name, RUNNING, &format!("the-value-of-{key}."));
     }
     cluster.start_all();
     for name in ["n1", "n2", "n3"] {
@@ -84,14 +93,16 @@ fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything
     expect_all(&cluster);
 }
 
-/// Damages the log of a stopped node's store so that it does not open.
+/// Damages the logs of a stopped node's store so that it does not open.
 fn damage(cluster: &TestCluster, name: &str) {
-    let log = cluster.path(name).join("sled/db");
-    let mut bytes = fs::read(&log).unwrap();
-    for at in (1_000..bytes.len().min(200_000)).step_by(50) {
-        bytes[at] ^= 0x55;
+    for (file, from) in [(STOPPED, 1_000), (RUNNING, 0)] {
+        let log = cluster.path(name).join(file);
+        let mut bytes = fs::read(&log).unwrap();
+        for at in (from..bytes.len().min(200_000)).step_by(50) {
+            bytes[at] ^= 0x55;
+        }
+        fs::write(&log, bytes).unwrap();
     }
-    fs::write(&log, bytes).unwrap();
 }
 
 #[test]
@@ -152,12 +163,14 @@ fn an_only_owner_keeps_damaged_data_and_shows_what_is_left_when_the_operator_acc
     file(&cluster, "data", "value", 500);
     cluster.run(&["load", "data"]).done();
     cluster.cluster.stop("n1").unwrap();
-    let path = cluster.path("n1").join("sled/db");
-    // Behind what was written, the file is zeros.
-    let bytes = fs::read(&path).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    let log = File::options().write(true).open(&path).unwrap();
-    log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
+    for file in [STOPPED, RUNNING] {
+        let path = cluster.path("n1").join(file);
+        // Behind what was written, the file is zeros.
+        let bytes = fs::read(&path).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let log = File::options().write(true).open(&path).unwrap();
+        log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
+    }
     cluster.start_all();
     let reported = cluster.run(&["get", "key-1"]);
     assert!(reported.code != 0 && reported.err.contains("--accept-loss"), "{reported:?}");

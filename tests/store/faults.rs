@@ -144,10 +144,10 @@ fn a_newer_schema_is_refused_and_a_lost_one_is_damage() {
         }
         old.to_vec()
     };
-    let ours = set(Some(seal("schema", &4u32.to_be_bytes())));
-    assert_eq!(ours, seal("schema", &3u32.to_be_bytes()));
+    let ours = set(Some(seal("schema", &5u32.to_be_bytes())));
+    assert_eq!(ours, seal("schema", &4u32.to_be_bytes()));
     let (error, text) = rejection(dir.path());
-    assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{text}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 5, .. }), "{text}");
     set(Some(ours.clone()));
     assert_holds(&open(dir.path()), &model);
     for bad in [vec![], vec![1], seal("schema", b""), seal("schema", &[0; 4]), vec![7; 13]] {
@@ -309,8 +309,8 @@ fn flipped_bits_in_the_log_never_escape_as_a_panic_or_a_wrong_value() {
 fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let (old, new) = (record(1, &[300 * KILO]), record(2, &[200 * KILO]));
-    let log = |dir: &Path| dir.join("sled/db");
+    let (old, new) = (record(1, &[100 * KILO]), record(2, &[60 * KILO]));
+    let log = |dir: &Path| dir.join("sled/COMMITS");
     let end = || {
         let bytes = fs::read(log(dir.path())).unwrap();
         bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
@@ -321,10 +321,10 @@ fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
     store.apply(&[put(0, &key("long"), &new)]).unwrap();
     store.sync().unwrap();
     let after = end();
-    assert!(after > before + 200 * KILO, "{before} to {after}");
+    assert!(after > before + 60 * KILO, "{before} to {after}");
     let mut seen = [0, 0];
     // Closer at the end, where the head is.
-    let cuts = (before..=after).step_by(16 * KILO).chain((after - 400..=after).step_by(20));
+    let cuts = (before..=after).step_by(4 * KILO).chain((after - 400..=after).step_by(20));
     for cut in cuts {
         let copy = tempfile::tempdir().unwrap();
         let mut cp = Command::new("cp");

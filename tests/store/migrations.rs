@@ -2,21 +2,23 @@
 //!
 //! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds
 //! one node's data: some keys, two of them with siblings, one long, tombstones; from schema 2 on
-//! with hints for a member that was away, from schema 3 on with GC epochs. The numbers are what
-//! that program's own `pixii check` said.
+//! with hints for a member that was away, from schema 3 on with GC epochs. `v3-killed` is of a
+//! daemon that was killed. The numbers are what that program's own `pixii check` said.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pixii::disk::{CheckReport, DiskStore, OpenError, check, migrate, schema_of};
-use pixii_core::store::Store;
+use pixii_core::store::{Change, Found, Store};
+use pixii_core::types::Partition;
 use tempfile::TempDir;
 
 use crate::faults::{raw, seal};
-use crate::{CACHE, open, scratch};
+use crate::{CACHE, key, open, put, record, scratch};
 
 struct Fixture {
+    name: &'static str,
     schema: u32,
     live_keys: u64,
     tombstones: u64,
@@ -25,20 +27,50 @@ struct Fixture {
 }
 
 const FIXTURES: [Fixture; 3] = [
-    Fixture { schema: 1, live_keys: 24, tombstones: 1, hints: 0, digest: "b78b15f64d80ba17" },
-    Fixture { schema: 2, live_keys: 30, tombstones: 3, hints: 2, digest: "47ee718084a9aef6" },
-    Fixture { schema: 3, live_keys: 30, tombstones: 1, hints: 2, digest: "3d77610bef31747a" },
+    Fixture {
+        name: "v1",
+        schema: 1,
+        live_keys: 24,
+        tombstones: 1,
+        hints: 0,
+        digest: "b78b15f64d80ba17",
+    },
+    Fixture {
+        name: "v2",
+        schema: 2,
+        live_keys: 30,
+        tombstones: 3,
+        hints: 2,
+        digest: "47ee718084a9aef6",
+    },
+    Fixture {
+        name: "v3",
+        schema: 3,
+        live_keys: 30,
+        tombstones: 1,
+        hints: 2,
+        digest: "3d77610bef31747a",
+    },
 ];
-const NEWEST: u32 = 3;
+/// A daemon of schema 3 that was killed.
+const KILLED: Fixture = Fixture {
+    name: "v3-killed",
+    schema: 3,
+    live_keys: 30,
+    tombstones: 1,
+    hints: 0,
+    digest: "e2929f735bc374f3",
+};
+const NEWEST: u32 = 4;
 
 impl Fixture {
     fn unpack(&self) -> (TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let schema = self.schema;
-        let archive = format!("{}/tests/fixtures/v{schema}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+        let name = self.name;
+        let archive = format!("{}/tests/fixtures/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
         let mut tar = Command::new("tar");
         assert!(tar.arg("xzf").arg(archive).arg("-C").arg(dir.path()).status().unwrap().success());
-        let data = dir.path().join(format!("v{schema}"));
+        let data = dir.path().join(name);
         (dir, data)
     }
 
@@ -86,19 +118,45 @@ fn data_of_every_schema_is_reported_migrated_and_all_there() {
 }
 
 #[test]
+fn a_store_of_the_schema_before_that_was_killed_is_migrated_and_goes_on_with_a_log() {
+    for is_migrated_before in [false, true] {
+        let (_dir, data) = KILLED.unpack();
+        if is_migrated_before {
+            assert_eq!(migrate(&data, CACHE).unwrap().found, 3);
+            let report = KILLED.assert_whole(&data, "migrated");
+            assert!(report.meta.is_some_and(|meta| !meta.clean));
+        }
+        let store = open(&data);
+        let record = record(1, &[100]);
+        store.apply(&[put(0, &key("later"), &record)]).unwrap();
+        store.sync().unwrap();
+        // Not closed: the log has it, and the tree has not.
+        drop(store);
+        let found = open(&data).read(Partition(0), &key("later")).unwrap();
+        assert_eq!(found, Found::Record(record));
+        let store = open(&data);
+        store.apply(&[Change::Forget { partition: Partition(0), key: key("later") }]).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        KILLED.assert_whole(&data, "read through the log");
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused_by_name_and_left_alone() {
     let (_dir, data) = FIXTURES[2].unpack();
     let ours = {
         let db = raw(&data);
-        db.insert(b"\x01schema", seal("schema", &4u32.to_be_bytes())).unwrap().unwrap().to_vec()
+        db.insert(b"\x01schema", seal("schema", &5u32.to_be_bytes())).unwrap().unwrap().to_vec()
     };
     for done in [schema_of(&data, &scratch(), CACHE), migrate(&data, CACHE)] {
         let error = done.unwrap_err();
-        assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{error}");
+        assert!(matches!(error, OpenError::NewerSchema { found: 5, .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("has schema 4 and this program knows schemas up to 3"), "{text}");
+        assert!(text.contains("has schema 5 and this program knows schemas up to 4"), "{text}");
     }
     raw(&data).insert(b"\x01schema", ours).unwrap();
+    migrate(&data, CACHE).unwrap();
     FIXTURES[2].assert_whole(&data, "with its own schema again");
 }
 
@@ -110,7 +168,7 @@ fn end(data: &Path) -> usize {
 
 #[test]
 fn a_power_cut_anywhere_within_a_migration_leaves_one_that_the_next_start_completes() {
-    for fixture in &FIXTURES[..2] {
+    for fixture in &FIXTURES[..3] {
         let (dir, data) = fixture.unpack();
         let before = end(&data);
         migrate(&data, CACHE).unwrap();

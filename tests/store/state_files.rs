@@ -75,17 +75,21 @@ fn a_directory_of_the_version_before_gets_its_second_copies_at_the_next_opening(
 #[test]
 fn a_damaged_mark_still_reports_that_synced_writes_are_missing() {
     let (dir, model) = filled();
-    let log = dir.path().join("sled/db");
-    let old = fs::read(&log).unwrap();
+    let logs = ["sled/db", "sled/COMMITS"].map(|log| dir.path().join(log));
+    let both = || logs.clone().map(|log| fs::read(log).unwrap());
+    let put_back = |both: &[Vec<u8>; 2]| {
+        logs.iter().zip(both).for_each(|(log, bytes)| fs::write(log, bytes).unwrap());
+    };
+    let old = both();
     let store = open(dir.path());
     store.apply(&[put(0, &key("late"), &record(9, &[100]))]).unwrap();
     store.close().unwrap();
-    let new = fs::read(&log).unwrap();
+    let new = both();
     for byte in [3, 12, 64 + 7, 64 + 15] {
         let mark = dir.path().join("MARK");
         let whole = fs::read(&mark).unwrap();
         flip(&mark, byte, 1);
-        fs::write(&log, &old).unwrap();
+        put_back(&old);
         for entry in fs::read_dir(dir.path().join("sled")).unwrap() {
             let path = entry.unwrap().path();
             if path.to_string_lossy().contains("/snap.") {
@@ -95,7 +99,7 @@ fn a_damaged_mark_still_reports_that_synced_writes_are_missing() {
         let error = DiskStore::open(dir.path(), CACHE).unwrap_err();
         assert!(matches!(error, OpenError::Damaged { .. }), "byte {byte}: {error}");
         assert!(error.to_string().contains("was synced"), "byte {byte}: {error}");
-        fs::write(&log, &new).unwrap();
+        put_back(&new);
         fs::write(&mark, whole).unwrap();
     }
     let store = open(dir.path());

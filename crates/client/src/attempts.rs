@@ -136,12 +136,13 @@ impl Client {
                     attempts.faults.clear();
                     continue;
                 }
-                if let (false, Some(response)) = (in_time, attempts.alone.take()) {
-                    return Ok(Done { response, repeated: true });
-                }
                 let unknown = attempts.unknown.is_some() && self.0.options.retry_unknown;
                 if !in_time || !(unknown || attempts.again) {
-                    return Err(attempts.failure(timeout_ms));
+                    return match attempts.alone.take() {
+                        // It was carried out, even if the node cannot be informed any more.
+                        Some(response) => Ok(Done { response, repeated: true }),
+                        None => Err(attempts.failure(timeout_ms)),
+                    };
                 }
                 sleep_until(Instant::now() + RETRY_BACKOFF).await;
                 candidates = self.candidates(partition);
@@ -337,7 +338,7 @@ impl Attempts {
                     // Owners are tried first, and know best why their own answer does not count.
                 } else if another_may_accept(&why) {
                     self.refused = Some(why);
-                } else if !self.writes || (self.unknown.is_none() && self.in_flight.is_empty()) {
+                } else if !self.writes || !self.may_be_done() {
                     return Err(why.into());
                 } else {
                     // Another attempt may have carried it out, or may still do so.
@@ -354,6 +355,11 @@ impl Attempts {
             Err(Lost::Sent(why) | Lost::Unsent(why)) => self.faults.push(named(why)),
         }
         Ok(None)
+    }
+
+    /// True if a node has carried it out, or may have, or may still do so.
+    fn may_be_done(&self) -> bool {
+        self.unknown.is_some() || self.alone.is_some() || !self.in_flight.is_empty()
     }
 
     /// The error when no node has carried it out: the worst that may have happened.

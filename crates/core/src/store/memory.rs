@@ -1,6 +1,10 @@
 //! The in-memory twin of the disk: what is live beside what would survive a power cut.
+//!
+//! As on a real disk, what is synced is in a log that is ahead of a tree, and a checkpoint brings
+//! it there change by change. A power cut finds the tree in any state of that, and the log makes it
+//! whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +19,11 @@ use crate::members::Members;
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
+
+/// Synced batches that the log has before a checkpoint begins.
+const LOG_BATCHES: usize = 12;
+/// Changes that a checkpoint brings to the tree with each sync.
+const STEP_CHANGES: usize = 5;
 
 /// A store in memory. Records go through their bytes on disk, so that the twin notifies the same
 /// lies.
@@ -34,8 +43,15 @@ struct Image {
 #[derive(Debug, Default)]
 struct State {
     live: Image,
+    /// What a power cut leaves: what tree and log are together.
     durable: Image,
     unsynced: Vec<Vec<Stored>>,
+    tree: Image,
+    /// What was synced since the last checkpoint ended, in order.
+    log: Vec<Vec<Stored>>,
+    /// How many batches of the log a checkpoint brings to the tree, if there is one, and what of
+    /// them it has still to bring.
+    checkpoint: (usize, VecDeque<Stored>),
     /// What is kept for the next start; nothing once something is applied.
     trees: Option<Vec<u8>>,
 }
@@ -92,6 +108,47 @@ impl Image {
     }
 }
 
+impl State {
+    /// Makes this batch the last one that a power cut leaves.
+    fn sync_batch(&mut self, batch: Vec<Stored>) {
+        self.durable.apply(&batch);
+        self.log.push(batch);
+    }
+
+    /// Goes on with a checkpoint by so many changes. What the log holds of it is let go of when the
+    /// tree has all.
+    fn go_on(&mut self, changes: usize) {
+        let (batches, rest) = &mut self.checkpoint;
+        if *batches == 0 && self.log.len() >= LOG_BATCHES {
+            *batches = self.log.len();
+            rest.extend(self.log.iter().flatten().cloned());
+        }
+        let step: Vec<Stored> = rest.drain(..changes.min(rest.len())).collect();
+        self.tree.apply(&step);
+        if rest.is_empty() {
+            self.log.drain(..std::mem::take(batches));
+        }
+    }
+
+    /// What a start finds: a checkpoint was at any place, and the whole log is applied again.
+    fn replay(&mut self, rng: &mut Rng) {
+        let left = self.checkpoint.1.len();
+        self.go_on(rng.below(left as u64 + 1) as usize);
+        self.checkpoint = Default::default();
+        for batch in std::mem::take(&mut self.log) {
+            self.tree.apply(&batch);
+        }
+        self.durable = self.tree.clone();
+    }
+
+    /// The tree has all that is durable.
+    fn settle(&mut self) {
+        self.tree = self.durable.clone();
+        self.log.clear();
+        self.checkpoint = Default::default();
+    }
+}
+
 impl MemoryStore {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,9 +160,11 @@ impl MemoryStore {
         let state = &mut *self.state();
         let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
         let lost = state.unsynced.len() - survive;
-        for batch in state.unsynced.drain(..).take(survive) {
-            state.durable.apply(&batch);
-        }
+        let mut unsynced = std::mem::take(&mut state.unsynced);
+        unsynced.truncate(survive);
+        unsynced.into_iter().for_each(|batch| state.sync_batch(batch));
+        // Numbers of its own: where a checkpoint was must not change what else is drawn.
+        state.replay(&mut Rng::new((survive + state.log.len()) as u64));
         state.live = state.durable.clone();
         lost
     }
@@ -113,8 +172,8 @@ impl MemoryStore {
     /// A copy of what would survive a power cut: what a backup of the disk has.
     pub fn backup(&self) -> MemoryStore {
         let durable = self.state().durable.clone();
-        let state = State { live: durable.clone(), durable, ..State::default() };
-        MemoryStore(Mutex::new(state))
+        let (live, tree) = (durable.clone(), durable.clone());
+        MemoryStore(Mutex::new(State { live, durable, tree, ..State::default() }))
     }
 
     /// Flips a bit in some record on the disk. Returns the key, or `None` if there is no record.
@@ -134,6 +193,7 @@ impl MemoryStore {
             *changed.get_mut(at)? ^= 1 << rng.below(8);
             *bytes = changed.into();
         }
+        state.settle();
         Some(key)
     }
 
@@ -158,6 +218,7 @@ impl MemoryStore {
         }
         state.live = state.durable.clone();
         state.unsynced.clear();
+        state.settle();
     }
 
     /// What a read would find after a power cut now that loses everything unsynced.
@@ -305,9 +366,10 @@ impl Store for MemoryStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         let state = &mut *self.state();
-        for batch in state.unsynced.drain(..) {
-            state.durable.apply(&batch);
+        for batch in std::mem::take(&mut state.unsynced) {
+            state.sync_batch(batch);
         }
+        state.go_on(STEP_CHANGES);
         Ok(())
     }
 
@@ -322,5 +384,51 @@ impl Store for MemoryStore {
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.state().live.records.values().map(|bytes| bytes.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causal::{Actor, ActorEpoch, Context, Object, Version};
+    use crate::store::Record;
+    use crate::types::{Blob, WriteId};
+
+    /// A change of one of a few keys; some remove it.
+    fn change(number: u64, rng: &mut Rng) -> Change {
+        let key = Key::new(format!("{}", rng.below(9)).into_bytes()).unwrap();
+        let partition = Partition(0);
+        if rng.chance(0.2) {
+            return Change::Forget { partition, key };
+        }
+        let version = Version { write: WriteId(number.into()), value: Blob("v".into()) };
+        let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
+        let object = Object::default().update(&Context::default(), actor, version).0;
+        Change::Record { partition, key, record: Record { object, ..Record::default() } }
+    }
+
+    #[test]
+    fn a_power_cut_in_any_state_of_a_checkpoint_leaves_what_was_synced() {
+        let (mut with_log, mut within) = (0, 0);
+        for seed in 0..300 {
+            let mut rng = Rng::new(seed);
+            let (store, model) = (MemoryStore::default(), MemoryStore::default());
+            for number in 0..rng.below(60) {
+                let change = change(number, &mut rng);
+                store.apply(std::slice::from_ref(&change)).unwrap();
+                model.apply(&[change]).unwrap();
+                store.sync().unwrap();
+            }
+            with_log += usize::from(!store.state().log.is_empty());
+            within += usize::from(store.state().checkpoint.0 > 0);
+            store.power_cut(&mut rng);
+            assert!(store.state().log.is_empty());
+            for key in 0..9 {
+                let key = Key::new(format!("{key}").into_bytes()).unwrap();
+                let found = store.read(Partition(0), &key).unwrap();
+                assert_eq!(found, model.read(Partition(0), &key).unwrap(), "seed {seed}");
+            }
+        }
+        assert!(with_log > 100 && within > 30, "{with_log} {within}");
     }
 }

@@ -121,7 +121,10 @@ async fn carry_out(name: &Name, plan: &Plan, print: Print<'_>) -> Result<Ending,
     match name {
         Name::List | Name::Unknown(_) => Err("this is no drill".into()),
         Name::Kill(_) => kill::run(plan, print).await.map(Ending::from),
-        Name::PowerCut(_) => power_cut::run(plan, print).await.map(Ending::from),
+        Name::PowerCut(of) => {
+            let value_bytes = of.value_bytes.map(|bytes| bytes as usize);
+            power_cut::run(plan, value_bytes, print).await.map(Ending::from)
+        }
         Name::Restart(_) => restart::one(plan, print).await,
         Name::RollingRestart(_) => restart::rolling(plan, print).await,
         Name::Upgrade(of) => restart::upgrade(plan, &of.old, print).await,

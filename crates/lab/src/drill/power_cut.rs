@@ -24,7 +24,13 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill
 /// could not go on; faults of the daemons are in the score.
-pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
+/// With `value_bytes` all values have that size.
+pub(crate) async fn run(
+    plan: &Plan,
+    value_bytes: Option<usize>,
+    print: Print<'_>,
+) -> Result<Score, String> {
+    let sizes = value_bytes.map_or(SIZES, Sizes::fixed);
     // Declared before the daemons, so that it is dropped after them on every path.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
     let mut testbed = Testbed::prepare(plan, N.into())?;
@@ -40,7 +46,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> 
     let client = testbed.client().await?;
     print(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
     for round in 1..=plan.rounds {
-        let (puts, large) = cut_all(&mut testbed, &disks, &client, plan).await?;
+        let (puts, large) = cut_all(&mut testbed, &disks, &client, plan, sizes).await?;
         disks.restore()?;
         let Some(spent) = testbed.open(&names).await? else {
             return testbed.give_up(Some(&client)).await;
@@ -48,7 +54,7 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> 
         testbed.recovered(spent, "the power is back, and all serve");
         let judged = testbed.judge(&client, false).await?;
         testbed.score.rounds = round;
-        work_on(&mut testbed, &client, plan).await?;
+        work_on(&mut testbed, &client, plan, sizes).await?;
         print(&format!(
             "round {round}: power cut after {puts} puts of {} keys (about {large} MiB); {judged}",
             plan.keys
@@ -60,9 +66,14 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> 
 }
 
 /// Runs the same load for a while without a fault.
-async fn work_on(testbed: &mut Testbed, client: &Client, plan: &Plan) -> Result<(), String> {
+async fn work_on(
+    testbed: &mut Testbed,
+    client: &Client,
+    plan: &Plan,
+    sizes: Sizes,
+) -> Result<(), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
-    let spec = Spec { mix, duration: Some(AFTER), ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
+    let spec = Spec { mix, duration: Some(AFTER), ..testbed.spec(plan.keys, Choice::Sweep, sizes) };
     testbed.enter(Phase::After);
     testbed.load(client, spec).finish().await?;
     testbed.enter(None);
@@ -76,9 +87,10 @@ async fn cut_all(
     disks: &Disks,
     client: &Client,
     plan: &Plan,
+    sizes: Sizes,
 ) -> Result<(u64, u64), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
-    let spec = Spec { mix, ..testbed.spec(plan.keys, Choice::Sweep, SIZES) };
+    let spec = Spec { mix, ..testbed.spec(plan.keys, Choice::Sweep, sizes) };
     // Operations in flight are not done yet.
     let enough = SWEEPS * plan.keys + spec.clients as u64 + testbed.rng.below(plan.keys);
     let load = testbed.load(client, spec);
@@ -102,6 +114,6 @@ async fn cut_all(
         let keys = plan.keys;
         testbed.score.notes.push(format!("only {puts} puts of {keys} keys before a cut"));
     }
-    let bytes = puts as f64 * (SIZES.usual as f64 + SIZES.large_share * SIZES.large as f64);
+    let bytes = puts as f64 * (sizes.usual as f64 + sizes.large_share * sizes.large as f64);
     Ok((puts, (bytes / f64::from(1 << 20)) as u64))
 }

@@ -221,11 +221,13 @@ pub(super) struct PowerCut {
     #[arg(long, default_value_t = POWER_CUT_ROUNDS,
         value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rounds: u64,
-    /// Keys, all overwritten at least three times before each cut; two in a hundred values have 1
-    /// MiB
+    /// Keys, all overwritten at least three times before each cut
     #[arg(long, default_value_t = POWER_CUT_KEYS,
-        value_parser = clap::value_parser!(u64).range(1..=1_000))]
+        value_parser = clap::value_parser!(u64).range(1..=20_000))]
     keys: u64,
+    /// Bytes of each value [default: 1000, and 1 MiB for two in a hundred]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub(super) value_bytes: Option<u64>,
     #[command(flatten)]
     place: Place,
 }

@@ -313,6 +313,10 @@ mod tests {
         let later = now + Duration::from_secs(60);
         assert_eq!(sent(later, true), (true, false));
         assert_eq!(sent(later, false), (false, false));
-        assert_eq!(sent(now - Duration::from_millis(1), true), (false, true), "its caller is told");
+        assert_eq!(
+            sent(now - Duration::from_millis(1), true),
+            (false, true),
+            "its caller is answered"
+        );
     }
 }

@@ -177,7 +177,7 @@ fn a_change_goes_on_or_back_one_step_at_a_time_and_never_down() {
     let new = target(&old, &[Edit::Join(RingMember::plain(node(9)))]).unwrap();
     let [_, fill, turn, settled] = ladder(&old, &new);
     let steps: Vec<_> = [&old, &fill, &turn, &settled].map(|ring| ring.step()).into();
-    assert_eq!(steps, [None, Some(Step::Fill), Some(Step::KeyTransaction), None]);
+    assert_eq!(steps, [None, Some(Step::Fill), Some(Step::Turn), None]);
     let versions: Vec<u64> = [&old, &fill, &turn, &settled].map(Ring::version).into();
     assert_eq!(versions, [1, 2, 3, 4]);
     assert!(settled.forward().is_none() && settled.back().is_none() && old.back().is_none());

@@ -24,7 +24,7 @@ pub enum Step {
     /// Writes go to both tables, reads to the old one: new owners are filled.
     Fill,
     /// Writes go to both tables, reads to the new one.
-    KeyTransaction,
+    Turn,
 }
 
 /// An old owner of a partition that goes, and the new owner that takes its slot.
@@ -122,8 +122,8 @@ impl Ring {
     pub fn forward(&self) -> Option<Ring> {
         match self.change.as_ref()? {
             change if change.cancelled => None,
-            Change { step: Step::Fill, .. } => self.turned(Step::KeyTransaction, false),
-            Change { step: Step::KeyTransaction, .. } => self.settled(),
+            Change { step: Step::Fill, .. } => self.turned(Step::Turn, false),
+            Change { step: Step::Turn, .. } => self.settled(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Ring {
     pub fn back(&self) -> Option<Ring> {
         match self.change.as_ref()?.step {
             Step::Fill => self.settled(),
-            Step::KeyTransaction => self.turned(Step::Fill, true),
+            Step::Turn => self.turned(Step::Fill, true),
         }
     }
 
@@ -191,7 +191,7 @@ impl Ring {
         let Some(also) = self.also(partition) else { return Vec::new() };
         let reads = self.owners(partition);
         let (old, new) = match self.step() {
-            Some(Step::KeyTransaction) => (also, reads),
+            Some(Step::Turn) => (also, reads),
             _ => (reads, also),
         };
         pairs(old, new)

@@ -47,6 +47,8 @@ struct Host {
     writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
     paused_until: Time,
+    /// What waits for the end of its pause, in order.
+    held: VecDeque<Event>,
     /// Until this time the disk is slow.
     slow_until: Time,
     /// Until this time the disk hangs.
@@ -78,6 +80,7 @@ enum Event {
     Wake { at: usize, incarnation: u64 },
     Disk { at: usize, incarnation: u64, work: Work },
     Held { at: usize, incarnation: u64, input: Box<Input> },
+    Continue { at: usize },
     Synced { at: usize, incarnation: u64, seq: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
@@ -375,8 +378,8 @@ impl World {
         | Event::Disk { at, .. } = &event
             && self.hosts[*at].paused_until > self.now()
         {
-            let until = self.hosts[*at].paused_until;
-            return self.schedule(until, event);
+            let at = *at;
+            return self.hold(at, event);
         }
         match event {
             // A connection ends with the process, so messages to an earlier incarnation are lost.
@@ -405,6 +408,7 @@ impl World {
                 }
             }
             Event::Disk { at, incarnation, work } => self.disk(at, incarnation, work),
+            Event::Continue { at } => self.go_on(at),
             Event::Held { at, incarnation, input } => {
                 if self.hosts[at].incarnation == incarnation {
                     self.input(at, *input);
@@ -476,13 +480,35 @@ impl World {
         Time::START + offset + (self.now() - Time::START) * rate / 1_000
     }
 
+    /// Keeps an event for the end of a host's pause. They keep their order when a later pause
+    /// extends it: a link that came up must not go down afterwards.
+    fn hold(&mut self, at: usize, event: Event) {
+        let Host { paused_until, held, .. } = &mut self.hosts[at];
+        let (until, is_first) = (*paused_until, held.is_empty());
+        held.push_back(event);
+        if is_first {
+            self.schedule(until, Event::Continue { at });
+        }
+    }
+
+    /// A host finds what came while it was paused, unless it is paused again.
+    fn go_on(&mut self, at: usize) {
+        let until = self.hosts[at].paused_until;
+        if until > self.now() {
+            return self.schedule(until, Event::Continue { at });
+        }
+        for event in std::mem::take(&mut self.hosts[at].held) {
+            self.step(event);
+        }
+    }
+
     /// Passes an input to a node and carries out its outputs. A paused node gets it when it
     /// continues: one that handled it before would not notice how long its pause was.
     fn input(&mut self, at: usize, input: Input) {
         let Host { incarnation, paused_until, .. } = self.hosts[at];
         if paused_until > self.now() {
             let input = Box::new(input);
-            return self.schedule(paused_until, Event::Held { at, incarnation, input });
+            return self.hold(at, Event::Held { at, incarnation, input });
         }
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);

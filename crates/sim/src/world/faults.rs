@@ -147,6 +147,7 @@ impl World {
             self.hosts[at].paused_until = Time::START;
             self.hosts[at].slow_until = Time::START;
             self.hosts[at].hung_until = Time::START;
+            self.go_on(at);
             self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                 self.start(at, false);

@@ -1,5 +1,6 @@
 //! Replacement of a member for good, and the return of the old host with its data.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pixii_core::members::{Member, Members, MembershipStatus};
@@ -42,6 +43,7 @@ impl Host {
             writes: Default::default(),
             writing: false,
             paused_until: Time::START,
+            held: VecDeque::new(),
             slow_until: Time::START,
             hung_until: Time::START,
             stalled: None,

@@ -92,6 +92,22 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
 }
 
 #[test]
+fn a_put_that_comes_twice_to_a_node_is_one_event() {
+    let mut bench = Bench::new();
+    let key = bench.key(true);
+    let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
+    let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
+    let (first, dot) = Object::default().update(&Context::default(), actor, version);
+    let record = Record { own_epoch: Some(ActorEpoch(1)), object: first, gc_epoch: GcEpoch::FIRST };
+    let out = bench.query(put(&key, WRITE));
+    let out = bench.disk(out, &record);
+    let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
+    let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
+    let dots: Vec<Dot> = object.values().map(|(dot, _)| dot).collect();
+    assert_eq!(dots, [dot]);
+}
+
+#[test]
 fn a_put_that_is_ordered_to_be_unknown_is_not_carried_out_afterwards() {
     let mut bench = Bench::new();
     let key = bench.key(true);

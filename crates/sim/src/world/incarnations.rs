@@ -88,6 +88,7 @@ impl World {
         host.writing = false;
         host.wake = None;
         host.paused_until = Time::START;
+        host.held.clear();
         host.stalled = None;
         host.incarnation += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {

@@ -125,7 +125,10 @@ fn a_store_that_closes_its_connections_ends_the_run_with_a_sentence() {
         "50",
     ]);
     assert_eq!((code, stated.as_str()), (1, ""));
-    assert_eq!(why, format!("pixii: {url}: the server closed the connection\n"));
+    // Which of the two is the kernel's choice: was anything unread when the connection was closed?
+    let ways = ["the server closed the connection", "the connection broke: "];
+    assert!(ways.iter().any(|way| why.starts_with(&format!("pixii: {url}: {way}"))), "{why}");
+    assert_eq!(why.lines().count(), 1, "{why}");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub use origin::Conflict;
 pub use process::Order;
 use reload::RuntimeConfig;
 use scrub::Scrubber;
-use stall::{News, Watch};
+use stall::{StallChange, Watch};
 use storage::{Report, Storage};
 
 /// Inputs handled before their outputs are carried out and connections get their turn.
@@ -366,8 +366,8 @@ impl<'a> Engine<'a> {
 
     /// Detects that the store makes no progress. A node wakes at least ten times a second.
     fn watch_store(&mut self) {
-        let news = self.watch.look(Instant::now(), self.storage.progress());
-        if let Some(News { stall, lasts }) = news {
+        let change = self.watch.look(Instant::now(), self.storage.progress());
+        if let Some(StallChange { stall, lasts }) = change {
             event_log::report_stall(&self.config.name, stall, lasts);
             self.notifier.look_again();
             self.input(Input::Stalled(stall));

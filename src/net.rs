@@ -350,7 +350,7 @@ impl Hub {
 
     /// Returns once links are permitted.
     async fn together(&self) {
-        // The sender lives as long as this hub.
+        // The sender exists as long as this hub.
         let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 

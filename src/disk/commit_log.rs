@@ -65,7 +65,7 @@ impl Default for Limits {
 
 /// A segment that has records which the tree may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Live {
+struct UsedSegment {
     slot: u32,
     /// Which use of the segment it is.
     number: u64,
@@ -86,8 +86,8 @@ struct CommitLog {
     device: Arc<dyn Device>,
     head: FileHead,
     /// The oldest first.
-    live: VecDeque<Live>,
-    /// Where the next byte goes in the last live segment; `None` if the next record begins a new
+    used: VecDeque<UsedSegment>,
+    /// Where the next byte goes in the last used segment; `None` if the next record begins a new
     /// one.
     at: Option<usize>,
     /// The use of a segment in which the log ends, and where.
@@ -134,7 +134,7 @@ impl CommitLog {
         Ok(CommitLog {
             device,
             head,
-            live: found.live.into(),
+            used: found.used.into(),
             // Never behind a torn record: what is left of it could follow a new one of its length.
             at: None,
             end: found.end,
@@ -159,14 +159,14 @@ impl CommitLog {
     /// Lets go of segments that hold nothing but what the tree has, synced.
     fn retire(&mut self, applied: u64) {
         let kept = usize::from(self.at.is_some());
-        while self.live.len() > kept && self.live.front().is_some_and(|s| s.last_seq <= applied) {
-            self.live.pop_front();
+        while self.used.len() > kept && self.used.front().is_some_and(|s| s.last_seq <= applied) {
+            self.used.pop_front();
         }
     }
 
     /// Segments that hold records.
     fn live_segments(&self) -> u32 {
-        self.live.len() as u32
+        self.used.len() as u32
     }
 
     /// Segments that a record of these changes begins anew.
@@ -193,11 +193,11 @@ impl CommitLog {
         self.seq = seq;
         let mut rest = &record[..];
         loop {
-            let (at, live) = (self.at.unwrap_or_default(), self.live.back_mut());
-            let Some(live) = live else { return Err(io::Error::other("no segment is open")) };
-            live.last_seq = seq;
+            let (at, used) = (self.at.unwrap_or_default(), self.used.back_mut());
+            let Some(used) = used else { return Err(io::Error::other("no segment is open")) };
+            used.last_seq = seq;
             let place =
-                FIRST_SEGMENT_AT + u64::from(live.slot) * u64::from(self.head.segment_bytes);
+                FIRST_SEGMENT_AT + u64::from(used.slot) * u64::from(self.head.segment_bytes);
             let piece = rest.len().min(self.segment_bytes() - at);
             self.put(place + at as u64, &rest[..piece]);
             self.at = Some(at + piece);
@@ -219,7 +219,7 @@ impl CommitLog {
         applied: u64,
         segments: u32,
     ) -> io::Result<()> {
-        let free = (0..segments).find(|slot| self.live.iter().all(|live| live.slot != *slot));
+        let free = (0..segments).find(|slot| self.used.iter().all(|used| used.slot != *slot));
         let slot = free.ok_or_else(|| io::Error::other("the commit log has no free segment"))?;
         let (number, (before, ended_at)) = (self.next_number, self.end);
         let first = (SEGMENT_HEAD_BYTES + rest).min(self.segment_bytes()) as u32;
@@ -228,7 +228,7 @@ impl CommitLog {
         let place = FIRST_SEGMENT_AT + u64::from(slot) * u64::from(self.head.segment_bytes);
         self.put(place, &head.encode(self.head.id));
         self.next_number += 1;
-        self.live.push_back(Live { slot, number, last_seq });
+        self.used.push_back(UsedSegment { slot, number, last_seq });
         self.at = Some(SEGMENT_HEAD_BYTES);
         self.end = (number, SEGMENT_HEAD_BYTES as u32);
         Ok(())

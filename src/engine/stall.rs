@@ -60,7 +60,7 @@ pub(super) struct Threads<'a> {
 
 /// A state of the store that is to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct StallChange {
     /// What is blocked; `None` at the end of a stall.
     pub(super) stall: Option<Stall>,
     /// How long the store has made no progress, or had made none when it ended.
@@ -80,7 +80,7 @@ impl Watch {
         &mut self,
         now: Instant,
         Threads { writer, reader }: Threads<'_>,
-    ) -> Option<News> {
+    ) -> Option<StallChange> {
         let before = self.stalled;
         let blocked = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
         // A disk that takes seconds for each sync is not healthy in between.
@@ -97,7 +97,7 @@ impl Watch {
         let since = before.map_or(begun, |(since, _)| since);
         self.stalled = stall.map(|stall| (since, stall));
         let changed = before.map(|(_, stall)| stall) != stall;
-        changed.then(|| News { stall, lasts: now.saturating_duration_since(since) })
+        changed.then(|| StallChange { stall, lasts: now.saturating_duration_since(since) })
     }
 
     /// How long the store has made no progress; `None` while it does.
@@ -134,7 +134,8 @@ mod tests {
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let busy = at(Some(begun), 0);
         assert_eq!(watch.look(later(1_999), both(&busy, &idle)), None);
-        let writes = |s| Some(News { stall: Some(Stall::Writes), lasts: Duration::from_secs(s) });
+        let writes =
+            |s| Some(StallChange { stall: Some(Stall::Writes), lasts: Duration::from_secs(s) });
         assert_eq!(watch.look(later(2_000), both(&busy, &idle)), writes(2));
         assert_eq!(watch.look(later(2_500), both(&busy, &idle)), None, "nothing new");
         assert_eq!(watch.lasts(later(2_500)), Some(Duration::from_millis(2_500)));
@@ -142,7 +143,7 @@ mod tests {
         assert_eq!(watch.look(later(3_000), both(&at(None, 3_000), &idle)), None);
         assert_eq!(watch.look(later(3_600), both(&at(Some(later(3_500)), 3_000), &idle)), None);
         let over = watch.look(later(4_000), both(&at(None, 10), &idle));
-        assert_eq!(over, Some(News { stall: None, lasts: Duration::from_secs(4) }));
+        assert_eq!(over, Some(StallChange { stall: None, lasts: Duration::from_secs(4) }));
         assert_eq!(watch.lasts(later(4_000)), None);
     }
 
@@ -152,11 +153,11 @@ mod tests {
         let later = |ms| begun + Duration::from_millis(ms);
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let reads = at(Some(begun), 0);
-        let reported = watch.look(later(2_100), both(&idle, &reads)).map(|news| news.stall);
+        let reported = watch.look(later(2_100), both(&idle, &reads)).map(|change| change.stall);
         assert_eq!(reported, Some(Some(Stall::All)));
         let writes = at(Some(begun), 0);
         let reported = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
-        assert_eq!(reported.map(|news| news.stall), Some(Some(Stall::Writes)));
+        assert_eq!(reported.map(|change| change.stall), Some(Some(Stall::Writes)));
         assert!(watch.look(later(2_300), both(&at(None, 1), &at(None, 2_200))).is_some());
     }
 }

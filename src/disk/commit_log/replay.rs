@@ -12,7 +12,7 @@ use super::format::{
     Edit, FILE_HEAD_BYTES, FIRST_SEGMENT_AT, FileHead, RECORD_HEAD_BYTES, RecordHead,
     SEGMENT_HEAD_BYTES, SegmentHead, decode_body,
 };
-use super::{Limits, Live};
+use super::{Limits, UsedSegment};
 
 /// Why a log cannot be read.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl From<io::Error> for Problem {
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
     /// The segments with what was read, the oldest first.
-    pub(super) live: Vec<Live>,
+    pub(super) used: Vec<UsedSegment>,
     /// The use of a segment in which the log ends, and where.
     pub(super) end: (u64, u32),
     pub(super) next_number: u64,
@@ -336,12 +336,10 @@ impl<'a> Reader<'a> {
     }
 
     fn found(self) -> Replayed {
-        let live = self.chain.iter().zip(&self.last_seqs).map(|((slot, head), last_seq)| Live {
-            slot: *slot,
-            number: head.number,
-            last_seq: *last_seq,
+        let used = self.chain.iter().zip(&self.last_seqs).map(|((slot, head), last_seq)| {
+            UsedSegment { slot: *slot, number: head.number, last_seq: *last_seq }
         });
         let end = (self.chain[self.index].1.number, self.at as u32);
-        Replayed { live: live.collect(), end, next_number: 0, last_seq: self.last_seq }
+        Replayed { used: used.collect(), end, next_number: 0, last_seq: self.last_seq }
     }
 }

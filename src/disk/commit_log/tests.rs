@@ -148,8 +148,8 @@ fn a_flipped_bit_in_what_was_synced_is_damage_or_cuts_the_last_group_only() {
         seq += 1;
         log.append(&edits(seq), seq, 0, 4).unwrap();
         log.sync().unwrap();
-        let live = log.live.back().unwrap();
-        ends.push(FIRST_SEGMENT_AT as usize + live.slot as usize * (4 << 10) + log.at.unwrap());
+        let used = log.used.back().unwrap();
+        ends.push(FIRST_SEGMENT_AT as usize + used.slot as usize * (4 << 10) + log.at.unwrap());
     }
     let synced = log.synced;
     let (mut damaged, mut cut) = (0, 0);
@@ -256,7 +256,7 @@ fn a_segment_whose_head_was_lost_leaves_no_record_to_the_next_opening() {
             log.append(&of(text), seq, 0, 4).unwrap();
         }
         log.write().unwrap();
-        let slot = log.live.back().unwrap().slot;
+        let slot = log.used.back().unwrap().slot;
         let head = FIRST_SEGMENT_AT as usize + slot as usize * (4 << 10);
         (0..SEGMENT_HEAD_BYTES).for_each(|at| device.flip(head + at, 0));
         device.flip(head + SEGMENT_HEAD_BYTES + 1, 0);
@@ -264,7 +264,7 @@ fn a_segment_whose_head_was_lost_leaves_no_record_to_the_next_opening() {
         let mut log = open(&device, second);
         assert_eq!(log.seq, 1);
         log.append(&of("other"), 2, 0, 4).unwrap();
-        assert_eq!(log.live.back().unwrap().slot, slot);
+        assert_eq!(log.used.back().unwrap().slot, slot);
         log.sync().unwrap();
         let (_, records) = read(&device, 0).unwrap();
         let mut expected = vec![(1, of("first")), (2, of("other"))];

@@ -19,6 +19,14 @@ fn replaced() -> Object {
     Object::default().discard(&Context::new(vec![dot]))
 }
 
+/// What a node has that has carried out the put of [`WRITE`], and the dot that it issued.
+fn carried_out() -> (Record, Dot) {
+    let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
+    let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
+    let (object, dot) = Object::default().update(&Context::default(), actor, version);
+    (Record { own_epoch: Some(ActorEpoch(1)), object, gc_epoch: GcEpoch::FIRST }, dot)
+}
+
 /// A merge that the node is asked for, as a message of another owner.
 fn merge(key: &Key, object: Object, gc_epoch: GcEpoch) -> Body {
     Body::Merge { key: key.clone(), object, gc_epoch }
@@ -78,27 +86,21 @@ fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself()
 fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
-    let (first, _) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_epoch: Some(ActorEpoch(1)), object: first, gc_epoch: GcEpoch::FIRST };
+    let (record, dot) = carried_out();
     let out = bench.query(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
     let dots: Vec<Actor> = object.values().map(|(dot, _)| dot.actor).collect();
     assert_eq!(dots, [Actor::of_write(WriteId(WRITE))]);
-    assert_eq!(object.counter(actor), 1, "the first dot is known, and has no value");
+    assert_eq!(object.counter(dot.actor), 1, "the first dot is known, and has no value");
 }
 
 #[test]
 fn a_put_that_comes_twice_to_a_node_is_one_event() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: 1, actor_epoch: ActorEpoch(1) };
-    let (first, dot) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_epoch: Some(ActorEpoch(1)), object: first, gc_epoch: GcEpoch::FIRST };
+    let (record, dot) = carried_out();
     let out = bench.query(put(&key, WRITE));
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };

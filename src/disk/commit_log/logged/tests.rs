@@ -346,7 +346,7 @@ fn damage_of_the_log_under_an_open_store_is_found() {
     // The last record: nothing behind it reports, but what is known to be synced.
     let end = {
         let log = store.tree.shared.log();
-        4_096 + log.live[0].slot as usize * 4_096 + log.at.unwrap()
+        4_096 + log.used[0].slot as usize * 4_096 + log.at.unwrap()
     };
     store.device.flip(end - 1, 7);
     assert!(store.tree.look_at_log().unwrap().unwrap().is_err());

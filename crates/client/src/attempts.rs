@@ -123,11 +123,11 @@ impl Client {
             let queried = attempts.next(&mut candidates).filter(|_| in_time);
             if let Some(id) = queried {
                 let request = attempts.send(&request);
-                let times = (attempts.send_by(deadline), deadline);
+                let by = attempts.send_by(deadline);
                 let client = self.clone();
                 attempts
                     .in_flight
-                    .spawn(async move { client.attempt(id, request, times, insists).await });
+                    .spawn(async move { client.attempt(id, request, by, deadline, insists).await });
             } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
                     // One of them may be back: try them before reporting that no node answers.
@@ -179,13 +179,14 @@ impl Client {
         }
     }
 
-    /// Sends the request to one node before the first of two times, and waits for its answer until
-    /// the second; `insists` as in [`Client::link`].
+    /// Sends the request to one node, before `by`, and waits for its answer until `deadline`;
+    /// `insists` as in [`Client::link`].
     async fn attempt(
         &self,
         id: NodeId,
         request: Request,
-        (by, deadline): (Instant, Instant),
+        by: Instant,
+        deadline: Instant,
         insists: bool,
     ) -> Answered {
         let again = matches!(request, Request::PutAgain { .. });
@@ -235,7 +236,7 @@ impl Client {
         let (id, writes) = (self.id_of(name)?, request.is_write());
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let Answered { place, outcome, .. } =
-            self.attempt(id, request, (deadline, deadline), true).await;
+            self.attempt(id, request, deadline, deadline, true).await;
         match outcome {
             Ok(ReplyBody::Data(response)) => Ok(response),
             Ok(_) => Err(ClientError::Error(ODD_ANSWER.into())),

@@ -1,7 +1,6 @@
-//! How often memory is allocated for a put and for a get, and how many bytes: by three whole
-//! daemons in this process, with all their threads, over TCP. The load is encoded before it is
-//! counted, and answers are only skipped, so that the driver allocates nothing. Beside it, context
-//! switches of the daemons' threads.
+//! Counts the allocations, the allocated bytes and the context switches of a put and of a get.
+//! Three whole daemons run in this process, with all their threads, over TCP. The load is encoded
+//! before the count begins, and answers are only skipped, so that the driver allocates nothing.
 //!
 //!     cargo bench --bench allocations
 //!

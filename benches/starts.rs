@@ -12,7 +12,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pixii_client::{Client, Options, Put};
+use pixii_client::{Client, Options};
 use pixii_core::message::{Counter, StatusReport};
 use pixii_core::types::Key;
 use pixii_kit::cluster::{Cluster, Shape};
@@ -39,7 +39,7 @@ async fn get(client: Client, number: u64, keys: u64, end: Instant) -> u64 {
     while Instant::now() < end {
         at = (at + 104_729) % keys;
         let key = Key::new(format!("key{at:09}").into_bytes()).unwrap();
-        done += u64::from(client.get(&key, None, TIMEOUT_MS).await.is_ok());
+        done += u64::from(client.get(&key).deadline_ms(TIMEOUT_MS).await.is_ok());
     }
     done
 }
@@ -52,11 +52,11 @@ async fn put(client: Client, number: u64, end: Instant) -> u64 {
         let at = done as usize % contexts.len();
         let key = Key::new(format!("bench/{number}/{at}").into_bytes()).unwrap();
         if contexts[at].is_none() {
-            contexts[at] = client.get(&key, None, TIMEOUT_MS).await.ok().map(|found| found.context);
+            contexts[at] =
+                client.get(&key).deadline_ms(TIMEOUT_MS).await.ok().map(|found| found.context);
         }
-        let (write, context) = (client.write_id(), contexts[at].clone());
-        let put = Put { key, value: vec![7; 100].into(), context, write, w: None.into() };
-        let Ok(written) = client.put(put, TIMEOUT_MS).await else { continue };
+        let put = client.put(&key, vec![7; 100]).seen(contexts[at].clone());
+        let Ok(written) = put.deadline_ms(TIMEOUT_MS).await else { continue };
         contexts[at] = Some(written.context);
         done += 1;
     }
@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn load(&self, keys: u64) {
-        let mut load = self.command(&["load", "-", "--blind"]);
+        let mut load = self.command(&["load", "-", "--sibling"]);
         let mut child = load.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = std::io::BufWriter::new(child.stdin.take().unwrap());
         for at in 0..keys {

@@ -9,6 +9,7 @@ mod dump;
 mod emulate;
 mod get;
 mod hints;
+mod keys;
 mod lab;
 mod load;
 mod migrate;
@@ -18,6 +19,7 @@ mod put;
 mod reference;
 mod repair;
 mod ring;
+mod scan;
 mod scratch;
 mod server;
 mod status;
@@ -34,11 +36,12 @@ Examples:
   pixii dev                           five daemons in the foreground, to play with
   pixii put greeting hello            write a value
   pixii get greeting                  read it
+  pixii keys --prefix user/           list the keys that begin so
   pixii load data.tsv                 write a file of key<TAB>value lines
   pixii hints                         hints for members that could not be reached
 
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
-6 several siblings.
+6 several siblings, 7 a condition that does not hold.
 
 --connect, or else PIXII_CONNECT, names the node to talk to; the default is 127.0.0.1:7432. A \
 cluster with secrets requires the client secret, which is in the file that --secret-file or \
@@ -61,6 +64,7 @@ enum Verb {
     Get(get::Get),
     Put(put::Put),
     Delete(delete::Delete),
+    Keys(keys::Keys),
     Load(load::Load),
     Dump(dump::Dump),
     Status(status::Status),
@@ -102,6 +106,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Get(verb) => verb.run(&shared),
         Verb::Put(verb) => verb.run(&shared),
         Verb::Delete(verb) => verb.run(&shared),
+        Verb::Keys(verb) => verb.run(&shared),
         Verb::Load(verb) => verb.run(&shared),
         Verb::Dump(verb) => verb.run(&shared),
         Verb::Status(verb) => verb.run(&shared),

@@ -391,9 +391,12 @@ impl<'a> Engine<'a> {
                     caller.is_silent = true;
                     caller.finish_if_answered();
                 }
+                // It may have gone altogether: a write that is not decided yet is void.
+                self.input(Input::GiveUp { client, call: None });
             }
             Event::Left { client } => {
                 self.clients.remove(&client);
+                self.input(Input::GiveUp { client, call: None });
             }
             Event::Removed { why } => {
                 self.ending = Ending::Removed(why);
@@ -476,7 +479,7 @@ impl<'a> Engine<'a> {
         while let Some(peer) = peers.next() {
             let speech = peer.speech().unwrap_or(PROTOCOL.into());
             let made = frames.iter().find(|(of, _)| *of == speech).map(|(_, frame)| frame.clone());
-            let frame = made.unwrap_or_else(|| message.frame(speech));
+            let Some(frame) = made.or_else(|| message.frame(speech)) else { continue };
             // A frame for one peer only is not cloned, so it needs no reference count.
             if peers.peek().is_some() && frames.iter().all(|(of, _)| *of != speech) {
                 frames.push((speech, frame.clone()));

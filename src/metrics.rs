@@ -73,8 +73,10 @@ impl Meter {
 pub(crate) fn kind(request: &Request) -> Kind {
     match request {
         Request::Get { .. } => "get",
-        Request::Put { .. } | Request::PutAgain { .. } => "put",
-        Request::Delete { .. } => "delete",
+        Request::Put { .. } | Request::PutAgain { .. } | Request::Decide { value: Some(_), .. } => {
+            "put"
+        }
+        Request::Delete { .. } | Request::Decide { value: None, .. } => "delete",
         Request::Keys { .. } => "keys",
     }
 }

@@ -6,7 +6,7 @@ mod limits;
 use crate::table::Table;
 use crate::{config, net};
 
-/// The name that pages have a table under, and what makes it.
+/// A table of the reference pages: its name, and the function that makes it.
 pub type NamedTable = (&'static str, fn() -> Table);
 
 const TABLES: [NamedTable; 11] = [

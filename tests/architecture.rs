@@ -26,8 +26,8 @@ const CRATES: [Floors; 6] = [
         "crates/transport/src",
         &[&["pace", "secret_file", "socket", "throttle"], &["inflow"], &["frames"], &["handshake"]],
     ),
-    ("crates/client/src", &[&["link"], &["attempts"]]),
-    ("crates/kit/src", &[&["text"], &["outcome"], &["arguments", "cluster", "signals"]]),
+    ("crates/client/src", &[&["link"], &["attempts"], &["requests"], &["scan"]]),
+    ("crates/kit/src", &[&["text"], &["outcome"], &["arguments", "cluster", "removal", "signals"]]),
     (
         "src",
         &[

@@ -52,7 +52,7 @@ impl Get {
         let found = block_on(async {
             let deadline = Deadline::after(self.timeout);
             let client = shared.client_within(&deadline).await?;
-            Ok(client.get(&key, queried, deadline.left_ms()).await?)
+            Ok(client.get(&key).r(queried).deadline_ms(deadline.left_ms()).await?)
         })?;
         if shared.json() {
             emit_json(&found_json(&key, &found))?;

@@ -25,16 +25,14 @@ use write::Plan;
 /// Write a file of key<TAB>value lines
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a \
-    newline \\n and a \
-carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded \
-    twice; \
---blind adds without reading, which is faster and leaves siblings beside what is there; the last \
-    line of \
-the report counts them. A byte order mark at the beginning of the file is left out of the first key.
+A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \
+\\n and a carriage return \\r. Each value takes the place of the one that is there, so that a file \
+can be loaded twice; a line whose key has several values, siblings, is refused. --sibling replaces \
+nothing, which is faster and leaves siblings beside what is there; the last line of the report \
+counts them. A byte order mark at the beginning of the file is left out of the first key.
 
-A put with an unknown outcome is sent again with the same write id until its deadline. Exit code \
-    0 means \
+A put with an unknown outcome is sent again with the same write id until its deadline, for 10 s at \
+    most. Exit code 0 means \
 that every line was acknowledged; 4 that lines were refused because replicas were missing; 5 that \
     the outcome of \
 some is unknown; 1 anything else.
@@ -47,8 +45,8 @@ Examples:
 pub(crate) struct Load {
     /// The file; `-` is standard input
     file: PathBuf,
-    /// Replicas that must answer the read of a key's context [default: the cluster's]
-    #[arg(short, conflicts_with = "blind")]
+    /// Owners that must answer before a line is written [default: the cluster's]
+    #[arg(short, conflicts_with = "sibling")]
     r: Option<u8>,
     /// Replicas that must hold each value [default: the cluster's]
     #[arg(short)]
@@ -62,9 +60,9 @@ pub(crate) struct Load {
     #[arg(long, value_name = "LINES", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: u16,
-    /// Put without reading first
+    /// Replace nothing: values become siblings of what is there
     #[arg(long)]
-    blind: bool,
+    sibling: bool,
     /// Take backslashes literally
     #[arg(long)]
     raw: bool,
@@ -98,8 +96,8 @@ impl Load {
         let begun = before.unwrap_or_default();
         let failed =
             self.failed.as_deref().map(|path| self.open_failed(path, goes_on)).transpose()?;
-        let (r, w) = (self.strictness.quorum(self.r), self.strictness.quorum(self.w));
-        let plan = Plan { r, w, timeout_ms: self.timeout, blind: self.blind };
+        let w = self.strictness.quorum(self.w);
+        let plan = Plan { r: self.r, w, timeout_ms: self.timeout, sibling: self.sibling };
         let interrupt = Interrupt::listen(true)?;
         let started = Instant::now();
         let pour = block_on(async {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{ArgGroup, Args};
-use pixii_client::Written;
+use pixii_client::{Write, Written};
 use pixii_core::types::{Key, MAX_VALUE_BYTES};
 use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
@@ -22,11 +22,12 @@ use serde_json::json;
 pixii put [OPTIONS] <KEY> <VALUE>
        pixii put [OPTIONS] <KEY> --file <FILE>")]
 #[command(after_help = "\
-Without --context the value is added beside what is there: a put that has not read makes a \
-    sibling. With \
-the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold \
-    the value \
-on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
+The value takes the place of the one that is there. If the key has several values, siblings, \
+nothing is written and the exit code is 6: read them, and put one with the context of that read. \
+With --context it replaces what that read showed, and nothing else; with --sibling it replaces \
+nothing. With --if-absent or --if-context nothing is written if the condition does not hold (exit \
+code 7). Exit code 0 means that W replicas hold the value on disk, synced; 4 that nothing was \
+written; 5 that it may or may not have been.
 
 Examples:
   pixii put greeting hello
@@ -34,6 +35,7 @@ Examples:
   date | pixii put now -                     the value from standard input
   pixii put flag -- -x                       a value that begins with -; -5 needs no --
   pixii put cart milk --context $(pixii get cart --print-context)
+  pixii put lock me --if-absent              only if the key has no value, or exit code 7
   pixii put greeting hello -w 3              all three replicas, or exit code 4 or 5")]
 pub(crate) struct Put {
     #[command(flatten)]
@@ -50,9 +52,14 @@ pub(crate) struct Put {
     w: Option<u8>,
     #[command(flatten)]
     strictness: Strictness,
-    /// The context of the read that this value replaces, in hexadecimal
-    #[arg(long, value_name = "HEX")]
-    context: Option<String>,
+    #[command(flatten)]
+    basis: BasisArguments,
+    /// Replace nothing: the value becomes a sibling of what is there
+    #[arg(long, conflicts_with_all = ["context", "if_context", "r"])]
+    sibling: bool,
+    /// Write only if the key has no value
+    #[arg(long, conflicts_with_all = ["context", "if_context", "sibling"])]
+    if_absent: bool,
     /// Deadline in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
@@ -66,7 +73,7 @@ impl Put {
     /// Writes.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
-        let context = self.context.as_deref().map(parse_context).transpose()?;
+        let basis = self.basis.parsed()?;
         let value = match (self.value, self.file) {
             (Some(value), _) if value != "-" => Bytes::from(value.into_vec()),
             (_, Some(path)) if path.as_os_str() != "-" => {
@@ -78,15 +85,13 @@ impl Put {
         let written = block_on(async {
             let deadline = Deadline::after(self.timeout);
             let client = shared.client_within(&deadline).await?;
-            let write = client.write_id();
-            let put = pixii_client::Put {
-                key: key.clone(),
-                value,
-                context,
-                write,
-                w: self.strictness.quorum(self.w),
+            let put = client.put(&key, value).w(self.strictness.quorum(self.w));
+            let put = match (self.sibling, self.if_absent) {
+                (true, _) => put.sibling(),
+                (_, true) => put.if_absent(),
+                _ => put,
             };
-            Ok(client.put(put, deadline.left_ms()).await?)
+            Ok(basis.of(put).deadline_ms(deadline.left_ms()).await?)
         })?;
         if written.siblings > 1 && !shared.json() {
             complain(&format!(
@@ -96,6 +101,54 @@ impl Put {
             ));
         }
         report(&key, &written, shared, self.print_context)
+    }
+}
+
+/// What a put or a delete replaces.
+#[derive(Args)]
+pub(crate) struct BasisArguments {
+    /// The context of the read whose values it replaces, in hexadecimal
+    #[arg(long, value_name = "HEX", conflicts_with = "r")]
+    context: Option<String>,
+    /// Write only if nothing was written since the read that gave this context, in hexadecimal
+    #[arg(long, value_name = "HEX", conflicts_with = "context")]
+    if_context: Option<String>,
+    /// Owners that must answer before a write without --context is decided [default: the cluster's]
+    #[arg(short)]
+    r: Option<u8>,
+}
+
+/// The same, read.
+pub(crate) struct Basis {
+    context: Option<Bytes>,
+    if_context: Option<Bytes>,
+    r: Option<u8>,
+}
+
+impl BasisArguments {
+    /// Owners that must answer.
+    pub(crate) fn r(&self) -> Option<u8> {
+        self.r
+    }
+
+    /// The contexts as bytes.
+    pub(crate) fn parsed(&self) -> Result<Basis, CommandError> {
+        let parsed = |text: &Option<String>| text.as_deref().map(parse_context).transpose();
+        let (context, if_context) = (parsed(&self.context)?, parsed(&self.if_context)?);
+        Ok(Basis { context, if_context, r: self.r })
+    }
+}
+
+impl Basis {
+    /// A write with this basis.
+    pub(crate) fn of(self, write: Write<'_>) -> Write<'_> {
+        let Basis { context, if_context, r } = self;
+        let write = write.r(r);
+        match (context, if_context) {
+            (Some(context), _) => write.context(context),
+            (None, Some(context)) => write.if_context(context),
+            (None, None) => write,
+        }
     }
 }
 

@@ -67,7 +67,7 @@ type Pair = (Partition, NodeId);
 /// What is seen of a node that compares.
 struct Watch {
     begun: Instant,
-    /// Since when a pair has failed at every look.
+    /// Pairs whose comparison keeps failing, with the first time that it was seen.
     failing: BTreeMap<Pair, Instant>,
     unreachable: BTreeMap<NodeId, Instant>,
     before: RepairCounts,

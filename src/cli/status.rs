@@ -195,7 +195,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
     for error in &report.complaints {
-        out += &format!("TO BE SEEN TO: {error}\n");
+        out += &format!("NEEDS ATTENTION: {error}\n");
     }
     let owned = match report.read_ineligible {
         0 => count(report.partitions.into(), "partition"),

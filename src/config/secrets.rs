@@ -12,9 +12,9 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// The files of a node's secrets, as its configuration names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretFiles {
-    /// What the cluster's nodes know each other by.
+    /// The file with the peer secret, shared by the nodes.
     pub(super) peers: PathBuf,
-    /// What they know its clients by.
+    /// The file with the client secret.
     pub(super) clients: PathBuf,
 }
 

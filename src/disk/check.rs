@@ -43,6 +43,8 @@ pub struct CheckReport {
     pub tombstones: u64,
     /// Entries of all clocks together.
     pub clock_entries: u64,
+    /// Entries of the longest clock: at the limit of entries a key takes no write any more.
+    pub longest_clock: u64,
     /// Hints for each other member; damaged hints are counted, with a size of 0.
     pub hints: BTreeMap<NodeId, HintTotal>,
     /// Records and hints kept in chunks.
@@ -304,7 +306,9 @@ impl Reader<'_> {
         report.tombstones += u64::from(values == 0);
         report.siblings += u64::from(values > 1);
         report.values += values;
-        report.clock_entries += object.entries().len() as u64;
+        let clock_entries = object.entries().len() as u64;
+        report.clock_entries += clock_entries;
+        report.longest_clock = report.longest_clock.max(clock_entries);
         let (place, bytes) = (partition.0.to_be_bytes(), wire::encode(object));
         for part in [&place[..], key.as_bytes(), &bytes] {
             self.digest.update(&(part.len() as u64).to_be_bytes());

@@ -89,6 +89,10 @@ impl Engine<'_> {
             CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status().into())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::AcceptLoss => self.accept_loss(client, id),
+            CallBody::GiveUp { call } => {
+                self.input(Input::GiveUp { client, call: Some(call) });
+                self.reply(client, id, ReplyBody::GivenUp);
+            }
             CallBody::Emulate(order) => {
                 let reported = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(reported));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::emulation::{self, Emulation, Place, Rule, Verdict};
 use pixii_core::message::{
-    Call, CallBody, Counter, EmulateOrder, EmulateRejection, Kind, PeerMessage, Request,
+    Call, CallBody, Counter, EmulateOrder, EmulateRejection, Kind, PeerMessage, Request, WriteRule,
 };
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{Micros, NodeId, Time};
@@ -64,9 +64,9 @@ impl Alarm {
         let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &at);
     }
 
-    /// Returns when it rings.
+    /// Returns when the timer expires.
     pub(super) async fn rings(&self) {
-        // A timer that cannot be read rings at once, so that no message is late.
+        // A timer that cannot be read counts as expired, so that no message is late.
         while self.0.readable().await.is_ok() {
             match self.0.try_read(&mut [0; 8]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -119,6 +119,13 @@ fn call_bytes(body: &CallBody) -> usize {
             Request::Put { key, value, context: seen, .. }
             | Request::PutAgain { key, value, context: seen, .. } => {
                 key.as_bytes().len() + value.0.len() + context(seen)
+            }
+            Request::Decide { key, value, rule, .. } => {
+                let seen = match rule {
+                    WriteRule::IfContext(seen) => seen.0.len(),
+                    WriteRule::Cover | WriteRule::IfAbsent => 0,
+                };
+                key.as_bytes().len() + seen + context(value)
             }
             Request::Delete { key, context: seen, .. } => key.as_bytes().len() + context(seen),
             Request::Get { key, .. } => key.as_bytes().len(),

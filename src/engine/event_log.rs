@@ -137,7 +137,7 @@ pub(super) fn report_salvage(name: &str, Salvage { copied, lost, aside, .. }: &S
     if lost.count == 0 {
         info!(
             event = "store_made_anew",
-            copied, "node {name} has made its store anew of all that was in it; {kept}"
+            copied, "node {name} has made its store anew of all that could be read; {kept}"
         );
         return;
     }
@@ -335,14 +335,14 @@ fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &Lo
             log.several("ring_refused", peer),
             error,
             [event = "ring_refused", peer,],
-            "peer {peer} reports of a later ring with another n or other partitions: node {name} \
+            "peer {peer} reports a later ring with another n or other partitions: node {name} \
              does not take it",
         ),
         Notice::Forged(_) => limited!(
             log.several("incarnation_refused", peer),
             error,
             [event = "incarnation_refused", peer,],
-            "peer {peer} reports of an incarnation of node {name} that cannot have been: not \
+            "peer {peer} reports an incarnation of node {name} that cannot have been: not \
              believed"
         ),
         _ => {}

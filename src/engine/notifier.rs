@@ -75,8 +75,8 @@ impl SystemdNotifier {
         }
     }
 
-    /// Feeds the watchdog when that is due. A store that hangs is no reason to end the daemon,
-    /// which reports it and lets other nodes serve: once ended, it could not even be started again.
+    /// Feeds the watchdog when that is due. A store that hangs does not end the daemon: it reports
+    /// that, and other nodes serve. Once ended, it could not even be started again.
     pub(super) fn feed(&mut self, now: Instant) {
         let Some(interval) = self.watchdog else { return };
         if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed))) {

@@ -1,6 +1,6 @@
-//! Before an incarnation begins: whether the data is a copy of what another daemon runs on, and
-//! whether the store or the configuration knows where the members are. Sends only probes and writes
-//! nothing.
+//! Checks before an incarnation begins: whether the data is a copy of what another daemon runs on,
+//! and whether the store or the configuration knows where the members are. They send only probes
+//! and write nothing.
 
 use std::sync::Arc;
 

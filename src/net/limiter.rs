@@ -107,7 +107,7 @@ impl State {
             *counts.entry(*at).or_default() += 1;
         }
         let most = counts.values().max();
-        // The oldest one among all addresses with as many: the choice must not depend on a hash.
+        // The oldest of all addresses with as many: the choice must not depend on a hash.
         let oldest = self.waiting.iter().find(|(_, (at, _))| counts.get(at) == most);
         let Some(number) = oldest.map(|(number, _)| *number) else { return };
         if let Some((_, give_way)) = self.waiting.remove(&number) {

@@ -15,7 +15,7 @@ use pixii_core::message::{
 use pixii_core::ring::RingId;
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
-use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Speech, Welcome};
+use pixii_core::wire::{CODED, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
@@ -358,7 +358,7 @@ fn check_peer(
     Ok(peer.clone())
 }
 
-/// The numbers that make this node's ring, in words that fit in a frame of a handshake. Of the
+/// Describes the sizes of this node's ring, in a text that fits in a frame of a handshake. Of the
 /// other side's ring only the digest is known.
 fn shape(ours: &Identity) -> String {
     let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
@@ -414,7 +414,7 @@ async fn next_message(
     protocol: u16,
 ) -> Result<Option<(PeerMessage, FrameMemory)>, ReadError> {
     match protocol {
-        PROTOCOL.. => reader.next().await,
+        CODED.. => reader.next().await,
         _ => Ok(reader.next().await?.map(|(Before(message), memory)| (message, memory))),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, ClientError, Options, Put};
+use pixii_client::{Client, ClientError, Options, Write};
 use pixii_core::message::{Rejection, ReplicaOutcomes, Resource};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
 use pixii_testkit::fake::{Behaviour, Fake};
@@ -24,9 +24,13 @@ async fn client(fake: &Fake) -> Client {
     Client::connect(&[fake.address(0)], Options::default()).await.unwrap()
 }
 
-fn put(client: &Client, key: &Key, value: &'static str, context: Option<Bytes>) -> Put {
-    let value = Bytes::from_static(value.as_bytes());
-    Put { key: key.clone(), value, context, write: client.write_id(), w: None.into() }
+fn put<'a>(
+    client: &'a Client,
+    key: &Key,
+    value: &'static str,
+    context: Option<Bytes>,
+) -> Write<'a> {
+    client.put(key, value).seen(context).deadline_ms(TIMEOUT_MS)
 }
 
 #[test]
@@ -38,8 +42,8 @@ fn requests_go_straight_to_the_first_owner() {
             let key = key(&format!("k{number}"));
             let owner = fake.owners(&key)[0];
             let before = fake.queried(owner);
-            client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-            let found = client.get(&key, None, TIMEOUT_MS).await.unwrap();
+            put(&client, &key, "v", None).await.unwrap();
+            let found = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap();
             assert_eq!(found.values, ["v"]);
             assert_eq!(fake.queried(owner), before + 2);
         }
@@ -59,8 +63,8 @@ fn many_requests_share_a_connection() {
                 let client = client.clone();
                 tokio::spawn(async move {
                     let key = key(&format!("k{number}"));
-                    client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-                    client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len()
+                    put(&client, &key, "v", None).await.unwrap();
+                    client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values.len()
                 })
             })
             .collect();
@@ -75,12 +79,13 @@ fn a_node_that_was_away_a_moment_ago_is_tried_before_it_is_said_that_nobody_is_t
     let fake = Fake::start(1, 1);
     run(async {
         let (client, key) = (client(&fake).await, key("k"));
-        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        put(&client, &key, "v", None).await.unwrap();
         fake.kill(0);
-        let why = client.get(&key, None, TIMEOUT_MS).await.unwrap_err().to_string();
+        let why = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap_err().to_string();
         assert!(why.contains("no node could answer"), "{why}");
         fake.revive(0);
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        client.status(Some("n1")).await.expect("an order has no other node to go to");
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values, ["v"]);
     });
 }
 
@@ -93,20 +98,20 @@ fn an_owner_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
         let key =
             (0..).map(|i| key(&format!("k{i}"))).find(|k| !fake.owners(k).contains(&0)).unwrap();
         let owners = fake.owners(&key);
-        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        put(&client, &key, "v", None).await.unwrap();
         fake.kill(owners[0]);
         let queried = fake.queried(owners[1]);
         // The loss of the connection may be noticed only by the first read, which is then sent
         // again.
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.queried(owners[1]), queried + 1);
         fake.kill(owners[1]);
         fake.kill(owners[2]);
         let queried = fake.queried(0);
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.queried(0), queried + 1, "a stranger forwards");
         (0..5).for_each(|at| fake.kill(at));
-        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        let error = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Error(why) if why.contains("connection refused")),
             "{error}"
@@ -122,16 +127,16 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
         let key = key("k");
         let owner = fake.owners(&key)[0];
         fake.behave(owner, Behaviour::CutOnce(true));
-        let written = client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        let written = put(&client, &key, "v", None).await.unwrap();
         assert!(written.repeated);
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
 
-        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        let context = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().context;
         fake.behave(owner, Behaviour::CutOnce(true));
-        client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap();
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
-        let written = client.put(put(&client, &key, "w", None), TIMEOUT_MS).await.unwrap();
+        client.delete(&key).context(context).deadline_ms(TIMEOUT_MS).await.unwrap();
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values.len(), 0);
+        let written = put(&client, &key, "w", None).await.unwrap();
         assert!(!written.repeated, "one node was enough");
     });
 }
@@ -142,8 +147,8 @@ fn a_put_that_a_slow_node_carried_out_is_not_called_refused_by_those_that_were_a
     run(async {
         let client = client(&fake).await;
         let key = key("k");
-        client.put(put(&client, &key, "before", None), TIMEOUT_MS).await.unwrap();
-        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        put(&client, &key, "before", None).await.unwrap();
+        let context = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().context;
         let owners = fake.owners(&key);
         let (slow, others) = (owners[0], &owners[1..]);
         let busy = Behaviour::Refuse(Rejection::Busy { what: Resource::DiskTime, limit: 2_000 });
@@ -157,11 +162,11 @@ fn a_put_that_a_slow_node_carried_out_is_not_called_refused_by_those_that_were_a
             fake.behave(slow, busy.clone());
         };
         let write = put(&client, &key, "after", Some(context));
-        let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), of_slow);
+        let (written, ()) = tokio::join!(write.into_future(), of_slow);
         assert!(written.unwrap().repeated);
         assert!(others.iter().all(|at| fake.queried(*at) > 0), "they were asked");
         fake.all_behave(&Behaviour::Serve);
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["after"]);
+        assert_eq!(client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap().values, ["after"]);
     });
 }
 
@@ -175,9 +180,9 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         let owner = fake.owners(&key)[0];
         fake.behave(owner, Behaviour::CutOnce(true));
         let write = put(&client, &key, "v", None);
-        let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
+        let error = write.clone().await.unwrap_err();
         assert!(matches!(error, ClientError::Unknown(_)), "{error}");
-        client.put_again(write, TIMEOUT_MS).await.unwrap();
+        write.again().await.unwrap();
         assert_eq!(fake.repeats(), [2]);
     });
 }
@@ -190,7 +195,7 @@ fn the_time_in_an_unknown_outcome_is_the_time_that_the_caller_waited() {
         fake.all_behave(&Behaviour::Unknown);
         let begun = Instant::now();
         let key = key("k");
-        let putting = client.put(put(&client, &key, "v", None), 1_000);
+        let putting = put(&client, &key, "v", None).deadline_ms(1_000).into_future();
         // The last node that says how many replicas confirmed it is not the last that is tried.
         let refusing = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -210,15 +215,15 @@ fn silence_ends_at_the_deadline() {
     run(async {
         let client = client(&fake).await;
         fake.behave(0, Behaviour::Silent);
-        let error = client.put(put(&client, &key("k"), "v", None), 500).await.unwrap_err();
+        let error = put(&client, &key("k"), "v", None).deadline_ms(500).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Unknown(why) if why.contains("no answer")),
             "{error}"
         );
-        let error = client.get(&key("k"), None, 500).await.unwrap_err();
+        let error = client.get(key("k")).deadline_ms(500).await.unwrap_err();
         assert!(matches!(&error, ClientError::Error(why) if why.contains("no answer")), "{error}");
         fake.behave(0, Behaviour::Serve);
-        assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);
+        assert_eq!(client.get(key("k")).deadline_ms(TIMEOUT_MS).await.unwrap().values.len(), 0);
     });
 }
 
@@ -230,13 +235,13 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let key = key("k");
         let owners = fake.owners(&key);
         fake.behave(owners[0], Behaviour::Refuse(Rejection::Stopping));
-        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        put(&client, &key, "v", None).await.unwrap();
         // A node that stops or is drained is not asked again at once. (A slow test may have let its
         // second pass.)
         let mut passed_by = false;
         for _ in 0..100 {
             let queried = fake.queried(owners[0]);
-            client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+            put(&client, &key, "v", None).await.unwrap();
             passed_by |= fake.queried(owners[0]) == queried;
             if passed_by {
                 break;
@@ -246,14 +251,14 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let client = self::client(&fake).await;
         let no_space = Rejection::NoSpace { free_bytes: 1, reserve_bytes: 2 };
         fake.behave(owners[0], Behaviour::Refuse(no_space));
-        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        put(&client, &key, "v", None).await.unwrap();
         let unreachable = Rejection::Unreachable {
             reachable: 1,
             needed: 2,
             outcomes: ReplicaOutcomes::default(),
         };
         fake.all_behave(&Behaviour::Refuse(unreachable.clone()));
-        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        let error = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, ClientError::Refused(unreachable));
         let strangers: u64 =
             (0..4).filter(|at| !owners.contains(at)).map(|at| fake.queried(at)).sum();
@@ -264,7 +269,7 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let limit = Rejection::Siblings(32);
         fake.all_behave(&Behaviour::Refuse(limit.clone()));
         let queried = fake.queried(owners[1]);
-        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        let error = client.get(&key).deadline_ms(TIMEOUT_MS).await.unwrap_err();
         assert_eq!((error, fake.queried(owners[1])), (ClientError::Refused(limit), queried));
         // A node that did not run for a while is asked again by and by.
         fake.all_behave(&Behaviour::Refuse(Rejection::Paused(300)));
@@ -275,7 +280,7 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
             fake.all_behave(&Behaviour::Serve);
         };
         let write = put(&client, &key, "v", None);
-        let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), later);
+        let (written, ()) = tokio::join!(write.into_future(), later);
         written.unwrap();
     });
 }
@@ -286,18 +291,18 @@ fn limits_are_refused_before_anything_is_sent() {
     run(async {
         let client = client(&fake).await;
         let value = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
-        let large = Put { value, ..put(&client, &key("k"), "", None) };
-        let error = client.put(large, TIMEOUT_MS).await.unwrap_err();
+        let large = client.put(key("k"), value).sibling();
+        let error = large.await.unwrap_err();
         assert_eq!(error.to_string(), "the value has 1048577 bytes; a value has at most 1048576");
         for timeout_ms in [0, 600_001] {
-            let error = client.get(&key("k"), None, timeout_ms).await.unwrap_err();
+            let error = client.get(key("k")).deadline_ms(timeout_ms).await.unwrap_err();
             assert_eq!(error, ClientError::Refused(Rejection::Timeout(timeout_ms)));
         }
         assert_eq!(fake.queried(0), 0);
         let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
-        let large = Put { value: value.clone(), ..put(&client, &key("k"), "", None) };
-        client.put(large, TIMEOUT_MS).await.unwrap();
-        assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values, [value]);
+        let large = client.put(key("k"), value.clone()).sibling();
+        large.await.unwrap();
+        assert_eq!(client.get(key("k")).deadline_ms(TIMEOUT_MS).await.unwrap().values, [value]);
     });
 }
 
@@ -350,7 +355,7 @@ fn members_are_queried_by_name_and_listings_are_paged() {
         let keys = (0..).map(|number| key(&format!("k{number}")));
         let keys: Vec<Key> = keys.filter(|key| ring.partition(key) == partition).take(5).collect();
         for key in &keys {
-            client.put(put(&client, key, "v", None), TIMEOUT_MS).await.unwrap();
+            put(&client, key, "v", None).await.unwrap();
         }
         let (mut listed, mut after) = (Vec::new(), None);
         loop {

@@ -58,7 +58,7 @@ fn a_value_is_put_read_replaced_and_deleted() {
 fn siblings_are_shown_only_on_request_and_merged_with_their_context() {
     let fake = Fake::start(1, 1);
     assert_eq!(run(&fake, &["put", "k", "one"]), done(""));
-    let (code, out, err) = run(&fake, &["put", "k", "two"]);
+    let (code, out, err) = run(&fake, &["put", "k", "two", "--sibling"]);
     assert_eq!((code, out.as_str()), (0, ""));
     assert!(err.starts_with("pixii: \"k\" has 2 siblings now: a put replaces only what "), "{err}");
     let (code, out, err) = run(&fake, &["get", "k"]);

@@ -3,6 +3,7 @@
 
 mod client;
 mod command;
+mod decisions;
 mod reference;
 mod transfer;
 mod values;

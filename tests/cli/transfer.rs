@@ -51,11 +51,11 @@ fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
 }
 
 #[test]
-fn blind_loads_leave_siblings_and_dumps_mark_them() {
+fn loads_that_replace_nothing_leave_siblings_and_dumps_mark_them() {
     let fake = Fake::start(1, 1);
     for value in ["one", "two"] {
         let line = format!("k\t{value}\n");
-        assert_eq!(fed(&fake, &["load", "-", "--blind"], line.as_bytes()).status.code(), Some(0));
+        assert_eq!(fed(&fake, &["load", "-", "--sibling"], line.as_bytes()).status.code(), Some(0));
     }
     let (code, out, err) = run(&fake, &["dump"]);
     let refused = "pixii: 1 key has siblings, in 2 lines of this dump that `pixii load` refuses: ";
@@ -69,6 +69,12 @@ fn blind_loads_leave_siblings_and_dumps_mark_them() {
     }
     let columns: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!([columns[0][2], columns[1][2]], ["sibling 1/2", "sibling 2/2"]);
+    // A value that has not seen them erases none of them.
+    let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"k\tv\n"));
+    assert!(code == 1 && err.contains("line 1: the key has 2 siblings"), "{err}");
+    assert_eq!(run(&fake, &["get", "k", "--print-context"]).0, 6);
+    let context = run(&fake, &["get", "k", "--print-context"]).1;
+    assert_eq!(run(&fake, &["put", "k", "v", "--context", context.trim()]).0, 0);
     // Lines of one key are written one after the other, and the last one stays.
     let many: String = (0..50).map(|number| format!("k\t{number}\n")).collect();
     assert_eq!(fed(&fake, &["load", "-"], many.as_bytes()).status.code(), Some(0));
@@ -140,16 +146,18 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
 
 #[test]
 fn an_unknown_put_is_sent_again_with_its_id() {
-    let fake = Fake::start(1, 1);
-    fake.behave(0, Behaviour::CutOnce(true));
-    let output = fed(&fake, &["load", "-", "--blind"], b"k\tv\n");
-    assert_eq!(output.status.code(), Some(0));
-    assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
-    fake.behave(0, Behaviour::Unknown);
-    let (code, out, _) =
-        reported(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
-    assert_eq!(code, 5);
-    assert!(out.contains("unknown 1: they may or may not be written\n"), "{out}");
+    for load in [&["load", "-"][..], &["load", "-", "--sibling"]] {
+        let fake = Fake::start(1, 1);
+        fake.behave(0, Behaviour::CutOnce(true));
+        let output = fed(&fake, load, b"k\tv\n");
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
+        fake.behave(0, Behaviour::Unknown);
+        let load = [load, &["--timeout", "200"]].concat();
+        let (code, out, _) = reported(&fed(&fake, &load, b"k\tv\n"));
+        assert_eq!(code, 5);
+        assert!(out.contains("unknown 1: they may or may not be written\n"), "{out}");
+    }
 }
 
 #[test]
@@ -161,7 +169,7 @@ fn an_interrupted_load_goes_on_where_it_stopped() {
     let path = input.to_str().unwrap();
     let kept = dir.path().join("in.tsv.pixii-load");
     fs::write(&input, (0..LINES).map(|i| format!("k{i}\tv\n")).collect::<String>()).unwrap();
-    let arguments = ["load", path, "--blind", "--resume", "--in-flight", "2"];
+    let arguments = ["load", path, "--sibling", "--resume", "--in-flight", "2"];
     let mut command = pixii(&fake, &arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -204,4 +212,57 @@ fn a_load_stops_when_no_node_is_left() {
     assert_eq!(code, 1, "{err}");
     assert!(out.starts_with("loaded 0 of 0 lines"), "{out}");
     assert!(err.contains("no node could answer: n1 ("), "{err}");
+}
+
+#[test]
+fn keys_are_listed_dumped_and_deleted_by_prefix_from_a_key_on_and_up_to_a_limit() {
+    let fake = Fake::start(5, 3);
+    let names = ["u", "user", "user/", "user/\\\\1", "user/a", "user/b", "user0", "v"];
+    let input: String = names.iter().map(|name| format!("{name}\tof {name}\n")).collect();
+    assert_eq!(fed(&fake, &["load", "-"], input.as_bytes()).status.code(), Some(0));
+    let listed = |arguments: &[&str]| {
+        let (code, out, err) = run(&fake, &[&["keys"], arguments].concat());
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
+        out.lines().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), names);
+    assert_eq!(listed(&["--prefix", "user/"]), names[2..6], "the prefix may be a key");
+    assert_eq!(listed(&["--prefix", "user/", "--raw"])[1], "user/\\1");
+    assert_eq!(listed(&["--prefix", "user/", "--limit", "2"]), names[2..4]);
+    assert_eq!(listed(&["--prefix", "user/", "--after", "user/\\1"]), names[4..6]);
+    assert_eq!(listed(&["--prefix", "user/", "--after", "a"]), names[2..6]);
+    assert_eq!(listed(&["--prefix", "user/", "--after", "user0"]), [""; 0]);
+    assert_eq!(listed(&["--after", "user/b", "--limit", "1"]), ["user0"]);
+    assert_eq!(listed(&["--limit", "0"]), [""; 0]);
+    assert_eq!(listed(&["--prefix", "757365722f61", "--hex-key"]), ["user/a"]);
+    assert_eq!(listed(&["--prefix", "x"]), [""; 0]);
+    assert_eq!(listed(&["--prefix", "user/b", "--json"]), ["{\"key\":{\"text\":\"user/b\"}}"]);
+    let dumped = run(&fake, &["dump", "--prefix", "user/a"]);
+    assert_eq!(dumped, (0, "user/a\tof user/a\n".into(), String::new()));
+
+    // Nothing is deleted that was not asked for.
+    let (code, out, err) = run(&fake, &["delete", "--prefix", "user/"]);
+    let why = "pixii: 4 keys begin with \"user/\": nothing is deleted without --yes\n";
+    assert_eq!((code, out.as_str(), err.as_str()), (2, "", why));
+    assert_eq!(run(&fake, &["put", "user/b", "a sibling", "--sibling"]).0, 0);
+    let deleted = run(&fake, &["delete", "--prefix", "user/", "--yes"]);
+    assert_eq!(deleted, (0, "deleted 4 keys that began with \"user/\"\n".into(), String::new()));
+    assert_eq!(listed(&[]), ["u", "user", "user0", "v"]);
+    let (_, out, _) = run(&fake, &["delete", "--prefix", "user/", "--yes", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json["deleted"], &json["complete"]), (&0.into(), &true.into()));
+    let long = "x".repeat(1_025);
+    for (odd, why) in [
+        (&["delete", "k", "--prefix", "p"][..], "cannot be used with"),
+        (&["delete", "k", "--yes"], "cannot be used with"),
+        (&["delete", "--yes"], "--prefix"),
+        (&["delete", "--prefix", "p", "--yes", "--context", "00"], "cannot be used with"),
+        (&["keys", "--prefix", ""], "the prefix has 0 bytes; a prefix has 1 to 1024"),
+        (&["keys", "--prefix", &long], "the prefix has 1025 bytes; a prefix has 1 to 1024"),
+        (&["keys", "--prefix", "0g", "--hex-key"], "the prefix has \"g\" where a hexadecimal"),
+        (&["keys", "--limit", "-1"], "unexpected argument '-1'"),
+    ] {
+        let (code, out, err) = run(&fake, odd);
+        assert!(code == 2 && out.is_empty() && err.contains(why), "{odd:?}: {err}");
+    }
 }

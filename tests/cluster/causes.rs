@@ -13,8 +13,12 @@ fn every_way_to_end_has_its_code() {
     assert_eq!(Run::start(pixii(&["get", key, "--connect", "127.0.0.1:1"]), b"").end().code, 1);
     assert_eq!(cluster.run(&["get"]).code, 2);
     assert_eq!(cluster.run(&["get", "nobody"]).code, 3);
-    assert_eq!(cluster.run(&["put", key, "two"]).code, 0);
-    assert_eq!(cluster.run(&["get", key]).code, 6);
+    assert_eq!(cluster.run(&["put", key, "two", "--sibling"]).code, 0);
+    let siblings = cluster.run(&["get", key, "--print-context"]);
+    assert_eq!(siblings.code, 6);
+    assert_eq!(cluster.run(&["put", key, "three"]).code, 6);
+    assert_eq!(cluster.run(&["put", key, "three", "--if-absent"]).code, 7);
+    cluster.run(&["put", key, "both", "--context", siblings.out.trim()]).done();
 
     // A frozen replica is there, as far as anyone can know, and answers nothing.
     signal("STOP", cluster.pid("n3"));

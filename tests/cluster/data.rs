@@ -51,7 +51,7 @@ fn context(reported: &Finished) -> String {
 fn siblings_are_shown_merged_and_deleted_by_context() {
     let cluster = TestCluster::start(3);
     for value in ["milk", "bread"] {
-        assert_eq!(cluster.run(&["put", "cart", value]).code, 0);
+        assert_eq!(cluster.run(&["put", "cart", value, "--sibling"]).code, 0);
     }
     let reported = cluster.run(&["get", "cart"]);
     let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one \
@@ -88,13 +88,13 @@ fn siblings_are_shown_merged_and_deleted_by_context() {
 fn the_33rd_sibling_is_refused_with_advice_and_nothing_is_lost() {
     let cluster = TestCluster::start(1);
     for number in 1..=32 {
-        let reported = cluster.run(&["put", "crowd", &number.to_string(), "--json"]);
+        let reported = cluster.run(&["put", "crowd", &number.to_string(), "--sibling", "--json"]);
         assert_eq!((reported.code, &reported.json()["siblings"]), (0, &json!(number)));
     }
     let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with \
         the \
                     context that the read gave\n";
-    assert_eq!(cluster.run(&["put", "crowd", "33"]).stated(), (1, sentence));
+    assert_eq!(cluster.run(&["put", "crowd", "33", "--sibling"]).stated(), (1, sentence));
     assert_eq!(cluster.run(&["get", "crowd", "--all"]).out.lines().count(), 32);
     let seen = context(&cluster.run(&["get", "crowd", "--print-context"]));
     cluster.run(&["put", "crowd", "one", "--context", &seen]).done();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use pixii_client::{Client, Options, Put};
+use pixii_client::{Client, Options};
 use pixii_core::message::Quorum;
 use pixii_core::types::Key;
 use pixii_testkit::cluster::{Run, TestCluster, pixii, signal};
@@ -61,14 +61,11 @@ async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Drained
     while !ends.load(Ordering::SeqCst) {
         let name = format!("key-{number}-{}", reported.written.len() + reported.failed.len());
         let key = Key::new(name.clone().into_bytes()).unwrap();
-        let value = name.clone().into_bytes().into();
-        let put =
-            Put { key: key.clone(), value, context: None, write: client.write_id(), w: sloppy };
-        match client.put(put, 10_000).await {
+        match client.put(&key, name.clone()).w(sloppy).deadline_ms(10_000).await {
             Ok(_) => reported.written.push(name),
             Err(why) => reported.failed.push(format!("put {name}: {why}")),
         }
-        match client.get(&key, sloppy, 10_000).await {
+        match client.get(&key).r(sloppy).deadline_ms(10_000).await {
             Ok(_) => reported.reads += 1,
             Err(why) => reported.failed.push(format!("get {key:?}: {why}")),
         }

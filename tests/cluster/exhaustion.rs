@@ -239,7 +239,8 @@ fn slow_clients_do_not_end_a_daemon_with_256_mib() {
         }
         println!("{what}: {}, at most {most:?} bytes of frames and replies", peak());
         assert!(!['X', 'Z'].contains(&state(pid)), "{what} ended it: {}", cluster.log("n1"));
-        assert!(most.0 + most.1 > f64::from(4 << 20), "{what} took memory: {most:?}");
+        // How much of the replies the sockets take is the kernel's choice.
+        assert!(most.0 + most.1 >= f64::from(1 << 20), "{what} took memory: {most:?}");
         drop(slow);
     }
     assert_eq!(cluster.pid("n1"), pid);
@@ -283,7 +284,7 @@ fn slow_senders(cluster: &TestCluster, count: usize, bytes: usize) -> Vec<TcpStr
 
 #[test]
 fn clients_that_send_a_byte_at_a_time_stop_no_large_put() {
-    // Of several nodes another one would take the put.
+    // One node: with several, the client would send the put to another one.
     let cluster = TestCluster::start(1);
     for count in [32, 64, 256] {
         let mut slow = slow_senders(&cluster, count, 1);

@@ -1,4 +1,4 @@
-//! An emulated network between real daemons: late, cut, and as it was.
+//! An emulated network between real daemons: delays, a cut, and the end of both.
 
 use std::time::{Duration, Instant};
 

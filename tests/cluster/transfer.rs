@@ -50,7 +50,7 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     let mut cluster = TestCluster::start(3);
     let text = generated(20_000);
     fs::write(cluster.path("in.tsv"), &text).unwrap();
-    let arguments = ["load", "in.tsv", "--blind", "--resume", "--in-flight", "4"];
+    let arguments = ["load", "in.tsv", "--sibling", "--resume", "--in-flight", "4"];
     let load = Run::start(cluster.command(&arguments), b"");
     cluster.wait_for_puts("n1", 300);
     signal("INT", load.pid());
@@ -59,7 +59,7 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     assert!(reported.err.starts_with("pixii: interrupted; the first "), "{reported:?}");
     assert!(reported.err.ends_with("go on with `pixii load in.tsv --resume`\n"), "{reported:?}");
     assert!(cluster.path("in.tsv.pixii-load").exists());
-    let reported = cluster.run(&["load", "in.tsv", "--blind", "--resume"]);
+    let reported = cluster.run(&["load", "in.tsv", "--sibling", "--resume"]);
     assert!(reported.done().starts_with("loaded 20000 of 20000 lines in "), "{reported:?}");
     assert!(!cluster.path("in.tsv.pixii-load").exists());
     assert!(cluster.run(&["dump"]).done() == sorted(&text), "no line twice, none missing");

@@ -1,4 +1,5 @@
-//! Merkle trees from a stop to the next start: kept by a clean one, and taken over once.
+//! Merkle trees from a stop to the next start: a clean stop keeps them, and one start takes them
+//! over.
 
 use std::fs;
 

@@ -13,7 +13,7 @@ use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
     Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Rejection, Reply, ReplyBody,
-    Request, Resource, Response,
+    Request, RequestId, Resource, Response,
 };
 use pixii_core::ring::RingId;
 use pixii_core::secret::{Keyring, Role, Secrets};
@@ -249,7 +249,8 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let mut own = Raw::connect(ports[0]);
     own.send(&[&preamble_of_6()[..], &wire::frame(&peer_hello(&ports, "n1", "n0"))].concat());
     assert!(matches!(own.welcome(), Welcome::Accepted { .. }));
-    let stated = |body| wire::frame(&Before(PeerMessage { request_id: 77, body }));
+    let stated =
+        |body| wire::frame(&Before(PeerMessage { request_id: RequestId::of_wire(77), body }));
     let propose = Body::Propose {
         partition: Partition(999),
         gc_epoch: GcEpoch::FIRST,
@@ -263,9 +264,11 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
         limit: 1,
     })));
     own.send(&stated(propose));
+    let deadline = Instant::now() + Duration::from_secs(20);
     let answer = loop {
         let Before(message): Before<PeerMessage> = link.receive().expect("the link stays");
-        if message.request_id == 77 {
+        assert!(Instant::now() < deadline, "gossip, and no answer");
+        if message.request_id == RequestId::of_wire(77) {
             break message.body;
         }
     };

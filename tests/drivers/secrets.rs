@@ -118,14 +118,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             let key = Key::new(format!("k{number}").into_bytes()).unwrap();
             let value = bytes::Bytes::from(vec![7; 100_000]);
             loop {
-                let put = pixii_client::Put {
-                    key: key.clone(),
-                    value: value.clone(),
-                    context: None,
-                    write: client.write_id(),
-                    w: Some(3).into(),
-                };
-                match client.put(put, 5_000).await {
+                match client.put(&key, value.clone()).sibling().w(3).await {
                     Ok(_) => break,
                     Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
                 }
@@ -133,7 +126,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             // An owner that was late to be linked counts once it has heard that nothing is kept for
             // it.
             loop {
-                match client.get(&key, Some(3), 5_000).await {
+                match client.get(&key).r(Some(3)).deadline_ms(5_000).await {
                     Ok(found) => break assert_eq!(found.values[0], value),
                     Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
                 }
@@ -141,8 +134,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             }
         }
         let links = client.links(Some("n1")).await.unwrap();
-        assert_eq!((links.secret, links.protocol), (true, 7));
-        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(7)), "{links:?}");
+        assert_eq!((links.secret, links.protocol), (true, 8));
+        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(8)), "{links:?}");
     });
     let reported = |secret: Option<SecretKey>| query(ports[0], secret).unwrap_err();
     let none = reported(None);
@@ -215,7 +208,7 @@ fn a_downgrade_is_refused_by_name() {
         raw.first_bytes();
         refused(&mut raw)
     };
-    let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 7";
+    let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 8";
     let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes \
         have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
@@ -251,7 +244,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (daemon, _) = start(&ports, 0);
     // What a removed node is notified would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
-    assert_eq!(offered[8..], [0, 6, 0x80, 7], "nothing older is offered");
+    assert_eq!(offered[8..], [0, 6, 0x80, 8], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
     raw.send(&[&wire::preamble()[..], &wire::frame(&removed)].concat());
     // One that is let in without being asked for anything is not among friends.

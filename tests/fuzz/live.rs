@@ -161,8 +161,8 @@ fn is_harmless_call(payload: &[u8]) -> bool {
     )
 }
 
-/// False for words of a peer that make a node discard what it has, or its incarnation: it trusts
-/// its peers.
+/// False for messages of a peer that make a node discard its data or end its incarnation: a node
+/// trusts its peers.
 fn is_harmless_message(payload: &[u8]) -> bool {
     let message = wire::decode::<PeerMessage>(&Bytes::copy_from_slice(payload));
     !matches!(

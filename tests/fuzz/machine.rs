@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::members::{Incarnation, Member, Members};
-use pixii_core::message::{Body, Call, CallBody, PeerMessage};
+use pixii_core::message::{Body, Call, CallBody, PeerMessage, RequestId};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
@@ -25,7 +25,7 @@ struct Machine {
     peers: Vec<NodeId>,
     now: Time,
     calls: u64,
-    open: VecDeque<u64>,
+    open: VecDeque<RequestId>,
     over: bool,
 }
 
@@ -84,11 +84,12 @@ impl Machine {
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
             let message = PeerMessage {
-                request_id: NONCE,
+                request_id: RequestId::of_wire(NONCE),
                 body: Body::Known { seen: None, birth, cluster: None },
             };
             machine.give(Input::Peer { from: peer, message });
-            let message = PeerMessage { request_id: NONCE, body: Body::Hints(0) };
+            let message =
+                PeerMessage { request_id: RequestId::of_wire(NONCE), body: Body::Hints(0) };
             machine.give(Input::Peer { from: peer, message });
         }
         assert!(machine.node.is_settled());

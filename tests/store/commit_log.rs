@@ -298,7 +298,7 @@ fn a_store_made_anew_while_it_is_open_has_what_only_the_log_had() {
     model.insert((Partition(1), key("hot")), written(19)[1].1.clone());
     model.insert((Partition(1), key("late")), record(1, &[50 * KILO]));
     assert_holds(&store, &model);
-    // And goes on with a log of its own.
+    // The new store has a commit log of its own.
     store.apply(&[put(1, &key("more"), &record(2, &[10]))]).unwrap();
     store.sync().unwrap();
     drop(store);

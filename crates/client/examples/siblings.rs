@@ -5,39 +5,35 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use pixii_client::{Client, Key, Options, Put};
+use pixii_client::{Client, ClientError, ErrorKind, Options};
 
-const TIMEOUT_MS: u32 = 2_000;
+/// The union of baskets, each a list with commas.
+fn merge(baskets: Vec<Bytes>) -> Bytes {
+    let mut all = BTreeSet::new();
+    for basket in &baskets {
+        all.extend(String::from_utf8_lossy(basket).split(',').map(str::to_owned));
+    }
+    all.into_iter().collect::<Vec<_>>().join(",").into()
+}
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), ClientError> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7432".into());
     let client = Client::connect(&[address], Options::default()).await?;
-    let key = Key::new("basket")?;
 
-    let put = |value: String, context| Put {
-        key: key.clone(),
-        value: Bytes::from(value),
-        context,
-        write: client.write_id(),
-        w: None.into(),
-    };
     // Both have read the same: the key is absent.
-    let seen = client.get(&key, None, TIMEOUT_MS).await?.context;
-    client.put(put("bread,milk".into(), Some(seen.clone())), TIMEOUT_MS).await?;
-    client.put(put("bread,tea".into(), Some(seen)), TIMEOUT_MS).await?;
-
-    let found = client.get(&key, None, TIMEOUT_MS).await?;
+    let seen = client.get("basket").await?.context;
+    client.put("basket", "bread,milk").context(seen.clone()).await?;
+    client.put("basket", "bread,tea").context(seen).await?;
+    let found = client.get("basket").await?;
     println!("{} siblings", found.values.len());
-    let mut merged = BTreeSet::new();
-    for value in &found.values {
-        merged.extend(std::str::from_utf8(value)?.split(',').map(str::to_owned));
-    }
-    let merged = merged.into_iter().collect::<Vec<_>>().join(",");
-    // This context covers both siblings, so the merged value replaces both, and nothing else.
-    client.put(put(merged, Some(found.context)), TIMEOUT_MS).await?;
 
-    let found = client.get(&key, None, TIMEOUT_MS).await?;
+    // A put that has not seen them is refused: it would erase one that nobody was shown.
+    let refused = client.put("basket", "eggs").await.map_err(|error| error.kind());
+    println!("refused: {}", refused == Err(ErrorKind::Conflict));
+
+    client.update("basket", merge).await?;
+    let found = client.get("basket").await?;
     println!("{} value: {}", found.values.len(), String::from_utf8_lossy(&found.values[0]));
     Ok(())
 }

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pixii_core::message::{CallBody, Rejection, ReplyBody, Request, Response};
+use pixii_core::message::{CallBody, Rejection, ReplyBody, Request, Response, WriteRule};
 use pixii_core::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 use pixii_transport::socket::REPEATS_TIMEOUT;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::link::Lost;
+use super::link::{Lost, Wait};
 use super::{Client, ClientError, Node, ODD_ANSWER};
 
 /// How much later than a request's own deadline the client gives up waiting for the answer: the
@@ -23,6 +23,11 @@ const CONNECT_SHARE: u32 = 4;
 /// [`WRITE_TIMEOUT`]. A node's own hedges and its disk come first.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Share of the time left, as a divisor, after which a put that a silent node is to decide is given
+/// up, and sent to another one.
+const DECIDED_SHARE: u32 = 4;
+/// Longest time until then: a put is repeated for [`REPEATS_TIMEOUT`] after its first attempt only.
+const DECIDED_TIMEOUT: Duration = Duration::from_millis(REPEATS_TIMEOUT.as_millis() as u64 / 4);
 /// Once an owner has refused, at most this many other nodes are tried: each would find the same
 /// owners, or act as a fallback.
 const OTHERS: u32 = 2;
@@ -50,9 +55,20 @@ struct Answered {
     is_left_alone: bool,
 }
 
+/// How long one attempt may take.
+#[derive(Clone, Copy)]
+struct Until {
+    /// The deadline of the request.
+    deadline: Instant,
+    /// When the attempt must have been sent.
+    by: Instant,
+    /// True if a silent node is given up long before the deadline, because another one is tried.
+    gives_up: bool,
+}
+
 /// Why the outcome of a write is unknown.
 enum Doubt {
-    /// So many replicas of those that were needed have confirmed it to the last coordinator.
+    /// So many replicas of those that were needed have confirmed it to one coordinator.
     Unconfirmed { acknowledged: u8, needed: u8 },
     /// Another reason, in words.
     Other(String),
@@ -74,7 +90,10 @@ impl Doubt {
 /// The state of a request while it is tried.
 struct Attempts {
     writes: bool,
+    decided: bool,
     puts: bool,
+    /// True if it may be sent again once it may have been carried out.
+    may_repeat: bool,
     /// The reason of the last node that refused it.
     refused: Option<Rejection>,
     /// Why the outcome is unknown; `None` while nothing may have happened without an answer.
@@ -84,6 +103,9 @@ struct Attempts {
     since: Instant,
     /// True if a node has asked the client to try again.
     again: bool,
+    /// True if no other node is to be tried meanwhile: the issuer of a write is busy, and a second
+    /// one beside it would make siblings.
+    is_held: bool,
     faults: Vec<String>,
     /// Nodes that were not tried, because they could not be reached a moment ago.
     left_alone: u32,
@@ -112,22 +134,23 @@ impl Client {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
             return Err(Rejection::Timeout(timeout_ms).into());
         }
-        let writes = request.is_write();
+        let (writes, decided) = (request.is_write(), is_decided(&request));
         let timeout = if writes { WRITE_TIMEOUT } else { READ_TIMEOUT };
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let mut attempts = Attempts::new(&request);
         let mut candidates = self.candidates(partition);
         let mut insists = false;
+        let gives_up = decided && attempts.may_repeat && self.0.options.retry_unknown;
         loop {
             let in_time = Instant::now() < attempts.send_by(deadline);
             let queried = attempts.next(&mut candidates).filter(|_| in_time);
             if let Some(id) = queried {
                 let request = attempts.send(&request);
                 let by = attempts.send_by(deadline);
-                let client = self.clone();
+                let (client, until) = (self.clone(), Until { deadline, by, gives_up });
                 attempts
                     .in_flight
-                    .spawn(async move { client.attempt(id, request, by, deadline, insists).await });
+                    .spawn(async move { client.attempt(id, request, until, insists).await });
             } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
                     // One of them may be back: try them before reporting that no node answers.
@@ -146,14 +169,15 @@ impl Client {
                 }
                 sleep_until(Instant::now() + RETRY_BACKOFF).await;
                 candidates = self.candidates(partition);
-                (attempts.refused, attempts.again) = (None, false);
+                (attempts.refused, attempts.again, attempts.is_held) = (None, false, false);
                 attempts.others_left = OTHERS;
                 continue;
             }
             let hedge = Instant::now() + timeout;
             let next = tokio::select! {
                 Some(answered) = attempts.in_flight.join_next() => answered,
-                () = sleep_until(hedge), if queried.is_some() => {
+                // A write that is decided is at one node at a time.
+                () = sleep_until(hedge), if queried.is_some() && !decided => {
                     if let Some(node) = queried.and_then(|id| self.0.nodes.get(&id)) {
                         self.avoid(node);
                     }
@@ -173,23 +197,18 @@ impl Client {
                 let repeated = attempts.unknown.is_some() || !attempts.in_flight.is_empty();
                 return Ok(Done { response, repeated });
             }
-            if attempts.unknown.is_some() && !self.0.options.retry_unknown {
+            let repeats = self.0.options.retry_unknown && attempts.may_repeat;
+            if attempts.unknown.is_some() && !repeats {
                 return Err(attempts.failure(timeout_ms));
             }
         }
     }
 
-    /// Sends the request to one node, before `by`, and waits for its answer until `deadline`;
-    /// `insists` as in [`Client::link`].
-    async fn attempt(
-        &self,
-        id: NodeId,
-        request: Request,
-        by: Instant,
-        deadline: Instant,
-        insists: bool,
-    ) -> Answered {
-        let again = matches!(request, Request::PutAgain { .. });
+    /// Sends the request to one node, and waits for its answer; `insists` as in [`Client::link`].
+    async fn attempt(&self, id: NodeId, request: Request, until: Until, insists: bool) -> Answered {
+        let Until { deadline, by, gives_up } = until;
+        let again =
+            matches!(request, Request::PutAgain { .. } | Request::Decide { again: true, .. });
         let unsent = |place: String, why: String, is_left_alone: bool| Answered {
             id,
             again,
@@ -212,7 +231,14 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
-        let outcome = link.call(body, by, left + GRACE).await;
+        // It is given up before another node is tried.
+        let give_up_after =
+            gives_up.then(|| (left / DECIDED_SHARE).clamp(WRITE_TIMEOUT, DECIDED_TIMEOUT));
+        let wait = Wait { whole: left + GRACE, give_up_after };
+        let outcome = link.call(body, by, wait).await;
+        if gives_up && matches!(outcome, Err(Lost::Sent(_))) {
+            self.avoid(node);
+        }
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Rejection::Stopping)))) {
             self.avoid(node);
         }
@@ -235,8 +261,8 @@ impl Client {
     ) -> Result<Response, ClientError> {
         let (id, writes) = (self.id_of(name)?, request.is_write());
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
-        let Answered { place, outcome, .. } =
-            self.attempt(id, request, deadline, deadline, true).await;
+        let until = Until { deadline, by: deadline, gives_up: false };
+        let Answered { place, outcome, .. } = self.attempt(id, request, until, true).await;
         match outcome {
             Ok(ReplyBody::Data(response)) => Ok(response),
             Ok(_) => Err(ClientError::Error(ODD_ANSWER.into())),
@@ -269,19 +295,25 @@ impl Attempts {
     fn new(request: &Request) -> Self {
         Attempts {
             writes: request.is_write(),
-            puts: matches!(request, Request::Put { .. } | Request::PutAgain { .. }),
+            decided: is_decided(request),
+            puts: is_put(request),
+            may_repeat: may_repeat(request),
             refused: None,
             unknown: None,
             reason: None,
             since: Instant::now(),
             again: false,
+            is_held: false,
             faults: Vec::new(),
             left_alone: 0,
             others_left: OTHERS,
             in_flight: JoinSet::new(),
             open: 0,
             first: Instant::now(),
-            repeats: matches!(request, Request::PutAgain { .. }),
+            repeats: matches!(
+                request,
+                Request::PutAgain { .. } | Request::Decide { again: true, .. }
+            ),
             alone: None,
         }
     }
@@ -310,6 +342,9 @@ impl Attempts {
     /// The next node to try. Once an owner has refused, only [`OTHERS`] more are: they query the
     /// owners again, or act as fallbacks.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
+        if self.is_held {
+            return None;
+        }
         let others = self.refused.is_none() || self.others_left > 0;
         let at = candidates.iter().position(|(_, owner)| *owner || others)?;
         let (id, owner) = candidates.remove(at)?;
@@ -330,7 +365,9 @@ impl Attempts {
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
-                self.again |= matches!(why, Rejection::Paused(_));
+                self.is_held |= self.decided && why.is_overload();
+                self.again |=
+                    self.is_held || matches!(why, Rejection::Paused(_) | Rejection::GivenUp);
                 if self.writes && self.unknown.is_some() {
                     self.reason = Some(why.clone());
                 }
@@ -347,7 +384,12 @@ impl Attempts {
                 }
             }
             Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
-                self.unknown = Some(Doubt::Unconfirmed { acknowledged, needed });
+                // Of all attempts, the one that came the furthest.
+                let further = !matches!(self.unknown,
+                    Some(Doubt::Unconfirmed { acknowledged: most, .. }) if most > acknowledged);
+                if further {
+                    self.unknown = Some(Doubt::Unconfirmed { acknowledged, needed });
+                }
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
             Ok(_) if self.writes => self.unknown = Some(Doubt::Other(ODD_ANSWER.into())),
@@ -373,12 +415,33 @@ impl Attempts {
             }),
             (None, Some(rejection)) => rejection.into(),
             (None, None) if self.faults.is_empty() => {
-                ClientError::Error(format!("no node could be reached in {timeout_ms} ms"))
+                ClientError::Timeout(format!("no node could be reached in {timeout_ms} ms"))
             }
             (None, None) => {
                 ClientError::Error(format!("no node could answer: {}", self.faults.join("; ")))
             }
         }
+    }
+}
+
+/// True for a write that is decided at its issuer.
+fn is_decided(request: &Request) -> bool {
+    matches!(request, Request::Decide { .. })
+}
+
+fn is_put(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Put { .. } | Request::PutAgain { .. } | Request::Decide { value: Some(_), .. }
+    )
+}
+
+/// True if the request is the same, however often it is carried out. A condition would be checked
+/// against what its own first attempt has left, and a delete without a context has no write id.
+fn may_repeat(request: &Request) -> bool {
+    match request {
+        Request::Decide { value, rule, .. } => value.is_some() && *rule == WriteRule::Cover,
+        _ => true,
     }
 }
 

@@ -8,44 +8,49 @@
 //! # Values, contexts and siblings
 //!
 //! A read gives all values of a key that no write has replaced, its *siblings*, and a *context*
-//! that covers them ([`Found`]). A write that brings this context replaces what the context covers
-//! and nothing else. Two writes that have not seen each other leave two siblings; the application
-//! merges them and writes the result with the context of its read (`examples/siblings.rs`).
+//! that covers them ([`Found`]). What a write replaces is a rule of its own:
+//!
+//! | write | replaces |
+//! |---|---|
+//! | `client.put(k, v)` | the one value that is there; refused as a conflict if there are several |
+//! | `.context(c)` | what the read that gave the context showed, and nothing else |
+//! | `.sibling()` | nothing |
+//! | `.if_absent()`, `.if_context(c)` | as the first, and refused if the condition does not hold |
+//!
+//! Writes that have not seen each other leave siblings; [`Client::update`] merges them
+//! (`examples/siblings.rs`). [`Client::scan`] reads all keys, or those of a prefix
+//! (`examples/listing.rs`).
 //!
 //! # The outcome of a write
 //!
-//! A write is *acknowledged* ([`Written`]: W replicas have it on their disks), *refused*
-//! ([`ClientError::Refused`]: nothing happened), or *unknown* ([`ClientError::Unknown`], which
-//! Jepsen calls indeterminate: it may happen, or have happened). An unknown write is made again
-//! with the same write id and is then still one write. The client does that by itself for as long
-//! as the deadline allows, unless [`Options::retry_unknown`] is false
-//! (`examples/unknown_outcome.rs`).
+//! A write is *acknowledged* ([`Written`]: W replicas have it on their disks), *refused* (nothing
+//! happened), or *unknown* ([`ErrorKind::Unknown`], which Jepsen calls indeterminate: it may
+//! happen, or have happened). An unknown put is made again with the same write id and is then still
+//! one write. The client does that by itself for as long as the deadline allows, unless
+//! [`Options::retry_unknown`] is false (`examples/unknown_outcome.rs`); a write under a condition,
+//! and a delete without a context, are not repeated.
 //!
 //! # Example
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use pixii_client::{Client, Key, Options, Put};
+//! # async fn example() -> Result<(), pixii_client::ClientError> {
+//! use pixii_client::{Client, Options};
 //!
 //! let client = Client::connect(&["127.0.0.1:7432".into()], Options::default()).await?;
-//! let key = Key::new("greeting")?;
-//! let found = client.get(&key, None, 2_000).await?;
-//! let put = Put {
-//!     key,
-//!     value: "hello".into(),
-//!     context: Some(found.context),
-//!     write: client.write_id(),
-//!     w: None.into(),
-//! };
-//! client.put(put, 2_000).await?;
+//! client.put("greeting", "hello").await?;
+//! let found = client.get("greeting").await?;
+//! client.put("greeting", "hello, world").context(found.context).await?;
 //! # Ok(())
 //! # }
 //! ```
 
 mod attempts;
 mod link;
+mod requests;
+mod scan;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -53,14 +58,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use pixii_core::causal::Dot;
 use pixii_core::members::Member;
+pub use pixii_core::message::Quorum;
 use pixii_core::message::{
-    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Quorum, Rejection, RepairReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Rejection, RepairReport,
     Replacement, ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
 };
 use pixii_core::ring::Ring;
 use pixii_core::secret::{Nonces, SecretKey};
 pub use pixii_core::types::Key;
-use pixii_core::types::{Blob, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
+use pixii_core::types::{NodeId, Partition, WriteId};
 use pixii_transport::random;
 pub use pixii_transport::secret_file::client_secret;
 pub use pixii_transport::socket::REPEATS_TIMEOUT;
@@ -69,6 +75,8 @@ use tokio::time::Instant;
 
 use attempts::Done;
 use link::{Link, Lost, Unopened};
+pub use requests::{Get, IntoKey, Update, Write};
+pub use scan::Scan;
 
 /// A node that could not be reached is not tried again for this time, plus four times the duration
 /// of the attempt.
@@ -88,6 +96,8 @@ pub struct Options {
     /// long as there is time. False: it is sent once, and [`ClientError::Unknown`] is returned at
     /// once.
     pub retry_unknown: bool,
+    /// Time that a request for data may take, unless it says otherwise.
+    pub deadline: Duration,
     /// The key that the client proves itself with; nodes have to prove the same. `None`: neither
     /// side proves anything.
     pub secret: Option<SecretKey>,
@@ -95,7 +105,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { connect_timeout_ms: 2_000, in_flight: 128, retry_unknown: true, secret: None }
+        Options {
+            connect_timeout_ms: 2_000,
+            in_flight: 128,
+            retry_unknown: true,
+            deadline: Duration::from_secs(5),
+            secret: None,
+        }
     }
 }
 
@@ -108,12 +124,55 @@ pub enum ClientError {
     /// The write may have happened, or may still happen.
     #[error("unknown outcome: {0}; the write may or may not have happened")]
     Unknown(String),
+    /// No node answered in time; nothing was written.
+    #[error("{0}")]
+    Timeout(String),
     /// No node could be reached, or its answer to a read was lost; nothing was written.
     #[error("{0}")]
     Error(String),
     /// Nobody listens at any of the given addresses.
     #[error("{0}")]
     NobodyListens(String),
+}
+
+/// The kinds of errors that call for different reactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Nothing was done, for another reason than those below; the [`Rejection`] has the numbers.
+    Refused,
+    /// Nothing was done: too few replicas could be reached, or answered in time.
+    NoQuorum,
+    /// Nothing was written: the key has several values, and the write had no context. Read them,
+    /// make one value of them, and put that with the context of the read ([`Client::update`]).
+    Conflict,
+    /// Nothing was written: the condition of the write does not hold.
+    Condition,
+    /// Nothing was deleted: the key has no value.
+    Absent,
+    /// The write may have happened, or may still happen: read the key, or repeat the put
+    /// ([`Write::again`]).
+    Unknown,
+    /// Nothing was written: no node answered in time.
+    Timeout,
+    /// Nothing was written: no node could be reached, or the connection ended.
+    Connection,
+}
+
+impl ClientError {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ClientError::Refused(Rejection::Conflict(_)) => ErrorKind::Conflict,
+            ClientError::Refused(Rejection::Absent) => ErrorKind::Absent,
+            ClientError::Refused(why) if why.is_condition() => ErrorKind::Condition,
+            ClientError::Refused(why) if why.is_no_quorum() => ErrorKind::NoQuorum,
+            ClientError::Refused(_) => ErrorKind::Refused,
+            ClientError::Unknown(_) => ErrorKind::Unknown,
+            ClientError::Timeout(_) => ErrorKind::Timeout,
+            ClientError::Error(_) | ClientError::NobodyListens(_) => ErrorKind::Connection,
+        }
+    }
 }
 
 /// The result of a read.
@@ -136,9 +195,8 @@ pub struct Written {
     pub context: Bytes,
     /// Number of values that the key has after the write, where it was coordinated.
     pub siblings: u32,
-    /// True if the write was sent to more than one node. Another node's copy of it is the same
-    /// write: it goes with the value once that is replaced by a writer who has seen it
-    /// acknowledged.
+    /// True if the write was sent to more than one node. The copies of all nodes are one write: a
+    /// writer that has seen the acknowledged value replaces all of them.
     pub repeated: bool,
 }
 
@@ -151,25 +209,15 @@ pub struct KeyPage {
     pub more: bool,
 }
 
-/// A write to be made. Sent again with the same `write` id ([`Client::put_again`]), it still
-/// happens once.
-#[derive(Clone, Debug)]
-pub struct Put {
-    /// The key, of 1 to 1,024 bytes.
-    pub key: Key,
-    /// The new value, of at most 1 MiB; empty is a value, too.
-    pub value: Bytes,
-    /// The sealed context of the read that it replaces; `None` replaces nothing.
-    pub context: Option<Bytes>,
-    /// From [`Client::write_id`]; the same for each repetition of this write.
-    pub write: WriteId,
-    /// Replicas that must hold it, synced, before it is acknowledged.
-    pub w: Quorum,
-}
-
 /// A client of one cluster. Clones share its connections.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Client of {}", self.0.cluster)
+    }
+}
 
 struct Shared {
     options: Options,
@@ -274,65 +322,8 @@ impl Client {
         WriteId(u128::from_be_bytes(id))
     }
 
-    /// Reads all siblings of a key, merged from `r` replicas, within `timeout_ms`.
-    pub async fn get(
-        &self,
-        key: &Key,
-        r: impl Into<Quorum>,
-        timeout_ms: u32,
-    ) -> Result<Found, ClientError> {
-        let request = Request::Get { key: key.clone(), r: r.into() };
-        match self.data(request, self.ring().partition(key), timeout_ms).await?.response {
-            Response::Found { values, context, answered } => {
-                let values = values.into_iter().map(|Blob(value)| value).collect();
-                Ok(Found { values, context: context.0, answered })
-            }
-            _ => Err(unfitting()),
-        }
-    }
-
-    /// Carries out a write within `timeout_ms`. One whose outcome was unknown is repeated by
-    /// [`Client::put_again`].
-    pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, ClientError> {
-        self.send_put(put, false, timeout_ms).await
-    }
-
-    /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is
-    /// still one write, and once this has succeeded and its value was replaced, no copy of an
-    /// earlier attempt brings that back. This holds for repetitions that end within
-    /// [`REPEATS_TIMEOUT`] of the first attempt: a later one may bring back a value that was
-    /// replaced.
-    pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, ClientError> {
-        self.send_put(put, true, timeout_ms).await
-    }
-
-    async fn send_put(
-        &self,
-        put: Put,
-        again: bool,
-        timeout_ms: u32,
-    ) -> Result<Written, ClientError> {
-        let Put { key, value, context, write, w } = put;
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(Rejection::Size(SizeError::Value(value.len() as u64)).into());
-        }
-        let partition = self.ring().partition(&key);
-        let context = context.map(Blob);
-        let request = Request::Put { key, value: Blob(value), context, write, w };
-        let request = if again { request.again() } else { request };
-        written(self.data(request, partition, timeout_ms).await?)
-    }
-
-    /// Deletes what the sealed `context` covers, on `w` replicas, within `timeout_ms`.
-    pub async fn delete(
-        &self,
-        key: &Key,
-        context: Option<Bytes>,
-        w: impl Into<Quorum>,
-        timeout_ms: u32,
-    ) -> Result<Written, ClientError> {
-        let request = Request::Delete { key: key.clone(), context: context.map(Blob), w: w.into() };
-        written(self.data(request, self.ring().partition(key), timeout_ms).await?)
+    fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// Lists the keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from
@@ -474,7 +465,8 @@ impl Client {
 
     async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, ClientError> {
         let node = self.member(name)?;
-        let link = self.link(node, CONTROL_WAIT, false).await;
+        // No other node can answer: it is tried, even if it was away a moment ago.
+        let link = self.link(node, CONTROL_WAIT, true).await;
         let link = link.map_err(|unlinked| ClientError::Error(unlinked.why))?;
         link.call(body, Instant::now() + CONTROL_WAIT, CONTROL_WAIT).await.map_err(
             |(Lost::Sent(why) | Lost::Unsent(why))| {

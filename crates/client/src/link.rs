@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pixii_core::message::{Call, CallBody, Reply, ReplyBody};
+use pixii_core::message::{Call, CallBody, Reply, ReplyBody, Request};
 use pixii_core::secret::{Nonce, Seal, SecretKey};
 use pixii_core::wire::{self, Check, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
@@ -20,6 +20,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// No further calls are taken while this many bytes wait for the socket.
 const BACKLOG_BYTES: usize = 1 << 20;
+/// A call that is given up is reported within this time, or not at all.
+const GIVE_UP_WAIT: Duration = Duration::from_secs(5);
+/// A node that does not answer within this time that it has given a call up is silent.
+const HEARD_WAIT: Duration = Duration::from_millis(250);
 /// Buffer space for each read from the socket.
 const READ_BYTES: usize = 64 << 10;
 
@@ -67,11 +71,47 @@ impl From<io::Error> for Unopened {
 
 type Answer = Result<ReplyBody, Lost>;
 
+/// How long the reply to a call is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Wait {
+    /// In all.
+    pub(super) whole: Duration,
+    /// After this time the node is to give the call up, unless it has decided it; only a node that
+    /// does not even answer that is not waited for any more.
+    pub(super) give_up_after: Option<Duration>,
+}
+
+impl From<Duration> for Wait {
+    fn from(whole: Duration) -> Self {
+        Wait { whole, give_up_after: None }
+    }
+}
+
 struct Outgoing {
+    id: u64,
     body: CallBody,
     /// It is not sent later than this.
     by: Instant,
-    answer: oneshot::Sender<Answer>,
+    /// `None` if nobody waits for the answer.
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// Gives a call up when it is dropped before its reply has come: the caller waits no more.
+struct GiveUp<'a> {
+    link: &'a Link,
+    call: u64,
+    is_due: bool,
+}
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            let (id, body) = (self.link.next_id(), CallBody::GiveUp { call: self.call });
+            let by = Instant::now() + GIVE_UP_WAIT;
+            // Where there is no room for it, the connection is stuck, and will end.
+            let _ = self.link.calls.try_send(Outgoing { id, body, by, answer: None });
+        }
+    }
 }
 
 /// An open connection. Dropping it closes the socket.
@@ -84,6 +124,7 @@ pub(super) struct Link {
     permits: Semaphore,
     in_flight: usize,
     silent: AtomicBool,
+    last_id: AtomicU64,
 }
 
 impl Link {
@@ -111,7 +152,12 @@ impl Link {
         tokio::spawn(drive(opened, speech, queue, in_flight));
         let permits = Semaphore::new(in_flight.max(1));
         let silent = AtomicBool::new(false);
-        Ok(Link { name, cluster, calls, permits, in_flight, silent })
+        let last_id = AtomicU64::new(0);
+        Ok(Link { name, cluster, calls, permits, in_flight, silent, last_id })
+    }
+
+    fn next_id(&self) -> u64 {
+        1 + self.last_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// False once the connection has ended or a call on it went unanswered.
@@ -119,25 +165,62 @@ impl Link {
         !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)
     }
 
-    /// Sends a call, at `by` at the latest, and waits for its reply, for `wait` in all.
-    pub(super) async fn call(&self, body: CallBody, by: Instant, wait: Duration) -> Answer {
-        let deadline = Instant::now() + wait;
+    /// Sends a call, at `by` at the latest, and waits for its reply.
+    pub(super) async fn call(&self, body: CallBody, by: Instant, wait: impl Into<Wait>) -> Answer {
+        let (begun, Wait { whole, give_up_after }) = (Instant::now(), wait.into());
         let Ok(Ok(_permit)) = timeout_at(by, self.permits.acquire()).await else {
             return Err(Lost::Unsent(format!("{} calls are in progress already", self.in_flight)));
         };
-        let (answer, reply) = oneshot::channel();
-        match timeout_at(by, self.calls.send(Outgoing { body, by, answer })).await {
+        let (answer, mut reply) = oneshot::channel();
+        let (id, answer) = (self.next_id(), Some(answer));
+        let is_due = matches!(body, CallBody::Data { request: Request::Decide { .. }, .. });
+        let mut give_up = GiveUp { link: self, call: id, is_due: false };
+        match timeout_at(by, self.calls.send(Outgoing { id, body, by, answer })).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Lost::Unsent("the connection has ended".into())),
             Err(_) => return Err(Lost::Unsent("the connection is stuck".into())),
         }
-        match timeout_at(deadline, reply).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Lost::Sent("the connection has ended".into())),
-            Err(_) => {
-                self.silent.store(true, Ordering::Relaxed);
-                Err(Lost::Sent(format!("no answer in {} ms", wait.as_millis())))
+        give_up.is_due = is_due;
+        let first = give_up_after.map_or(whole, |give_up_after| give_up_after.min(whole));
+        let mut answer = timeout_at(begun + first, &mut reply).await.ok();
+        if answer.is_none() && first < whole {
+            give_up.is_due = false;
+            answer = self.give_up(id, &mut reply, begun + whole).await;
+        }
+        match answer {
+            Some(Ok(answer)) => {
+                give_up.is_due = false;
+                answer
             }
+            Some(Err(_)) => Err(Lost::Sent("the connection has ended".into())),
+            None => {
+                self.silent.store(true, Ordering::Relaxed);
+                Err(Lost::Sent(format!("no answer in {} ms", begun.elapsed().as_millis())))
+            }
+        }
+    }
+
+    /// Notifies the node that a call is given up. A node that hears it goes on: it answers that the
+    /// call is void, or has decided it and answers when it is done. The answer to the call, by
+    /// `deadline`; none from a node that is silent.
+    async fn give_up(
+        &self,
+        call: u64,
+        reply: &mut oneshot::Receiver<Answer>,
+        deadline: Instant,
+    ) -> Option<Result<Answer, oneshot::error::RecvError>> {
+        let by = Instant::now() + HEARD_WAIT;
+        let (answer, heard) = oneshot::channel();
+        let (id, body) = (self.next_id(), CallBody::GiveUp { call });
+        self.calls.try_send(Outgoing { id, body, by, answer: Some(answer) }).ok()?;
+        let heard = tokio::select! {
+            biased;
+            answer = &mut *reply => return Some(answer),
+            heard = timeout_at(by, heard) => heard,
+        };
+        match heard {
+            Ok(Ok(Ok(_))) => timeout_at(deadline, reply).await.ok(),
+            _ => None,
         }
     }
 }
@@ -186,11 +269,11 @@ async fn drive(
     mut queue: mpsc::Receiver<Outgoing>,
     in_flight: usize,
 ) {
-    let mut waiting = Waiting { speech, answers: HashMap::new(), next_id: 0, in_flight };
+    let mut waiting = Waiting { speech, answers: HashMap::new(), in_flight };
     let Err(why) = pump(opened, &mut queue, &mut waiting).await else { return };
     queue.close();
     while let Ok(call) = queue.try_recv() {
-        let _ = call.answer.send(Err(Lost::Unsent(why.clone())));
+        call.fail(&why);
     }
     for (_, answer) in waiting.answers {
         let _ = answer.send(Err(Lost::Sent(why.clone())));
@@ -202,8 +285,16 @@ struct Waiting {
     /// The protocol version and the checksum that both sides use.
     speech: Speech,
     answers: HashMap<u64, oneshot::Sender<Answer>>,
-    next_id: u64,
     in_flight: usize,
+}
+
+impl Outgoing {
+    /// Reports that the call was not sent.
+    fn fail(self, why: &str) {
+        if let Some(answer) = self.answer {
+            let _ = answer.send(Err(Lost::Unsent(why.to_owned())));
+        }
+    }
 }
 
 impl Waiting {
@@ -214,14 +305,24 @@ impl Waiting {
             self.answers.retain(|_, answer| !answer.is_closed());
         }
         // Nobody wants it done any more, or it has waited for the socket for too long.
-        if call.answer.is_closed() || call.by < Instant::now() {
-            let _ = call.answer.send(Err(Lost::Unsent("the connection is stuck".into())));
-            return;
+        let is_closed = call.answer.as_ref().is_some_and(oneshot::Sender::is_closed);
+        if is_closed || call.by < Instant::now() {
+            return call.fail("the connection is stuck");
         }
-        self.next_id += 1;
+        let Outgoing { id, body, answer, .. } = call;
+        let Some(sent) = (Call { id, body }).in_protocol(self.speech.protocol) else {
+            if let Some(answer) = answer {
+                let protocol = self.speech.protocol;
+                let why = format!("it speaks protocol {protocol}, which has nothing like this");
+                let _ = answer.send(Err(Lost::Unsent(why)));
+            }
+            return;
+        };
         let check = Check::of(seal, self.speech.checksum);
-        wire::put_checked(out, &Call { id: self.next_id, body: call.body }, check);
-        self.answers.insert(self.next_id, call.answer);
+        wire::put_checked(out, &sent, check);
+        if let Some(answer) = answer {
+            self.answers.insert(id, answer);
+        }
     }
 
     fn take(&mut self, frame: &Bytes) -> Result<(), String> {
@@ -296,8 +397,8 @@ mod tests {
     #[test]
     fn a_call_that_nobody_waits_for_or_that_waited_too_long_is_not_sent() {
         let (speech, now) = (Speech::from(PROTOCOL), Instant::now());
-        let (answers, next_id, in_flight) = (HashMap::new(), 0, 8);
-        let mut waiting = Waiting { speech, answers, next_id, in_flight };
+        let (answers, in_flight, mut id) = (HashMap::new(), 8, 0);
+        let mut waiting = Waiting { speech, answers, in_flight };
         let mut sent = |by: Instant, is_awaited: bool| {
             let (answer, mut reply) = oneshot::channel();
             if !is_awaited {
@@ -306,7 +407,8 @@ mod tests {
             let request = Request::Get { key: Key::new("k").unwrap(), r: None.into() };
             let body = CallBody::Data { request, timeout_ms: 1_000 };
             let mut out = BytesMut::new();
-            waiting.add(Outgoing { body, by, answer }, &mut out, None);
+            id += 1;
+            waiting.add(Outgoing { id, body, by, answer: Some(answer) }, &mut out, None);
             let unsent = matches!(reply.try_recv(), Ok(Err(Lost::Unsent(_))));
             (!out.is_empty(), unsent)
         };

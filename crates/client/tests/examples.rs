@@ -27,10 +27,23 @@ fn a_value_is_written_read_replaced_and_deleted() {
 
 #[test]
 fn siblings_are_merged_by_who_has_seen_both() {
-    assert_eq!(run("siblings"), "2 siblings\n1 value: bread,milk,tea\n");
+    assert_eq!(run("siblings"), "2 siblings\nrefused: true\n1 value: bread,milk,tea\n");
 }
 
 #[test]
 fn a_write_that_is_made_again_happens_once() {
     assert_eq!(run("unknown_outcome"), "1 value\n");
+}
+
+#[test]
+fn a_condition_that_does_not_hold_is_an_error_of_its_own_kind() {
+    assert_eq!(run("conditions"), "a second one: Some(Condition)\nchanged since\n");
+}
+
+#[test]
+fn keys_that_begin_with_a_prefix_are_listed_in_pages() {
+    let listed = run("listing");
+    let expected = "\"user/ann\": 1 values\n\"user/bob\": 1 values\nnext page\n\
+        \"user/cleo\": 1 values\n";
+    assert_eq!(listed, expected);
 }

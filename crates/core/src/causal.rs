@@ -201,7 +201,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         })
     }
 
-    /// How many values are alive.
+    /// Number of values; a write that was repeated at two nodes may count twice.
     pub fn len(&self) -> usize {
         self.0.iter().map(|entry| entry.values.len()).sum()
     }
@@ -284,8 +284,15 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         self.sync(&Clock(seen.dots().iter().map(blank).collect()))
     }
 
-    /// The events of actors that have no value any more.
+    /// The events of actors that have no value any more, as far as every owner may hear that they
+    /// are dead. While a write has its value under its own actor ([`Actor::of_write`]), none may: a
+    /// dead event may be that write under another dot, and an owner without the new one would lose
+    /// the value.
     pub fn dead(&self) -> Context {
+        let is_repeated = |entry: &Entry<V>| entry.actor.is_of_write() && !entry.values.is_empty();
+        if self.0.iter().any(is_repeated) {
+            return Context::default();
+        }
         let dead = self.0.iter().filter(|entry| entry.values.is_empty());
         Context(dead.map(|entry| Dot { actor: entry.actor, counter: entry.counter }).collect())
     }
@@ -557,9 +564,12 @@ mod tests {
         assert_eq!(both, again.sync(&first));
         assert_eq!(both.values().map(|(dot, _)| dot).collect::<Vec<_>>(), [again_dot]);
         assert!(both.covers(first_dot));
+        // An owner that has only the first dot would lose the write if it heard that it is dead.
+        assert_eq!(both.dead(), Context::default());
         // Whoever has replaced the repetition has replaced the late copy.
         let replaced = again.discard(&again.context());
         assert_eq!(replaced.sync(&first).len(), 0);
+        assert_eq!(replaced.sync(&first).dead(), both.context());
         assert_eq!(first.sync(&replaced).sync(&both).len(), 0);
         // A node that knows of it issues nothing beside it.
         assert_eq!(again.update(&Context::default(), A, version()).0.len(), 1);

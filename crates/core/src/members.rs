@@ -36,7 +36,7 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum MembershipStatus {
-    /// On its way in: it has no partitions yet.
+    /// It is joining, and owns no partitions yet.
     Joining,
     /// A valid member, as the configured list has them.
     Member,

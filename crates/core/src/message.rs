@@ -11,6 +11,8 @@ mod reasons;
 mod rejection;
 mod status;
 
+use std::borrow::Cow;
+
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
@@ -18,7 +20,7 @@ use crate::causal::Dot;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, PROTOCOL, Speech, WireError};
+use crate::wire::{self, CODED, DECIDED, Speech, WireError};
 use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
@@ -26,7 +28,7 @@ pub use kind::Kind;
 pub use orders::{
     DrainRejection, EmulateRejection, LossRejection, RepairRejection, ReplaceRejection,
 };
-pub use peer::{Body, Change, Gossip, Item, PeerMessage};
+pub use peer::{Body, Change, Gossip, Item, PeerMessage, Premise, RequestId};
 pub use reasons::{
     Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
@@ -50,6 +52,12 @@ pub struct Quorum {
 impl From<Option<u8>> for Quorum {
     fn from(replicas: Option<u8>) -> Self {
         Quorum { replicas, strict: None }
+    }
+}
+
+impl From<u8> for Quorum {
+    fn from(replicas: u8) -> Self {
+        Quorum::from(Some(replicas))
     }
 }
 
@@ -113,12 +121,68 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
+    /// A write that one node decides, its issuer: the first owner of the key that can be reached.
+    /// It asks R owners what they have of the key. What the write replaces is the join of their
+    /// answers and of its own record. Since protocol 8.
+    Decide {
+        /// The key to write.
+        key: Key,
+        /// The new value; `None` deletes.
+        value: Option<Blob>,
+        /// What has to hold of the key; otherwise nothing is written.
+        rule: WriteRule,
+        /// Drawn at random for this write and repeated with it.
+        write: WriteId,
+        /// True if the put was sent before, to a node that may have carried it out: its dot
+        /// follows from its write id then, as for `PutAgain`.
+        again: bool,
+        /// Owners that must answer before it is decided; the cluster's default if not given.
+        r: Option<u8>,
+        /// Replicas that must hold it.
+        w: Quorum,
+    },
+}
+
+/// What has to hold of a key for a write that is decided at its issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum WriteRule {
+    /// The key has one value at most. The write covers what is there.
+    Cover,
+    /// The key has no value.
+    IfAbsent,
+    /// The key has nothing that this sealed context does not cover.
+    IfContext(Blob),
 }
 
 impl Request {
     /// True for a request that changes a key.
     pub fn is_write(&self) -> bool {
-        matches!(self, Request::Put { .. } | Request::Delete { .. } | Request::PutAgain { .. })
+        !matches!(self, Request::Get { .. } | Request::Keys { .. })
+    }
+
+    /// The request as a program of `protocol` understands it; `None` if it has nothing like it and
+    /// the request is not to be sent. What protocol 7 does without a context is a put that replaces
+    /// nothing; it has no conditions, and no deletes without a context.
+    pub fn in_protocol(&self, protocol: u16) -> Option<Cow<'_, Request>> {
+        match self {
+            Request::Decide { .. } if protocol >= DECIDED => Some(Cow::Borrowed(self)),
+            Request::Decide {
+                key,
+                value: Some(value),
+                rule: WriteRule::Cover,
+                write,
+                again,
+                w,
+                ..
+            } => {
+                let (key, value) = (key.clone(), value.clone());
+                let put = Request::Put { key, value, context: None, write: *write, w: *w };
+                Some(Cow::Owned(if *again { put.again() } else { put }))
+            }
+            Request::Decide { .. } => None,
+            _ => Some(Cow::Borrowed(self)),
+        }
     }
 
     /// The key of the request; `None` for a listing of a partition.
@@ -127,7 +191,8 @@ impl Request {
             Request::Get { key, .. }
             | Request::Put { key, .. }
             | Request::Delete { key, .. }
-            | Request::PutAgain { key, .. } => Some(key),
+            | Request::PutAgain { key, .. }
+            | Request::Decide { key, .. } => Some(key),
             Request::Keys { .. } => None,
         }
     }
@@ -138,6 +203,9 @@ impl Request {
         match self {
             Request::Put { key, value, context, write, w } => {
                 Request::PutAgain { key, value, context, write, w }
+            }
+            Request::Decide { key, value, rule, write, r, w, .. } => {
+                Request::Decide { key, value, rule, write, again: true, r, w }
             }
             other => other,
         }
@@ -256,6 +324,28 @@ pub enum CallBody {
     /// Accepts that acknowledged writes may be gone with the node's disk where no other replica has
     /// them: the node answers reads of these partitions again.
     AcceptLoss,
+    /// The client waits no more for the answer to an earlier call: a write that is decided here is
+    /// void unless it has been carried out. That call is answered all the same. Since protocol 8.
+    GiveUp {
+        /// The id of the earlier call on this connection.
+        call: u64,
+    },
+}
+
+impl Call {
+    /// The call as a program of `protocol` understands it; `None` if it has nothing like it.
+    pub fn in_protocol(self, protocol: u16) -> Option<Self> {
+        let Call { id, body } = self;
+        let body = match body {
+            CallBody::Data { request, timeout_ms } => {
+                let request = request.in_protocol(protocol)?.into_owned();
+                CallBody::Data { request, timeout_ms }
+            }
+            CallBody::GiveUp { .. } if protocol < DECIDED => return None,
+            body => body,
+        };
+        Some(Call { id, body })
+    }
 }
 
 /// What a node sends to a client.
@@ -273,7 +363,7 @@ impl Reply {
     pub fn frame(self, speech: impl Into<Speech>) -> Bytes {
         let Speech { protocol, checksum } = speech.into();
         match protocol {
-            PROTOCOL.. => wire::checked_frame(&self, checksum),
+            CODED.. => wire::checked_frame(&self, checksum),
             _ => wire::checked_frame(&Before(self), checksum),
         }
     }
@@ -281,7 +371,7 @@ impl Reply {
     /// The reply in the payload of a frame of a node with which `protocol` is spoken.
     pub fn decode(payload: &Bytes, protocol: u16) -> Result<Self, WireError> {
         match protocol {
-            PROTOCOL.. => wire::decode(payload),
+            CODED.. => wire::decode(payload),
             _ => wire::decode(payload).map(|Before(reply)| reply),
         }
     }
@@ -313,6 +403,8 @@ pub enum ReplyBody {
     Links(LinksReport),
     /// To `AcceptLoss`: the number of partitions whose loss was accepted, or why none was.
     LossAccepted(Result<u32, LossRejection>),
+    /// To `GiveUp`: the earlier call is void, or is decided and its answer on the way.
+    GivenUp,
 }
 
 /// How a node is linked with the other members.

@@ -41,7 +41,7 @@ use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
 pub use ids::{ReadToken, ScanToken, SyncSeq};
-use ids::{RequestId, Role, ScanPurpose};
+use ids::{RequestId, Role, ScanPurpose, role_of};
 pub use interface::{
     ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
     PeerView, RingChange, Shortage, Stall, Work,
@@ -144,6 +144,7 @@ impl Node {
             Input::Client { client, id, request, timeout_ms } => {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
+            Input::GiveUp { client, call } => self.coordinator.give_up(client, call, io),
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
             Input::AcceptLoss => self.repair.accept_loss(io),
             Input::Replace { old, new } => {
@@ -191,6 +192,10 @@ impl Node {
         if gap > PAUSE {
             self.io.out.count(Counter::OwnPausesNoticed);
             self.stale = (now + STALE_AFTER, gap);
+            // Newer writes may have been made elsewhere since: what was not decided before the
+            // pause must not cover them.
+            self.coordinator.give_up_all(&mut self.io);
+            self.settle(now);
         }
         if gap > 2 * self.interval {
             self.gossip.forgive(gap);
@@ -249,7 +254,6 @@ impl Node {
     /// Passes a message to the role that it is for.
     fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
         let PeerMessage { request_id, body } = message;
-        let request_id = RequestId::of_wire(request_id);
         let io = &mut self.io;
         let own = from == io.local.me();
         if !own && !self.placement.has(from) {
@@ -323,10 +327,12 @@ impl Node {
             | Body::MarkDead(_)
             | Body::Purge { .. }
             | Body::Discard { .. }
+            | Body::Decide { .. }
             | Body::Withdraw { .. } => match own {
                 true => self.replica.query(from, request_id, body, io),
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
+            Body::Abandon => self.coordinator.abandon(from, request_id, io),
             Body::StoreHint { .. } => match self.drained && !own {
                 true => io.out.send(vec![from], request_id, Body::Failed(Rejection::Stopping)),
                 false => self.replica.query(from, request_id, body, io),
@@ -343,7 +349,7 @@ impl Node {
     /// Passes an answer to the role that sent the query.
     fn answer(&mut self, now: Time, request_id: RequestId, from: NodeId, body: Body) {
         let io = &mut self.io;
-        match (request_id.role(), body) {
+        match (role_of(request_id), body) {
             (Role::Coordinator, body) => self.coordinator.answer(now, request_id, from, body, io),
             (Role::Handoff, Body::Ack) => self.handoff.answer(now, request_id, from, None, io),
             (Role::Handoff, Body::Failed(why)) => {

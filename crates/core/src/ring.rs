@@ -101,7 +101,7 @@ pub enum RingError {
         version: u64,
         /// The number of partitions of the table.
         partitions: u16,
-        /// The owners that each should have.
+        /// Number of owners that each partition must have.
         n: u8,
     },
 }

@@ -13,7 +13,7 @@ use crate::types::first_u64;
 
 /// Drawn for one handshake.
 pub type Nonce = [u8; 32];
-/// Shown by one side of a handshake.
+/// What one side of a handshake sends to prove that it knows the secret.
 pub type Proof = [u8; 32];
 
 const DIALER: u8 = 1;

@@ -239,7 +239,7 @@ pub struct Scanned {
     pub context: Context,
     /// The digest of key and object, which the Merkle tree adds up.
     pub digest: Digest,
-    /// The events of actors that have no live value.
+    /// The events that tombstone GC may propose as dead ([`Object::dead`]).
     pub dead: Context,
     /// Encoded bytes of the object.
     pub bytes: usize,

@@ -94,7 +94,7 @@ impl Time {
         Time(self.0.saturating_add(span.0))
     }
 
-    /// The instant a span earlier; the origin if that is nearer.
+    /// The instant that is this span earlier, and not before the origin.
     #[must_use]
     pub const fn saturating_sub(self, span: Micros) -> Self {
         Time(self.0.saturating_sub(span.0))
@@ -177,7 +177,7 @@ impl Div<u64> for Micros {
     }
 }
 
-/// How often the other span fits.
+/// How many times the other span fits, rounded down.
 impl Div for Micros {
     type Output = u64;
 

@@ -36,8 +36,8 @@ pub const MAX_PARTITIONS: u16 = 4_096;
 /// Longest name of a node or a cluster, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 /// The event of a put that was sent to several nodes stays in the clocks for at least this time
-/// after its value is dead, twice that at most: a copy of the put may be on its way for as long as
-/// clients repeat it and connections keep what nobody acknowledges.
+/// after its value is dead, twice that at most: a copy of the put may be in flight for as long as
+/// clients repeat it and connections keep unacknowledged bytes.
 pub const REPEAT_WINDOW: Micros = Micros::from_secs(35);
 /// Longest deadline that a request may carry, in milliseconds.
 pub const MAX_TIMEOUT_MS: u32 = 600_000;

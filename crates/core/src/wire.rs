@@ -1,5 +1,4 @@
-//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No
-//! sockets.
+//! Bytes: how messages become frames, and how bytes of other programs are recognised. No sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
 //! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret,
@@ -25,9 +24,13 @@ use crate::types::{
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 /// The newest protocol version that this program speaks.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 /// The oldest one that it speaks: what that says otherwise is in [`crate::message::before`].
 pub const OLDEST_PROTOCOL: u16 = 6;
+/// The first version with codes for reasons, counters and gauges.
+pub const CODED: u16 = 7;
+/// The first version with writes that their issuer decides.
+pub const DECIDED: u16 = 8;
 /// In the highest version of a preamble: its sender understands frames with
 /// [`Checksum::Crc32`]. A program that does not know it takes the number for a very late version,
 /// and goes on with its own highest one.

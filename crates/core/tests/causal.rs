@@ -117,8 +117,8 @@ proptest! {
                 }
                 Step::Read { at } => contexts.push(copies[at].0.context()),
                 Step::NewActor { at } => {
-                actors[at].actor_epoch = actors[at].actor_epoch.next();
-            }
+                    actors[at].actor_epoch = actors[at].actor_epoch.next();
+                }
             }
             for (clock, history) in &copies {
                 let live: BTreeMap<Dot, u64> = clock.values().map(|(d, v)| (d, *v)).collect();

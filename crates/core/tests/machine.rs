@@ -17,6 +17,8 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
+#[path = "machine/decisions.rs"]
+mod decisions;
 #[path = "machine/experiment.rs"]
 mod experiment;
 #[path = "machine/gossip.rs"]
@@ -56,7 +58,7 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     assert_eq!(record.own_epoch, Some(ActorEpoch(1)));
     assert_eq!(to[..], bench.others(&key));
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
-    let request_id = message.request_id;
+    let request_id = message.request_id.wire();
     // One peer holds it; the own replica does not count before its sync.
     assert!(bench.peer(to[0], request_id, Body::Ack).is_empty());
     assert!(bench.peer(to[0], request_id, Body::Ack).is_empty(), "a replica counts once");
@@ -82,7 +84,7 @@ fn a_request_is_forwarded_once_to_an_owner() {
     };
     assert_eq!(*request, put(&key, 1));
     let response = Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 450 };
-    let out = bench.peer(to[0], message.request_id, Body::Coordinated(response.clone()));
+    let out = bench.peer(to[0], message.request_id.wire(), Body::Coordinated(response.clone()));
     assert!(matches!(&out[..], [Output::Reply { response: r, .. }] if *r == response));
     // What was forwarded here goes no further.
     let request = put(&key, 2);
@@ -295,7 +297,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
         panic!("{out:?}")
     };
     assert_eq!((to.len(), message.body.clone()), (1, Body::Read { key: key.clone() }));
-    let (first, request_id) = (to[0], message.request_id);
+    let (first, request_id) = (to[0], message.request_id.wire());
     let out = bench.disk(out, &Record::default());
     assert!(matches!(out[..], [Output::Send { .. }]), "no reply: one of two has answered");
     let out = bench.tick(25);
@@ -323,7 +325,7 @@ fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let queried = |out: &[Output]| match out {
-        [Output::Send { to, message }, ..] => (to[0], message.request_id),
+        [Output::Send { to, message }, ..] => (to[0], message.request_id.wire()),
         _ => panic!("{out:?}"),
     };
     let get = || Request::Get { key: key.clone(), r: None.into() };
@@ -362,7 +364,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
-    let (late, request_id) = (to[0], message.request_id);
+    let (late, request_id) = (to[0], message.request_id.wire());
     bench.disk(out, &record);
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
@@ -394,7 +396,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
-        let out = bench.peer(to[0], message.request_id, Body::Ack);
+        let out = bench.peer(to[0], message.request_id.wire(), Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -429,12 +431,14 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     let out = bench.peer(bench.others(&key)[0], 70, Body::Read { key });
     let out = bench.disk(out, &Record::default());
     let copy = out.iter().find_map(|output| match output {
-        Output::Send { message, .. } if message.request_id == 70 => Some(message.body.clone()),
+        Output::Send { message, .. } if message.request_id.wire() == 70 => {
+            Some(message.body.clone())
+        }
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can know,
-    // it is for long enough.
+    // It does not know yet what is purged elsewhere, so it issues nothing. Where nobody answers, it
+    // waits for three seconds.
     let refused = bench.query(put(&bench.key(true), 1));
     assert!(matches!(rejection(&refused), Rejection::Starting { .. }), "{refused:?}");
     bench.tick(4_000);
@@ -493,7 +497,7 @@ fn objects_of_other_gc_epochs_and_forged_ones_are_refused_by_name() {
         let out = bench.peer(other, request_id, body);
         let out = bench.disk(out, &record);
         let of = |output: &Output| match output {
-            Output::Send { message, .. } if message.request_id == request_id => {
+            Output::Send { message, .. } if message.request_id.wire() == request_id => {
                 Some(message.body.clone())
             }
             _ => None,

@@ -45,8 +45,8 @@ fn reach(total: f64, sum: impl Fn(f64) -> f64) -> f64 {
     high
 }
 
-/// Checks all that holds for every table: owners, zones, and loads; `exact` ones are rounded
-/// shares, the others may give way by a quarter.
+/// Checks the invariants of every table: owners, zones and loads. With `exact` a load is the
+/// rounded share, otherwise it may be a quarter off.
 fn hold(ring: &Ring, exact: bool) {
     let (n, q) = (usize::from(ring.n()), f64::from(ring.partitions()));
     let zones = zones(ring);

@@ -30,6 +30,8 @@ use proptest::prelude::*;
 
 #[path = "wire/before.rs"]
 mod before;
+#[path = "wire/before_decisions.rs"]
+mod before_decisions;
 #[path = "wire/checksums.rs"]
 mod checksums;
 #[path = "wire/codes.rs"]
@@ -131,7 +133,16 @@ fn requests() -> Vec<(&'static str, Request)> {
                 w: Quorum { replicas: Some(2), strict: None },
             },
         ),
+        ("cover", decide(Some(blob(b"value")), WriteRule::Cover)),
+        ("cover-delete", decide(None, WriteRule::Cover)),
+        ("if-absent", decide(Some(blob(b"value")), WriteRule::IfAbsent)),
+        ("if-context", decide(Some(blob(b"value")), WriteRule::IfContext(blob(b"sealed")))),
     ]
+}
+
+fn decide(value: Option<Blob>, rule: WriteRule) -> Request {
+    let (key, write, again, r) = (key(), WriteId(1 << 100), false, Some(2));
+    Request::Decide { key, value, rule, write, again, r, w: None.into() }
 }
 
 fn responses() -> Vec<(&'static str, Response)> {
@@ -182,6 +193,12 @@ fn rejections() -> Vec<Rejection> {
         Rejection::GcState { given: GcEpoch(3), own: GcEpoch(5) },
         Rejection::Shape(0x0101_1002),
         Rejection::Limit { what: Measure::Level, given: 3, limit: 2 },
+        Rejection::Conflict(2),
+        Rejection::Exists,
+        Rejection::Changed,
+        Rejection::Absent,
+        Rejection::GivenUp,
+        Rejection::OldIssuer,
     ]
 }
 
@@ -199,6 +216,12 @@ fn complaints() -> Vec<Complaint> {
 
 fn loss_rejections() -> Vec<LossRejection> {
     vec![LossRejection::NothingLost { node: "n1".into() }]
+}
+
+fn decision(premise: Premise) -> Body {
+    let (key, answers, change) = (key(), object(), Change::Delete);
+    let (gc_epoch, hint_for) = (GcEpoch(3), vec![NodeId(1)]);
+    Body::Decide { key, premise, answers, gc_epoch, change, hint_for }
 }
 
 fn bodies() -> Vec<(&'static str, Body)> {
@@ -323,6 +346,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("ring-granted", Body::RingGranted),
         ("ring-denied", Body::RingDenied { by: NodeId(1) }),
+        ("decide", decision(Premise::OneValue)),
+        ("decide-absent", decision(Premise::Absent)),
+        ("decide-within", decision(Premise::Within(Context::new(vec![DOT])))),
+        ("abandon", Body::Abandon),
     ]
 }
 
@@ -449,6 +476,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("links", ReplyBody::Links(links)),
         ("loss-accepted", ReplyBody::LossAccepted(Ok(64))),
         ("no-loss-accepted", ReplyBody::LossAccepted(Err(loss_rejections().remove(0)))),
+        ("given-up", ReplyBody::GivenUp),
     ]
 }
 
@@ -517,6 +545,7 @@ fn golden_bytes() {
         ("status", CallBody::Status),
         ("links", CallBody::Links),
         ("accept-loss", CallBody::AcceptLoss),
+        ("give-up", CallBody::GiveUp { call: 300 }),
         ("show", CallBody::Emulate(EmulateOrder::Show)),
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
@@ -556,10 +585,18 @@ fn golden_bytes() {
         golden(&mut out, &format!("rejection-{at}"), rejection);
     }
     for (name, body) in bodies() {
-        golden(&mut out, &format!("peer-{name}"), PeerMessage { request_id: 77, body });
+        golden(
+            &mut out,
+            &format!("peer-{name}"),
+            PeerMessage { request_id: RequestId::of_wire(77), body },
+        );
     }
     codes::write(&mut out);
-    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { request_id: 77, body: Body::Ack }));
+    raw(
+        &mut out,
+        "frame-held",
+        &wire::frame(&PeerMessage { request_id: RequestId::of_wire(77), body: Body::Ack }),
+    );
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record =
         Record { own_epoch: Some(ActorEpoch(5)), object: object(), gc_epoch: GcEpoch::FIRST };
@@ -613,7 +650,8 @@ fn every_rejection_is_one_sentence() {
 
 #[test]
 fn frames_are_bounded_checked_and_waited_for() {
-    let message = PeerMessage { request_id: 1, body: Body::Read { key: key() } };
+    let message =
+        PeerMessage { request_id: RequestId::of_wire(1), body: Body::Read { key: key() } };
     let frame = wire::frame(&message);
     assert_eq!(wire::frame_len(&message), frame.len());
     let mut input = BytesMut::new();
@@ -645,7 +683,7 @@ fn frames_are_bounded_checked_and_waited_for() {
 #[test]
 fn preambles_name_what_is_wrong() {
     let good = wire::preamble();
-    assert_eq!(wire::check_preamble(&good), Ok(7));
+    assert_eq!(wire::check_preamble(&good), Ok(8));
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let check = |low: u8, high: u8| {
@@ -656,11 +694,11 @@ fn preambles_name_what_is_wrong() {
     let refused = |low, high, stated: &str| {
         Err(format!("protocol versions {low} to {high} are offered; this node speaks {stated}"))
     };
-    assert_eq!(check(8, 9), refused(8, 9, "6 to 7"));
-    assert_eq!(check(1, 5), refused(1, 5, "6 to 7"));
-    assert_eq!(check(7, 6), refused(7, 6, "6 to 7"));
-    assert_eq!(check(5, 5), refused(5, 5, "6 to 7"));
-    assert_eq!([check(1, 6), check(6, 9), check(7, 7)], [Ok(6), Ok(7), Ok(7)]);
+    assert_eq!(check(9, 9), refused(9, 9, "6 to 8"));
+    assert_eq!(check(1, 5), refused(1, 5, "6 to 8"));
+    assert_eq!(check(7, 6), refused(7, 6, "6 to 8"));
+    assert_eq!(check(5, 5), refused(5, 5, "6 to 8"));
+    assert_eq!([check(1, 6), check(6, 9), check(7, 7)], [Ok(6), Ok(8), Ok(7)]);
 }
 
 /// A type with a value that has no encoding.
@@ -800,7 +838,7 @@ proptest! {
     fn a_flipped_bit_in_a_message_never_panics(seed in any::<u64>()) {
         let mut rng = Rng::new(seed);
         for (_, body) in bodies() {
-            let mut bytes = wire::encode(&PeerMessage { request_id: 1, body });
+            let mut bytes = wire::encode(&PeerMessage { request_id: RequestId::of_wire(1), body });
             let at = rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << rng.below(8);
             let _ = wire::decode::<PeerMessage>(&Bytes::from(bytes));

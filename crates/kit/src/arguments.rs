@@ -176,13 +176,16 @@ impl KeyArgument {
 
 /// The key that an argument gives, in hexadecimal if `hex`.
 pub fn parse_key(argument: &OsString, hex: bool) -> Result<Key, CommandError> {
-    let bytes = if hex {
-        text::unhex(argument.as_bytes())
-            .ok_or_else(|| CommandError::usage(hex_fault("key", argument.as_bytes())))?
-    } else {
-        argument.as_bytes().to_vec()
-    };
+    let bytes = parse_bytes("key", argument.as_bytes(), hex)?;
     Key::new(bytes).map_err(|error| CommandError::error(error.to_string()))
+}
+
+/// The bytes that an argument gives, in hexadecimal if `hex`; `what` names it in the error.
+pub fn parse_bytes(what: &str, given: &[u8], hex: bool) -> Result<Vec<u8>, CommandError> {
+    if !hex {
+        return Ok(given.to_vec());
+    }
+    text::unhex(given).ok_or_else(|| CommandError::usage(hex_fault(what, given)))
 }
 
 /// Why what was given for hexadecimal digits is none.
@@ -201,9 +204,7 @@ fn hex_fault(what: &str, given: &[u8]) -> String {
 
 /// A context as an argument, in hexadecimal.
 pub fn parse_context(hex: &str) -> Result<bytes::Bytes, CommandError> {
-    text::unhex(hex.as_bytes())
-        .map(bytes::Bytes::from)
-        .ok_or_else(|| CommandError::usage(hex_fault("context", hex.as_bytes())))
+    parse_bytes("context", hex.as_bytes(), true).map(bytes::Bytes::from)
 }
 
 /// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be

@@ -4,5 +4,6 @@
 pub mod arguments;
 pub mod cluster;
 pub mod outcome;
+pub mod removal;
 pub mod signals;
 pub mod text;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use pixii_client::ClientError;
+use pixii_client::{ClientError, ErrorKind};
 
 /// How a command ends when nothing went wrong. The numbers are the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +22,13 @@ pub enum Exit {
     Unknown = 5,
     /// The key has several values.
     Siblings = 6,
+    /// The condition of a write does not hold.
+    Condition = 7,
 }
 
 impl Exit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Exit; 7] = [
+    pub const ALL: [Exit; 8] = [
         Exit::Done,
         Exit::Error,
         Exit::Usage,
@@ -34,6 +36,7 @@ impl Exit {
         Exit::NoQuorum,
         Exit::Unknown,
         Exit::Siblings,
+        Exit::Condition,
     ];
 
     /// What the code says to a script, for the reference.
@@ -48,7 +51,10 @@ impl Exit {
             Exit::Absent => "the key is absent",
             Exit::NoQuorum => "no quorum: too few replicas could answer; nothing was written",
             Exit::Unknown => "the outcome of a write is unknown: it may or may not have happened",
-            Exit::Siblings => "the key has several siblings",
+            Exit::Siblings => {
+                "the key has several siblings; a write without a context wrote nothing"
+            }
+            Exit::Condition => "the condition of a write does not hold; nothing was written",
         }
     }
 }
@@ -76,12 +82,13 @@ impl CommandError {
 
 impl From<ClientError> for CommandError {
     fn from(failure: ClientError) -> Self {
-        let exit = match &failure {
-            ClientError::Refused(rejection) if rejection.is_no_quorum() => Exit::NoQuorum,
-            ClientError::Unknown(_) => Exit::Unknown,
-            ClientError::Refused(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
-                Exit::Error
-            }
+        let exit = match failure.kind() {
+            ErrorKind::NoQuorum => Exit::NoQuorum,
+            ErrorKind::Unknown => Exit::Unknown,
+            ErrorKind::Conflict => Exit::Siblings,
+            ErrorKind::Condition => Exit::Condition,
+            ErrorKind::Absent => Exit::Absent,
+            _ => Exit::Error,
         };
         CommandError { exit, message: failure.to_string() }
     }

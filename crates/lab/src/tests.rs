@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Options, Put};
+use pixii_client::{Client, Options};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::types::Key;
 use pixii_testkit::daemon::Daemon;
@@ -78,10 +78,9 @@ async fn what_was_acknowledged_is_there_and_what_is_gone_or_strange_is_reported(
     assert!(alive > 0);
 
     let key = Key::new(&b"k00000001"[..]).unwrap();
-    let context = Some(client.get(&key, None, 20_000).await.unwrap().context);
-    let (value, write) = (Bytes::from_static(b"a stranger's value"), client.write_id());
-    let put = Put { key: key.clone(), value, context, write, w: None.into() };
-    client.put(put, 20_000).await.unwrap();
+    let context = Some(client.get(&key).deadline_ms(20_000).await.unwrap().context);
+    let value = Bytes::from_static(b"a stranger's value");
+    client.put(&key, value).seen(context).deadline_ms(20_000).await.unwrap();
     let verdict = verify(&client, &ledger, 1).await.unwrap();
     let strange = verdict.findings.iter().filter(|finding| finding.fault == Violation::Foreign);
     assert_eq!(strange.map(|finding| &finding.key).collect::<Vec<_>>(), [&key]);

@@ -336,9 +336,7 @@ impl Totals {
                 self.unknown += 1;
                 return End::Unknown;
             }
-            ClientError::Refused(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
-                self.refused += 1;
-            }
+            _ => self.refused += 1,
         }
         if matches!(failure, ClientError::Refused(rejection) if rejection.is_no_quorum()) {
             self.no_quorum += 1;

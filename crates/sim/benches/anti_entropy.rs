@@ -19,7 +19,7 @@ use pixii_core::causal::{Actor, ActorEpoch, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
-use pixii_core::message::{Body, PeerMessage, Request};
+use pixii_core::message::{Body, PeerMessage, Request, RequestId};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
@@ -115,7 +115,7 @@ impl Pair {
         pair
     }
 
-    /// Everything that there is to do now, and what follows from it.
+    /// Carries out all inputs that are due now, and those that follow from them.
     fn settle(&mut self) {
         while let Some(at) = (0..2).find(|at| !self.sides[*at].todo.is_empty()) {
             let side = &mut self.sides[at];
@@ -197,7 +197,7 @@ impl Pair {
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
         let message = PeerMessage {
-            request_id: 1,
+            request_id: RequestId::of_wire(1),
             body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST },
         };
         let from = self.sides[1 - at].id;

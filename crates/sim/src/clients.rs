@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use pixii_core::causal::Context;
-use pixii_core::message::{CallBody, Quorum, Request};
+use pixii_core::message::{CallBody, Quorum, Request, WriteRule};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, Micros, Time, WriteId};
 use pixii_core::wire;
@@ -40,10 +40,19 @@ pub(super) struct Current {
     pub(super) strict: bool,
     pub(super) since: Time,
     pub(super) attempts: u32,
+    /// When the call of the last attempt comes to its host, if it does.
+    pub(super) arrives: Time,
     /// True if an earlier attempt may have been carried out.
     pub(super) uncertain: bool,
     /// True if the context was altered on purpose.
     pub(super) altered: bool,
+}
+
+impl Current {
+    /// True for a write that its issuer decides.
+    pub(super) fn is_decided(&self) -> bool {
+        matches!(self.request, Request::Decide { .. })
+    }
 }
 
 impl Client {
@@ -80,6 +89,11 @@ impl Client {
                 sealed.or_else(|| rng.chance(0.5).then(|| wire::seal(&key, &Context::default())));
             (Request::Delete { key: key.clone(), context, w: queried }, Some(id))
         };
+        // Drawn only where it is wanted, so that schedules of before are what they were.
+        let request = match plan.decided > 0.0 && rng.chance(plan.decided) {
+            true => decided(request, id, rng, plan.n),
+            false => request,
+        };
         let described = describe(&request);
         self.begin(request, key, (quorum, strict), now);
         if let (Some(current), Some(write)) = (&mut self.current, write) {
@@ -107,6 +121,7 @@ impl Client {
             strict,
             since: now,
             attempts: 0,
+            arrives: now,
             uncertain: false,
             altered: false,
         });
@@ -129,7 +144,12 @@ impl Client {
     /// True if the client tries an uncertain write again.
     pub(super) fn wants_retry(&mut self) -> bool {
         let Some(current) = &self.current else { return false };
-        current.write.is_some() && current.attempts < MAX_ATTEMPTS && self.rng.chance(0.7)
+        // A condition may fail because of the first attempt, and a delete has no write id.
+        let once = match &current.request {
+            Request::Decide { value, rule, .. } => value.is_none() || *rule != WriteRule::Cover,
+            _ => false,
+        };
+        current.write.is_some() && !once && current.attempts < MAX_ATTEMPTS && self.rng.chance(0.7)
     }
 
     /// Usually remembers the context that an answer gave.
@@ -150,21 +170,59 @@ impl Client {
     }
 }
 
+/// A write that its issuer decides in the place of another one: under a condition, or covering what
+/// is there. Some writes stay as they are.
+fn decided(request: Request, write: WriteId, rng: &mut Rng, n: u8) -> Request {
+    let r = Some(1 + rng.below(u64::from(n)) as u8);
+    let draw = rng.unit();
+    let again = false;
+    match request {
+        Request::Put { key, value, context: Some(context), w, .. } if draw < 0.3 => {
+            let (value, rule) = (Some(value), WriteRule::IfContext(context));
+            Request::Decide { key, value, rule, write, again, r, w }
+        }
+        Request::Put { key, value, context: None, w, .. } if draw < 0.75 => {
+            let rule = if draw < 0.6 { WriteRule::Cover } else { WriteRule::IfAbsent };
+            Request::Decide { key, value: Some(value), rule, write, again, r, w }
+        }
+        Request::Delete { key, context: Some(context), w } if draw < 0.25 => {
+            let rule = WriteRule::IfContext(context);
+            Request::Decide { key, value: None, rule, write, again, r, w }
+        }
+        Request::Delete { key, w, .. } if draw < 0.75 => {
+            Request::Decide { key, value: None, rule: WriteRule::Cover, write, again, r, w }
+        }
+        other => other,
+    }
+}
+
 /// Describes a write for the judge; `None` for a read. A request with an altered context is
 /// refused, so its context counts as empty.
 pub(super) fn describe(request: &Request) -> Option<Write> {
     let (key, sealed, is_delete) = match request {
-        Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {
-            (key, context, false)
+        Request::Decide { key, value, rule, .. } => {
+            let sealed = match rule {
+                WriteRule::IfContext(sealed) => Some(sealed),
+                WriteRule::Cover | WriteRule::IfAbsent => None,
+            };
+            (key, sealed, value.is_none())
         }
-        Request::Delete { key, context, .. } => (key, context, true),
+        Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {
+            (key, context.as_ref(), false)
+        }
+        Request::Delete { key, context, .. } => (key, context.as_ref(), true),
         Request::Get { .. } | Request::Keys { .. } => return None,
     };
-    let context = sealed.as_ref().and_then(|sealed| wire::unseal(key, sealed));
+    let is_decided = matches!(request, Request::Decide { .. });
+    let shown = sealed.and_then(|sealed| wire::unseal(key, sealed)).unwrap_or_default();
+    let context = if is_decided { Context::default() } else { shown.clone() };
     Some(Write {
         key: key.clone(),
-        context: context.unwrap_or_default(),
+        context,
+        shown,
         is_delete,
+        is_decided,
+        ended: None,
         possible: true,
         acknowledged: None,
     })
@@ -175,6 +233,7 @@ fn sends_context(request: &Request) -> bool {
         Request::Put { context, .. }
         | Request::PutAgain { context, .. }
         | Request::Delete { context, .. } => context.is_some(),
+        Request::Decide { rule, .. } => matches!(rule, WriteRule::IfContext(_)),
         Request::Get { .. } | Request::Keys { .. } => false,
     }
 }

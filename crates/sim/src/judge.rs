@@ -1,10 +1,14 @@
 //! The judge: remembers every answer that a client received and holds the store to it.
 
+mod erasures;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
 use pixii_core::gc_epoch::GcState;
 use pixii_core::types::{Key, NodeId, Time, WriteId};
+
+use erasures::Erasures;
 
 /// A promise that was broken, and the key concerned.
 #[derive(Clone, Debug)]
@@ -17,8 +21,15 @@ pub(super) struct Broken {
 #[derive(Clone, Debug)]
 pub(super) struct Write {
     pub(super) key: Key,
+    /// What it covers; of a decided write, what it was seen to cover.
     pub(super) context: Context,
+    /// What its client was shown and asked to replace.
+    pub(super) shown: Context,
     pub(super) is_delete: bool,
+    /// True if its issuer decides what it covers.
+    pub(super) is_decided: bool,
+    /// When its client ceased to wait for it.
+    pub(super) ended: Option<Time>,
     /// False once it is certain that no node carried it out.
     pub(super) possible: bool,
     pub(super) acknowledged: Option<Acknowledged>,
@@ -139,6 +150,7 @@ pub(super) struct Judge {
     cut_from: Option<usize>,
     /// Events of each key that were purged: no clock has to contain them any more.
     purged: BTreeMap<Key, BTreeMap<Actor, u64>>,
+    erasures: Erasures,
 }
 
 /// The value that the simulator writes for a write id.
@@ -211,7 +223,11 @@ impl Judge {
         Acknowledgement { since, now, w, strict, dot, context }: Acknowledgement,
         durable: &[Image],
     ) -> Result<(), Broken> {
-        let Some(write) = self.writes.get(&id) else { return Ok(()) };
+        let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
+        if write.is_decided && write.is_delete {
+            // What it covers is known only from the answer.
+            write.context = context.clone();
+        }
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
         let reported = |object: &Object, dot: Dot| object.covers(dot) || self.is_purged(&key, dot);
         let holds = |object: &Object| match dot {
@@ -322,8 +338,11 @@ impl Judge {
     fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
         let dots = self.dots_of.get(&id).into_iter().flatten().copied();
         let dots: Vec<Dot> = dots.chain([dot]).collect();
-        let saw = |write: &Write| dots.iter().any(|dot| write.context.covers(*dot));
+        let covers = |write: &Write, dot| write.context.covers(dot) || write.shown.covers(dot);
+        let saw = |write: &Write| dots.iter().any(|dot| covers(write, *dot));
+        let decided = || dots.iter().any(|dot| self.erasures.is_decided(key, *dot));
         self.on_key(key).any(|(other, write)| other != id && write.possible && saw(write))
+            || decided()
     }
 
     /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk

@@ -11,6 +11,10 @@ pub(super) const NOTICED_AFTER: Micros = Micros::from_millis(300);
 /// meanwhile, so that a write that is late can meet clocks that have forgotten it.
 pub(super) const LONGEST_STALL: Micros = Micros::from_millis(2_500);
 
+/// A write that is given up is carried out this much later at the latest, beside the delays of the
+/// network: a host may not run for a moment that its clock sees as shorter.
+const LATEST: Micros = Micros::from_millis(500);
+
 /// A fault and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fault {
@@ -86,6 +90,9 @@ pub(super) struct Scenario {
     pub(super) operations: u32,
     /// Shares of gets, puts with a context, puts without one; the rest are deletes.
     pub(super) mix: [f64; 3],
+    /// Share of the writes that their issuer may decide.
+    #[serde(default)]
+    pub(super) decided: f64,
     pub(super) mean_delay: Micros,
     pub(super) drop: f64,
     pub(super) duplicate: f64,
@@ -136,7 +143,7 @@ impl Scenario {
         // With long waiting times, GC epochs can end and backups can become old.
         let leisure = rng.chance(0.3);
         let think = if leisure { 100 * MILLI + rng.within(400 * MILLI) } else { brisk() };
-        // The faults fall roughly into the time that the load takes.
+        // Faults are drawn from the time that the load is expected to take.
         let pace = mean_delay * 6 + 2 * MILLI + think / 2;
         let span = u64::from(operations) * pace / clients as u64;
         // A storm is many short faults: unsynced data is lost again and again.
@@ -175,6 +182,7 @@ impl Scenario {
             clients,
             operations,
             mix,
+            decided: decided(seed, blind_seed),
             mean_delay,
             drop: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
@@ -197,6 +205,7 @@ impl Scenario {
             scenario.object_limit = Some(150 + others.below(250) as usize);
             scenario.keys = scenario.keys.min(2);
             scenario.mix = [0.15, 0.05, 0.75];
+            scenario.decided = scenario.decided.min(FEW_DECIDED);
             let host = others.below(hosts as u64) as usize;
             let down = others.within(longest.max(span / 4)) + MILLI;
             scenario.faults.push((others.within(span), Fault::CleanStop { host, down }));
@@ -210,6 +219,23 @@ impl Scenario {
         let scaled =
             |accepted| ObjectLimits { accepted, merged: accepted * usize::from(self.n.max(2)) };
         self.object_limit.map_or(ObjectLimits::of(self.n), scaled)
+    }
+
+    /// How long after its client has given it up a write may be carried out; `None` if messages may
+    /// be lost, and with them the news that it is void.
+    pub(super) fn lateness(&self) -> Option<Micros> {
+        let loses = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Cut { .. }
+                    | Fault::Flap { .. }
+                    | Fault::Partition { .. }
+                    | Fault::Pause { .. }
+                    | Fault::Hang { .. }
+            )
+        };
+        let whole = self.drop == 0.0 && !self.faults.iter().any(|(_, fault)| loses(fault));
+        whole.then(|| LATEST + self.mean_delay * 60)
     }
 
     /// Checks a scenario that was not drawn. The error says what is wrong with it.
@@ -309,6 +335,17 @@ impl Scenario {
         );
         lines
     }
+}
+
+/// Share of the writes that issuers may decide where many siblings are wanted.
+const FEW_DECIDED: f64 = 0.2;
+
+/// The share of writes that issuers may decide. Drawn apart, so that all else is the same with and
+/// without them.
+fn decided(seed: u64, siblings: bool) -> f64 {
+    let rng = &mut Rng::new(seed ^ 0xdec1);
+    let share: f64 = [0.0, 0.5, 1.0, 1.0][rng.below(4) as usize];
+    if siblings { share.min(FEW_DECIDED) } else { share }
 }
 
 /// What befalls all hosts at once: clean restarts, one after the other, or disks that are all put

@@ -95,6 +95,7 @@ enum Event {
     Refused { at: usize },
     Next { client: usize },
     GaveUp { client: usize, call: u64 },
+    GiveUp { client: usize, to: usize, incarnation: u64, call: u64 },
 }
 
 impl Event {
@@ -244,6 +245,7 @@ impl World {
             broken: None,
             plan,
         };
+        world.judge.limit_lateness(world.plan.lateness());
         for at in 0..world.plan.hosts {
             world.start(at, false);
         }
@@ -370,6 +372,7 @@ impl World {
         // A paused host handles no event; its disk continues.
         if let Event::Peer { to: at, .. }
         | Event::ToHost { to: at, .. }
+        | Event::GiveUp { to: at, .. }
         | Event::Link { at, .. }
         | Event::Wake { at, .. }
         | Event::Stall { at, .. }
@@ -437,7 +440,13 @@ impl World {
             Event::Next { client } => self.next_request(client),
             Event::GaveUp { client, call } => {
                 if self.clients[client].current.as_ref().is_some_and(|c| c.call == call) {
+                    self.give_up(client);
                     self.uncertain(client);
+                }
+            }
+            Event::GiveUp { client, to, incarnation, call } => {
+                if self.hosts[to].incarnation == incarnation {
+                    self.given_up(client, to, call);
                 }
             }
         }
@@ -453,13 +462,15 @@ impl World {
         }
     }
 
-    /// A rollback that no node can notice is excused when the node serves: the backup is of the
-    /// same incarnation, or the witness is away.
+    /// Follows what nodes report. A rollback that no node can notice is excused when the node
+    /// serves: the backup is of the same incarnation, or the witness is away.
     fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());
         }
         match notice {
+            // A backup of the cluster before is another cluster's disk: its node would be refused.
+            Notice::Founded => self.hosts.iter_mut().for_each(|host| host.backup = None),
             Notice::Outdated(_) => self.hosts[at].unnoticed = false,
             Notice::Settled if self.hosts[at].unnoticed => {
                 self.count("rolled-back disks unnoticed");

@@ -295,8 +295,13 @@ impl TestCluster {
         keys.iter().zip(reported.done().lines()).map(owners).collect()
     }
 
-    /// A key with exactly these owners in this order; for clusters of three.
+    /// A key with exactly these owners in this order.
     pub fn key_of(&self, owners: [&str; 3]) -> String {
+        self.keys_of(owners, 1).remove(0)
+    }
+
+    /// So many such keys.
+    pub fn keys_of(&self, owners: [&str; 3], count: usize) -> Vec<String> {
         self.runtime.block_on(async {
             let address = [self.address(owners[0]).to_string()];
             let client = Client::connect(&address, Options::default()).await.unwrap();
@@ -306,7 +311,7 @@ impl TestCluster {
                 let key = Key::new(name.clone().into_bytes()).unwrap();
                 ring.owners(ring.partition(&key)) == wanted
             };
-            (0..10_000).map(|number| format!("key-{number}")).find(fits).unwrap()
+            (0..10_000).map(|number| format!("key-{number}")).filter(fits).take(count).collect()
         })
     }
 }

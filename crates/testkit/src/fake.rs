@@ -16,10 +16,10 @@ use pixii_core::message::{
     Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Gauges,
     LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, Rejection, RepairCounts,
     RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody, Request,
-    Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus,
+    Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus, WriteRule,
 };
 use pixii_core::ring::Ring;
-use pixii_core::types::{Key, NodeId, Partition, WriteId};
+use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 
 /// How a node treats requests for data.
@@ -47,6 +47,7 @@ struct Node {
     name: String,
     behaviour: Mutex<Behaviour>,
     queried: AtomicU64,
+    given_up: AtomicU64,
     stopped: AtomicBool,
     kept: Mutex<BTreeMap<String, [u64; 3]>>,
     compared: AtomicU64,
@@ -82,6 +83,7 @@ impl Fake {
             name: member.name.clone(),
             behaviour: Mutex::new(Behaviour::Serve),
             queried: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             kept: Mutex::default(),
             compared: AtomicU64::new(0),
@@ -163,6 +165,11 @@ impl Fake {
         self.world.nodes[at].queried.load(Ordering::SeqCst)
     }
 
+    /// Number of calls that clients of node `at` have given up.
+    pub fn given_up(&self, at: usize) -> u64 {
+        self.world.nodes[at].given_up.load(Ordering::SeqCst)
+    }
+
     /// The indices of the owners of a key, in their order.
     pub fn owners(&self, key: &Key) -> Vec<usize> {
         let ids = self.world.report.members.ids();
@@ -222,6 +229,13 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             }
             CallBody::Replace { .. } => {
                 ReplyBody::Replace(Err(ReplaceRejection::Text("this node is a fake".into())))
+            }
+            CallBody::GiveUp { .. } => {
+                world.nodes[at].given_up.fetch_add(1, Ordering::SeqCst);
+                if matches!(*world.nodes[at].behaviour.lock().unwrap(), Behaviour::Silent) {
+                    continue;
+                }
+                ReplyBody::GivenUp
             }
             CallBody::AcceptLoss => {
                 ReplyBody::LossAccepted(Err(LossRejection::Text("this node is a fake".into())))
@@ -284,6 +298,26 @@ fn next(stream: &mut TcpStream, input: &mut BytesMut) -> Option<bytes::Bytes> {
     }
 }
 
+/// Makes a put, once for each write id.
+fn put(
+    world: &World,
+    object: &mut Object,
+    key: Key,
+    (seen, value, write): (Context, Blob, WriteId),
+) -> Response {
+    *world.writes.lock().unwrap().entry(write).or_default() += 1;
+    let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
+    let dot = same.unwrap_or_else(|| {
+        let actor_epoch = ActorEpoch(world.actor_epoch.fetch_add(1, Ordering::SeqCst));
+        let (next, dot) =
+            object.update(&seen, Actor { store: 1, actor_epoch }, Version { write, value });
+        *object = next;
+        dot
+    });
+    let context = wire::seal(&key, &object.context_of_writer(&seen, dot));
+    Response::Written { dot: Some(dot), context, siblings: object.len() as u32 }
+}
+
 fn serve(world: &World, request: Request) -> Response {
     let mut data = world.data.lock().unwrap();
     let seen = |key: &Key, context: &Option<_>| {
@@ -301,18 +335,31 @@ fn serve(world: &World, request: Request) -> Response {
             let Some(seen) = seen(&key, &context) else {
                 return Response::Refused(Rejection::BadContext);
             };
-            *world.writes.lock().unwrap().entry(write).or_default() += 1;
+            put(world, data.entry(key.clone()).or_default(), key, (seen, value, write))
+        }
+        Request::Decide { key, value, rule, write, .. } => {
             let object = data.entry(key.clone()).or_default();
-            let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
-            let dot = same.unwrap_or_else(|| {
-                let actor_epoch = ActorEpoch(world.actor_epoch.fetch_add(1, Ordering::SeqCst));
-                let (next, dot) =
-                    object.update(&seen, Actor { store: 1, actor_epoch }, Version { write, value });
-                *object = next;
-                dot
-            });
-            let context = wire::seal(&key, &object.context_of_writer(&seen, dot));
-            Response::Written { dot: Some(dot), context, siblings: object.len() as u32 }
+            let (values, seen) = (object.len() as u32, object.context());
+            let holds = match &rule {
+                WriteRule::Cover => values < 2,
+                WriteRule::IfAbsent => values == 0,
+                WriteRule::IfContext(sealed) => wire::unseal(&key, sealed)
+                    .is_some_and(|given| seen.dots().iter().all(|dot| given.covers(*dot))),
+            };
+            match (holds, value) {
+                (true, Some(value)) => put(world, object, key, (seen, value, write)),
+                (true, None) if values == 0 => Response::Refused(Rejection::Absent),
+                (true, None) => {
+                    *object = object.discard(&seen);
+                    let context = wire::seal(&key, &seen);
+                    Response::Written { dot: None, context, siblings: 0 }
+                }
+                (false, _) => Response::Refused(match rule {
+                    WriteRule::Cover => Rejection::Conflict(values),
+                    WriteRule::IfAbsent => Rejection::Exists,
+                    WriteRule::IfContext(_) => Rejection::Changed,
+                }),
+            }
         }
         Request::Delete { key, context, .. } => {
             let Some(seen) = seen(&key, &context) else {

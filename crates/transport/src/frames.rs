@@ -25,7 +25,7 @@ const READ_BYTES: usize = 16 << 10;
 /// Bytes of the length that a frame begins with.
 const LENGTH_BYTES: usize = 4;
 const MIN_SPARE_BYTES: usize = 2 << 10;
-/// Grace period of a reader: how late the rest of a frame may be after its last byte, and how much
+/// Grace period of a reader: how long no further byte of a begun frame may arrive, and how much
 /// later than at the least pace a frame may be complete.
 const STALL: Duration = Duration::from_secs(10);
 /// Grace period of a client that reads replies; it may be suspended for a moment.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Options, Put};
+use pixii_client::{Client, Options};
 use pixii_core::message::Quorum;
 use pixii_core::types::{Key, NodeId};
 use pixii_kit::arguments::parse_key;
@@ -100,12 +100,8 @@ impl Steps<'_> {
     ) -> Result<Expected, CommandError> {
         self.script.step("A file is loaded")?;
         let begun = Instant::now();
-        let plan = Plan {
-            r: Quorum::default(),
-            w: Quorum::default(),
-            timeout_ms: TIMEOUT_MS,
-            blind: false,
-        };
+        let w = Quorum::default();
+        let plan = Plan { r: None, w, timeout_ms: TIMEOUT_MS, sibling: false };
         let mut pour = Pour::new(client.clone(), plan, IN_FLIGHT, Counts::default());
         pour.run(lines::read(file.clone(), Start::default(), false), self.interrupt).await;
         if let Some(Stop::Input(why) | Stop::Fault(why)) = &pour.stop {
@@ -140,7 +136,7 @@ impl Steps<'_> {
         let names: Vec<String> =
             owners.iter().map(|id| client.ring_report().members.name(*id)).collect();
         let begun = Instant::now();
-        let found = client.get(key, None, TIMEOUT_MS).await?;
+        let found = client.get(key).deadline_ms(TIMEOUT_MS).await?;
         let spent = begun.elapsed().as_secs_f64() * 1_000.0;
         let shown: String = String::from_utf8_lossy(value).escape_debug().take(60).collect();
         let key: String = format!("{key:?}").chars().take(40).collect();
@@ -153,23 +149,22 @@ impl Steps<'_> {
         self.script.step("Two people write the same key at once")?;
         let key = parse_key(&"demo/cart".into(), false)?;
         let put = |value: &'static str, context: Bytes| {
-            let (write, value) = (client.write_id(), Bytes::from_static(value.as_bytes()));
-            Put { key: key.clone(), value, context: Some(context), write, w: None.into() }
+            client.put(&key, value).context(context).deadline_ms(TIMEOUT_MS).into_future()
         };
-        let seen = client.get(&key, None, TIMEOUT_MS).await?.context;
+        let seen = client.get(&key).deadline_ms(TIMEOUT_MS).await?.context;
         let (ann, bob) = (put("milk", seen.clone()), put("bread", seen));
-        let (ann, bob) = tokio::join!(client.put(ann, TIMEOUT_MS), client.put(bob, TIMEOUT_MS));
+        let (ann, bob) = tokio::join!(ann, bob);
         ann.and(bob)?;
         self.script
             .report("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
-        let both = client.get(&key, None, TIMEOUT_MS).await?;
+        let both = client.get(&key).deadline_ms(TIMEOUT_MS).await?;
         let mut values: Vec<String> =
             both.values.iter().map(|value| String::from_utf8_lossy(value).into()).collect();
         values.sort();
         let reported = format!("a read shows both siblings: {}", values.join(" and "));
         self.script.check(values == ["bread", "milk"], &reported)?;
-        client.put(put("milk, bread", both.context), TIMEOUT_MS).await?;
-        let merged = client.get(&key, None, TIMEOUT_MS).await?;
+        put("milk, bread", both.context).await?;
+        let merged = client.get(&key).deadline_ms(TIMEOUT_MS).await?;
         let one = merged.values == ["milk, bread"];
         self.script.check(one, "a put with the context of that read replaces both: milk, bread")
     }
@@ -214,16 +209,7 @@ impl Steps<'_> {
             let key = parse_key(&format!("demo/witness/{number}").into(), false)?;
             if ring.owners(ring.partition(&key)).iter().all(|owner| trio.contains(owner)) {
                 let value = Bytes::from(format!("held by all three, number {number}"));
-                let write = client.write_id();
-                let (key_again, value_again) = (key.clone(), value.clone());
-                let put = Put {
-                    key: key_again,
-                    value: value_again,
-                    context: None,
-                    write,
-                    w: Some(3).into(),
-                };
-                client.put(put, TIMEOUT_MS).await?;
+                client.put(&key, value.clone()).w(3).deadline_ms(TIMEOUT_MS).await?;
                 expected.insert(key, value);
             }
             if expected.len() == WITNESSES || number == 100_000 {
@@ -303,8 +289,7 @@ async fn keep_writing(
     writer: u64,
     stop: Arc<AtomicBool>,
 ) -> Result<Work, CommandError> {
-    let plan =
-        Plan { r: Quorum::default(), w: Quorum::default(), timeout_ms: TIMEOUT_MS, blind: true };
+    let plan = Plan { r: None, w: Quorum::default(), timeout_ms: TIMEOUT_MS, sibling: false };
     let mut work = Work::default();
     for number in 0u64.. {
         if stop.load(Ordering::Relaxed) {
@@ -338,7 +323,7 @@ async fn right(client: &Client, expected: &Expected, r: Option<u8>) -> Result<us
         {
             let (client, key, value) = (client.clone(), key.clone(), value.clone());
             reads.spawn(async move {
-                let found = client.get(&key, r, TIMEOUT_MS).await;
+                let found = client.get(&key).r(r).deadline_ms(TIMEOUT_MS).await;
                 found.is_ok_and(|found| {
                     !found.values.is_empty() && found.values.iter().all(|one| *one == value)
                 })

@@ -28,7 +28,7 @@ const SOCKET: &str = "dev.sock";
 
 /// An order and who waits for the answer.
 pub(super) struct Order {
-    /// What is to be done, not yet understood.
+    /// The order as it was typed, not parsed yet.
     pub(super) line: String,
     from: Option<UnixStream>,
 }
@@ -74,7 +74,7 @@ impl Orders {
     }
 }
 
-/// Lines from standard input, one ahead.
+/// Reads orders from standard input, one line ahead of the order that is carried out.
 fn read_lines(orders: &SyncSender<Order>) {
     let mut input = io::stdin().lock();
     loop {

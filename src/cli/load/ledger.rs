@@ -1,4 +1,4 @@
-//! What became of the lines, counted so that an interrupted load can go on.
+//! Counts the outcomes of the lines, and keeps them so that an interrupted load can continue.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use super::lines::Start;
 const MAX_REASONS: usize = 50;
 const OTHER: &str = "other reasons";
 
-/// What became of one line.
+/// The outcome of one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Acknowledged.
@@ -25,7 +25,7 @@ pub(crate) enum Fate {
         /// Too few replicas, rather than a fault of the line.
         no_quorum: bool,
     },
-    /// Written or not, nobody knows.
+    /// The outcome of its put is unknown.
     Unknown,
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn read(input: impl Read + Send + 'static, start: Start, raw: bool) -
             let _ = batches.blocking_send(Err(why));
             return;
         }
-        // A receiver that is gone wants no more.
+        // Once the receiver is gone, no further lines are needed.
         loop {
             match reader.batch() {
                 Ok(batch) if batch.is_empty() => return,

@@ -1,12 +1,12 @@
-//! One line's way into the cluster: read the context, put, and try again while that is safe.
+//! One line's way into the cluster: put, and try again while that is safe.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii_client::{Client, ClientError, Put, REPEATS_TIMEOUT};
+use pixii_client::{Client, ClientError, ErrorKind, REPEATS_TIMEOUT};
 use pixii_core::message::Quorum;
 use pixii_core::message::Rejection;
-use pixii_core::types::{Key, WriteId};
+use pixii_core::types::Key;
 use tokio::time::{Instant, sleep};
 
 use super::ledger::Fate;
@@ -17,25 +17,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How lines are written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Replicas that answer a read, or the cluster's default.
-    pub(crate) r: Quorum,
+    /// Owners that answer before a line is decided, or the cluster's default.
+    pub(crate) r: Option<u8>,
     /// Replicas that hold a write, or the cluster's default.
     pub(crate) w: Quorum,
-    /// Time for reading and writing one key, in milliseconds, with all attempts.
+    /// Time for writing one key, in milliseconds, with all attempts.
     pub(crate) timeout_ms: u32,
-    /// Put without reading the context first.
-    pub(crate) blind: bool,
-}
-
-/// What one attempt needs to know of the ones before.
-struct Attempts<'a> {
-    client: &'a Client,
-    plan: Plan,
-    key: Key,
-    value: Bytes,
-    write: WriteId,
-    /// The context that was read, so that it is read only once.
-    context: Option<Bytes>,
+    /// Replace nothing.
+    pub(crate) sibling: bool,
 }
 
 /// A line that is in the cluster.
@@ -61,14 +50,15 @@ pub(crate) async fn write(
 ) -> Result<Settled, String> {
     let begun = Instant::now();
     let mut deadline = begun + Duration::from_millis(plan.timeout_ms.into());
-    let write = client.write_id();
-    let mut attempts = Attempts { client, plan, key, value, write, context: None };
+    let put = client.put(&key, value).r(plan.r).w(plan.w);
+    let put = if plan.sibling { put.sibling() } else { put };
     let mut unknown = false;
     let mut left = plan.timeout_ms;
     loop {
-        let failure = match attempts.once(left, unknown, deadline).await {
-            Ok(siblings) => {
-                return Ok(Settled { fate: Fate::Loaded, is_sibling: siblings > 1 });
+        let attempt = put.clone().deadline_ms(left);
+        let failure = match if unknown { attempt.again() } else { attempt }.await {
+            Ok(written) => {
+                return Ok(Settled { fate: Fate::Loaded, is_sibling: written.siblings > 1 });
             }
             Err(failure) => failure,
         };
@@ -81,7 +71,10 @@ pub(crate) async fn write(
                 matches!(rejection, Rejection::Busy { .. } | Rejection::Stopping)
             }
             // The write id makes it safe: the write happens once, however often it is sent.
-            ClientError::Unknown(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => true,
+            ClientError::Unknown(_)
+            | ClientError::Timeout(_)
+            | ClientError::Error(_)
+            | ClientError::NobodyListens(_) => true,
         };
         left = left_ms(deadline.checked_duration_since(Instant::now() + PAUSE));
         if again && left > 0 {
@@ -89,44 +82,27 @@ pub(crate) async fn write(
             continue;
         }
         return match failure {
-            _ if unknown => Ok(Fate::Unknown.into()),
+            _ if unknown && plan.sibling => Ok(Fate::Unknown.into()),
+            _ if unknown => nobody_left(client, plan, &key).await.map(|()| Fate::Unknown.into()),
             ClientError::Refused(why) => {
                 let no_quorum = why.is_no_quorum();
                 Ok(Fate::Refused { reason: why.to_string(), no_quorum }.into())
             }
             ClientError::Error(why)
+            | ClientError::Timeout(why)
             | ClientError::Unknown(why)
             | ClientError::NobodyListens(why) => Err(why),
         };
     }
 }
 
-impl Attempts<'_> {
-    /// One attempt, which repeats an earlier one if that may have happened; how many values the key
-    /// has after it.
-    async fn once(
-        &mut self,
-        left: u32,
-        repeats: bool,
-        deadline: Instant,
-    ) -> Result<u32, ClientError> {
-        let mut left = left;
-        if !self.plan.blind && self.context.is_none() {
-            self.context = Some(self.client.get(&self.key, self.plan.r, left).await?.context);
-            left = left_ms(deadline.checked_duration_since(Instant::now())).max(1);
+/// The error if no node answers any more: then the outcome of no other line would be known either.
+async fn nobody_left(client: &Client, plan: Plan, key: &Key) -> Result<(), String> {
+    match client.get(key).deadline_ms(plan.timeout_ms).await {
+        Err(failure) if matches!(failure.kind(), ErrorKind::Timeout | ErrorKind::Connection) => {
+            Err(failure.to_string())
         }
-        let put = Put {
-            key: self.key.clone(),
-            value: self.value.clone(),
-            context: self.context.clone(),
-            write: self.write,
-            w: self.plan.w,
-        };
-        let written = match repeats {
-            true => self.client.put_again(put, left).await,
-            false => self.client.put(put, left).await,
-        };
-        written.map(|written| written.siblings)
+        _ => Ok(()),
     }
 }
 

@@ -236,7 +236,7 @@ impl Change<'_> {
 struct Looked {
     /// The ring of each that answers.
     rings: Vec<(String, Ring)>,
-    /// Whom the change waits for, and why.
+    /// The members that the change waits for, and why.
     waits: Vec<String>,
     /// Members that are down, which may live with an earlier ring when they are back.
     down: Vec<String>,

@@ -98,7 +98,7 @@ struct Look {
 }
 
 impl Shared {
-    /// `table` is what was read of the log.
+    /// `table` has the changes that the replay of the log found.
     pub(super) fn new(
         sled: Sled,
         device: Arc<dyn Device>,

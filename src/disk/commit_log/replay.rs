@@ -173,7 +173,7 @@ fn chain(heads: &Heads, applied: u64) -> (Vec<(u32, SegmentHead)>, bool) {
     (chain, is_whole)
 }
 
-/// A way through segments that follow each other.
+/// Reads the records of a chain of segments, one after the other.
 struct Reader<'a> {
     device: &'a dyn Device,
     head: FileHead,

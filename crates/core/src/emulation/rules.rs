@@ -37,7 +37,7 @@ const SHOWN: usize = 60;
 pub struct Rule {
     from: End,
     to: End,
-    /// It holds from `to` to `from` as well.
+    /// True if the rule holds from `to` to `from` as well.
     both: bool,
     /// The class of messages that it applies to; `None`: all.
     kind: Option<Kind>,
@@ -164,7 +164,7 @@ fn rule(tokens: &mut Tokens, members: &Members) -> Result<Rule, String> {
     }
 }
 
-/// What is behind `NODE disk`.
+/// Parses what follows `NODE disk`.
 fn disk(node: End, tokens: &mut Tokens) -> Result<Rule, String> {
     match tokens.next() {
         Some("delay") => {}

@@ -20,7 +20,7 @@ use super::{
     Blocked, Body, ComparisonFault, Complaint, Counter, DrainRejection, DrainReport,
     EmulateRejection, Gauges, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
     QuorumName, Rejection, RepairCounts, RepairRejection, RepairReport, RepairStatus,
-    ReplaceRejection, Replacement, Reply, ReplyBody, Resource, Response, StatusReport,
+    ReplaceRejection, Replacement, Reply, ReplyBody, RequestId, Resource, Response, StatusReport,
     TombstoneGcStatus,
 };
 use crate::members::Incarnation;
@@ -85,7 +85,7 @@ macro_rules! decoded {
     };
 }
 
-/// A type that protocol 6 has otherwise.
+/// A type whose encoding in protocol 6 differs from that of protocol 7.
 trait Changed: Sized {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError>;
 
@@ -110,7 +110,7 @@ impl Changed for PeerMessage {
     fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let request_id = u64::borrow_decode(decoder)?;
+        let request_id = RequestId::borrow_decode(decoder)?;
         Ok(PeerMessage { request_id, body: Changed::decode(decoder)? })
     }
 }

@@ -1,5 +1,7 @@
 //! Messages between nodes, and those that a node sends to itself.
 
+use std::borrow::Cow;
+
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
@@ -11,7 +13,7 @@ use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::{Ring, RingId};
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, PROTOCOL, Speech};
+use crate::wire::{self, CODED, DECIDED, Speech};
 
 /// What a put or delete does at the replica that coordinates it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -35,25 +37,68 @@ pub enum Change {
     },
 }
 
+/// Names a request, in the query and in every answer to it. The node that sends the query chooses
+/// it, and only that node reads more out of it than equality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// The id of a request whose answer nobody waits for.
+    pub const NONE: RequestId = RequestId(0);
+
+    /// The id that is written as this number.
+    pub const fn of_wire(number: u64) -> Self {
+        RequestId(number)
+    }
+
+    /// The number that is written.
+    pub const fn wire(self) -> u64 {
+        self.0
+    }
+}
+
 /// A message between two nodes (or a node and itself) about the sender's or receiver's operation
 /// `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
     /// Chosen by the querying node; answers repeat it.
-    pub request_id: u64,
+    pub request_id: RequestId,
     /// The query or answer.
     pub body: Body,
 }
 
 impl PeerMessage {
-    /// The message as a frame for a node that is spoken with like this.
-    pub fn frame(&self, speech: impl Into<Speech>) -> Bytes {
+    /// The message as a frame for a node that is spoken with like this; `None` if such a node has
+    /// nothing like it, and it is not to be sent.
+    pub fn frame(&self, speech: impl Into<Speech>) -> Option<Bytes> {
         let Speech { protocol, checksum } = speech.into();
-        match protocol {
-            PROTOCOL.. => wire::checked_frame(self, checksum),
-            _ => wire::checked_frame(&Before(self.clone()), checksum),
-        }
+        Some(match protocol {
+            DECIDED.. => wire::checked_frame(self, checksum),
+            CODED.. => wire::checked_frame(&*self.before_decisions()?, checksum),
+            _ => wire::checked_frame(&Before(self.before_decisions()?.into_owned()), checksum),
+        })
+    }
+
+    /// The message as protocol 7 has it, if it has it. A request that it has nothing like becomes a
+    /// delete without a context, which a node of protocol 7 refuses ([`Rejection::NoContext`]).
+    fn before_decisions(&self) -> Option<Cow<'_, Self>> {
+        let (request, timeout_ms) = match &self.body {
+            Body::Coordinate { request, timeout_ms } => (request, timeout_ms),
+            Body::Abandon | Body::Decide { .. } => return None,
+            _ => return Some(Cow::Borrowed(self)),
+        };
+        let request = match (request.in_protocol(CODED), request) {
+            (Some(Cow::Borrowed(_)), _) => return Some(Cow::Borrowed(self)),
+            (Some(Cow::Owned(request)), _) => request,
+            (None, Request::Decide { key, w, .. }) => {
+                Request::Delete { key: key.clone(), context: None, w: *w }
+            }
+            (None, _) => return Some(Cow::Borrowed(self)),
+        };
+        let body = Body::Coordinate { request, timeout_ms: *timeout_ms };
+        Some(Cow::Owned(PeerMessage { request_id: self.request_id, body }))
     }
 }
 
@@ -317,9 +362,40 @@ pub enum Body {
     RingGranted,
     /// I do not grant it: another node is changing the ring, or our rings differ.
     RingDenied {
-        /// The node that is changing it; the sender if the rings differ.
+        /// The node that is changing the ring; the sender if the rings differ.
         by: NodeId,
     },
+    /// From a node to itself, the issuer of a write that is to be decided: carry it out on what the
+    /// owners have answered and on your own copy, if the premise holds. Answered like `Update`.
+    Decide {
+        /// The key that the client changes.
+        key: Key,
+        /// What has to hold of the key.
+        premise: Premise,
+        /// The join of the copies that owners have answered with.
+        answers: Object,
+        /// The GC epoch of the oldest of them.
+        gc_epoch: GcEpoch,
+        /// The put or delete to apply.
+        change: Change,
+        /// As in `Update`.
+        hint_for: Vec<NodeId>,
+    },
+    /// The client waits no more for the request of this id that I forwarded to you: it is void
+    /// unless it has been carried out. Since protocol 8.
+    Abandon,
+}
+
+/// What has to hold of a key for a write, at the moment in which its issuer carries it out.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Premise {
+    /// One value at most; the write covers it.
+    OneValue,
+    /// No value.
+    Absent,
+    /// No event that this context does not cover.
+    Within(Context),
 }
 
 /// A key of a leaf, as replicas compare it.
@@ -354,7 +430,7 @@ pub enum Gossip {
         members: Vec<Member>,
         /// The digest of the sender's member list.
         digest: u64,
-        /// Members whose heartbeat the receiver knows better and is to send.
+        /// Members of which the receiver has a later heartbeat: it is to send these.
         wanted: Vec<NodeId>,
     },
 }

@@ -182,6 +182,29 @@ pub enum Rejection {
         /// The largest number that is accepted.
         limit: u64,
     },
+    /// A write without a context found several values: it would have erased what its author was
+    /// not shown.
+    #[error("the key has {0} siblings: read it, and write with the context that the read gives")]
+    Conflict(u32),
+    /// A put under the condition that the key is absent found a value.
+    #[error("the key has a value: it was to be written only if it has none")]
+    Exists,
+    /// A write under the condition that nothing has changed found something that its context does
+    /// not cover.
+    #[error("the key has changed since the read that gave the context")]
+    Changed,
+    /// A delete without a context found no value.
+    #[error("the key has no value")]
+    Absent,
+    /// The client gave the write up, or its connection ended, before it was carried out.
+    #[error("the write was given up before it was carried out")]
+    GivenUp,
+    /// The node that would have to decide this write speaks an older version of the protocol.
+    #[error(
+        "the node that would decide this write speaks protocol 7, which has no conditions and no \
+         deletes without a context: upgrade it first"
+    )]
+    OldIssuer,
 }
 
 impl Rejection {
@@ -197,7 +220,28 @@ impl Rejection {
                 | Rejection::Starting { .. }
                 | Rejection::Stopping
                 | Rejection::Paused(_)
+                | Rejection::GivenUp
         )
+    }
+
+    /// True when the node has more work than it takes at a time, and will soon take it.
+    pub fn is_overload(&self) -> bool {
+        matches!(
+            self,
+            Rejection::Busy {
+                what: Resource::Requests
+                    | Resource::NodeQueue
+                    | Resource::KeyQueue
+                    | Resource::UnsyncedWrites
+                    | Resource::UnsyncedBytes,
+                ..
+            }
+        )
+    }
+
+    /// True when the condition of a write did not hold (exit code 7).
+    pub fn is_condition(&self) -> bool {
+        matches!(self, Rejection::Exists | Rejection::Changed)
     }
 
     /// True when too few replicas were there (exit code 4), not when the request itself was at

@@ -130,7 +130,7 @@ fn found_there(found: &Option<String>) -> String {
 }
 
 impl StatusReport {
-    /// A count; 0 if the node does not have it.
+    /// The value of a counter; 0 if the node does not report it.
     pub fn count(&self, counter: Counter) -> u64 {
         self.counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
     }

@@ -10,10 +10,11 @@ mod pace;
 mod plan;
 mod read;
 mod recent;
+mod survey;
 mod view;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -22,8 +23,9 @@ use self::env::Env;
 use self::forward::ForwardOp;
 use self::list::ListOp;
 use self::operation::Operation;
-use self::plan::{Plan, Route, Work};
+use self::plan::{Basis, Plan, Route, Work, Writing};
 use self::read::{Merged, ReadOp};
+use self::survey::{SurveyOp, Surveyed};
 use self::write::WriteOp;
 use super::ids::{RequestId, RequestIds, Role};
 use super::io::Io;
@@ -49,6 +51,9 @@ pub(super) struct Coordinator {
     env: Env,
     operations: BTreeMap<RequestId, Operation>,
     forwarded_here: BTreeMap<NodeId, VecDeque<RequestId>>,
+    /// Forwarded writes whose answer is not waited for any more, and whose issuers cannot be
+    /// notified of that before their links are up again; each with its deadline.
+    abandoned: BTreeMap<NodeId, Vec<(Time, RequestId)>>,
     ids: RequestIds,
     /// Operations that are answered and wait for late replicas, to repair those that are behind.
     lingering: usize,
@@ -79,6 +84,7 @@ impl Coordinator {
             env: Env::new(config),
             operations: BTreeMap::new(),
             forwarded_here: BTreeMap::new(),
+            abandoned: BTreeMap::new(),
             ids: RequestIds::new(Role::Coordinator, Rng::new(seed).next_u64()),
             lingering: 0,
             lingering_bytes: 0,
@@ -148,11 +154,11 @@ impl Coordinator {
             Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, io),
             Ok((Route::Forward(to), plan)) => {
                 io.out.count(Counter::RequestsForwarded);
-                let writes = plan.work.is_write();
+                let (writes, needed) = (plan.work.is_write(), plan.needed);
                 let (to, others) = if writes { to.split_at(1) } else { (&to[..], &[][..]) };
                 let others = others.to_vec().into();
                 let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
-                let mut forward = ForwardOp { common, request, writes, others };
+                let mut forward = ForwardOp { common, request, writes, needed, others };
                 forward.send_on(now, &mut self.env, io);
                 self.operations.insert(forward.common.request_id, Operation::Forward(forward));
             }
@@ -189,18 +195,12 @@ impl Coordinator {
     /// Starts a request here: at an owner of its key, or at a fallback when no owner can be
     /// reached.
     fn coordinate(&mut self, now: Time, origin: Origin, plan: Plan, timeout_ms: u32, io: &mut Io) {
-        let me = self.env.config.me;
-        let Plan { mut owners, fallbacks, needed, strict, work } = plan;
-        let is_owner = owners.contains(&me);
-        // The own replica is asked first: it costs no message.
-        owners.sort_by_key(|owner| *owner != me);
-        let mut quorum_tracker = QuorumTracker::new(&owners, needed, strict);
-        for owner in &owners {
-            if !self.env.view.can_use(*owner) {
-                quorum_tracker.fail(*owner);
-            }
+        if plan.decision().is_some() {
+            return self.survey(now, origin, plan, timeout_ms, io);
         }
-        let mut fallbacks: VecDeque<NodeId> = fallbacks.into();
+        let quorum_tracker = self.env.tracker(&plan.owners, plan.needed, plan.strict);
+        let Plan { owners, fallbacks, needed, work, .. } = plan;
+        let fallbacks: VecDeque<NodeId> = fallbacks.into();
         let query_all = self.env.experiment.query_all;
         let first = if query_all { quorum_tracker.unasked().count() as u8 } else { needed };
         let operation = match work {
@@ -217,25 +217,101 @@ impl Coordinator {
                 list.query_more(now, first, &mut self.env, io);
                 Operation::List(list)
             }
-            Work::Write { key, seen, change } => {
-                let hint_for = if is_owner {
-                    quorum_tracker.query(me);
-                    Vec::new()
-                } else {
-                    io.out.count(Counter::WritesCoordinatedByAFallback);
-                    fallbacks.retain(|node| *node != me);
-                    quorum_tracker.query_fallback(me, &owners[..1]);
-                    owners
-                };
+            Work::Write(writing) => {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
-                let context = seen.clone();
-                let update = Body::Update { key: key.clone(), context, change, hint_for };
-                io.out.send_to(me, common.request_id, update);
-                let kept_here = BTreeSet::new();
-                Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
+                let (places, answers, env) = ((owners, fallbacks), Merged::default(), &self.env);
+                Operation::Write(WriteOp::begin(common, places, writing, &answers, env, io))
             }
         };
         self.operations.insert(operation.common().request_id, operation);
+    }
+
+    /// Asks R owners, before a write is decided here.
+    fn survey(&mut self, now: Time, origin: Origin, plan: Plan, timeout_ms: u32, io: &mut Io) {
+        let Work::Write(Writing { key, basis: Basis::Decision(decision), .. }) = &plan.work else {
+            debug_assert!(false, "only a decision needs a survey");
+            return;
+        };
+        let (key, asked) = (key.clone(), decision.asked);
+        let content_at = plan.is_content().then(|| SurveyOp::timeout(now, timeout_ms));
+        // Only owners are asked, strict or not.
+        let quorum_tracker = self.env.tracker(&plan.owners, asked, true);
+        let common = self.begin(now, origin, quorum_tracker, timeout_ms);
+        let (request_id, merged) = (common.request_id, Merged::default());
+        let mut survey = SurveyOp { common, key, merged, plan, content_at };
+        survey.query_more(now, asked, &mut self.env, io);
+        self.operations.insert(request_id, Operation::Survey(Box::new(survey)));
+        self.advance(now, request_id, io);
+    }
+
+    /// The owners have answered: the write is decided in the transaction of its key.
+    fn decide(&mut self, request_id: RequestId, io: &mut Io) {
+        let Some(Operation::Survey(survey)) = self.forget(request_id) else { return };
+        let SurveyOp { common, merged, plan, .. } = *survey;
+        if let Err(rejection) = self.env.check_reach(&plan) {
+            return answer(common.origin, Response::Refused(rejection), io);
+        }
+        let reached = common.quorum_tracker.reached();
+        let unread = (!reached).then(|| common.unreachable(&self.env.config.members));
+        let quorum_tracker = self.env.tracker(&plan.owners, plan.needed, plan.strict);
+        // Another id: a late answer to the survey is none to the write.
+        let request_id = self.ids.next();
+        self.env.timers.insert((common.deadline, request_id));
+        let common = Common { request_id, quorum_tracker, open: SmallVec::new(), ..common };
+        let Plan { owners, fallbacks, work: Work::Write(writing), .. } = plan else { return };
+        let places = (owners, fallbacks.into());
+        let mut write = WriteOp::begin(common, places, writing, &merged, &self.env, io);
+        write.unread = unread;
+        self.operations.insert(request_id, Operation::Write(write));
+    }
+
+    /// Voids the writes of these requests that are to be decided and have not been: nobody waits
+    /// for them any more.
+    fn void(&mut self, which: impl Fn(&Origin) -> bool, io: &mut Io) {
+        let voided = self
+            .operations
+            .iter()
+            .filter(|(_, operation)| operation.is_to_decide() && which(&operation.common().origin));
+        let voided: Vec<RequestId> = voided.map(|(request_id, _)| *request_id).collect();
+        for request_id in voided {
+            let Some(operation) = self.operations.get(&request_id) else { continue };
+            let response = match operation {
+                Operation::Forward(forward) => {
+                    forward.abandon(io);
+                    forward.unknown()
+                }
+                Operation::Write(write) => {
+                    write.withdraw(&self.env, io);
+                    Response::Refused(Rejection::GivenUp)
+                }
+                _ => Response::Refused(Rejection::GivenUp),
+            };
+            self.finish(request_id, response, io);
+        }
+    }
+
+    /// A client waits no more for a call (`None`: its connection has ended).
+    pub(super) fn give_up(&mut self, client: ClientId, call: Option<u64>, io: &mut Io) {
+        let its = |origin: &Origin| match origin {
+            Origin::Client { client: of, id } => {
+                *of == client && call.is_none_or(|call| call == *id)
+            }
+            Origin::Peer { .. } => false,
+        };
+        self.void(its, io);
+    }
+
+    /// This process did not run for a while, and whoever waits for a write may wait no more.
+    pub(super) fn give_up_all(&mut self, io: &mut Io) {
+        self.void(|_| true, io);
+    }
+
+    /// The node that forwarded a request here waits no more for it. Should the request come only
+    /// now, it is not carried out either.
+    pub(super) fn abandon(&mut self, from: NodeId, request_id: RequestId, io: &mut Io) {
+        let origin = Origin::Peer { node: from, request_id };
+        self.is_first(origin);
+        self.void(|of| *of == origin, io);
     }
 
     /// Names a request, and sets its deadline.
@@ -280,7 +356,7 @@ impl Coordinator {
         }
         let (origin, left_ms) = (forward.common.origin, forward.common.left_ms(now).max(1));
         match self.env.plan(&forward.request) {
-            Ok(plan) if self.env.can_fallback(&plan) => {
+            Ok(plan) if self.env.can_take_over(&plan) => {
                 io.out.count(Counter::RequestsTakenOver);
                 self.forget(request_id);
                 self.coordinate(now, origin, plan, left_ms, io);
@@ -296,6 +372,11 @@ impl Coordinator {
         self.env.timers.remove(&(common.deadline, request_id));
         for question in &common.open {
             self.env.timers.remove(&(question.due, request_id));
+        }
+        if let Operation::Survey(survey) = &operation
+            && let Some(at) = survey.content_at
+        {
+            self.env.timers.remove(&(at, request_id));
         }
         Some(operation)
     }
@@ -314,7 +395,7 @@ impl Coordinator {
         let question = operation.common_mut().close(from, env);
         let since = question.map(|question| question.since);
         let (read, write) = match operation {
-            Operation::Read(_) | Operation::List(_) => (since, None),
+            Operation::Read(_) | Operation::List(_) | Operation::Survey(_) => (since, None),
             Operation::Write(_) => (None, since),
             Operation::Forward(_) => (None, None),
         };
@@ -325,6 +406,7 @@ impl Coordinator {
             Operation::Read(read) => read.answer(from, took, body, env),
             Operation::List(list) => list.answer(from, body),
             Operation::Write(write) => write.answer(now, from, took, body, env, io),
+            Operation::Survey(survey) => survey.answer(from, took, body, env),
             Operation::Forward(forward) => forward.answer(from, body),
         };
         match heard {
@@ -356,6 +438,12 @@ impl Coordinator {
             if operation.is_over() {
                 self.end(request_id, io);
             }
+        } else if let Operation::Survey(survey) = operation {
+            match survey.step(now, &mut self.env, io) {
+                Surveyed::Waits => {}
+                Surveyed::Complete => self.decide(request_id, io),
+                Surveyed::Refused(response) => self.finish(request_id, response, io),
+            }
         } else if let Some(response) = operation.advance(now, &mut self.env, io) {
             self.finish(request_id, response, io);
         }
@@ -364,8 +452,13 @@ impl Coordinator {
     /// A link came up or went down: what waits for that peer stops waiting.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         self.env.view.link(peer, up);
-        if !up {
-            self.stop_waiting(now, peer, io);
+        if up {
+            let abandoned = self.abandoned.remove(&peer).unwrap_or_default();
+            for (_, request_id) in abandoned.into_iter().filter(|(until, _)| *until > now) {
+                io.out.send_to(peer, request_id, Body::Abandon);
+            }
+        } else {
+            self.lose_peer(now, peer, io);
         }
     }
 
@@ -379,16 +472,28 @@ impl Coordinator {
     ) {
         self.env.view.set_liveness(peer, liveness);
         if liveness == Liveness::Down {
-            self.stop_waiting(now, peer, io);
+            self.lose_peer(now, peer, io);
         }
     }
 
-    fn stop_waiting(&mut self, now: Time, peer: NodeId, io: &mut Io) {
+    /// Nobody waits for this peer, and what it has forwarded here and is not decided is void: it
+    /// could not be answered. That comes first: an operation that stops waiting may decide.
+    fn lose_peer(&mut self, now: Time, peer: NodeId, io: &mut Io) {
+        self.void(|origin| matches!(origin, Origin::Peer { node, .. } if *node == peer), io);
         let waiting: Vec<RequestId> = self.operations.keys().copied().collect();
         for request_id in waiting {
             let Some(operation) = self.operations.get_mut(&request_id) else { continue };
-            let common = operation.common_mut();
-            let open = common.close(peer, &mut self.env).is_some();
+            let open = operation.common_mut().close(peer, &mut self.env).is_some();
+            if open && operation.is_forwarded_decision() {
+                // The link may be up: only this node's view of the peer has changed.
+                let deadline = operation.common().deadline;
+                if self.env.view.is_linked(peer) {
+                    io.out.send_to(peer, request_id, Body::Abandon);
+                } else {
+                    self.abandoned.entry(peer).or_default().push((deadline, request_id));
+                }
+            }
+            let common = operation.common();
             if open || common.quorum_tracker.unasked().any(|owner| owner == peer) {
                 self.lose(now, request_id, peer, io);
             }
@@ -404,17 +509,23 @@ impl Coordinator {
             self.env.timers.pop_first();
             let Some(operation) = self.operations.get_mut(&request_id) else { continue };
             if operation.common().deadline <= now {
-                if let Operation::Write(write) = operation {
-                    write.withdraw(&self.env, io);
+                match operation {
+                    Operation::Write(write) => write.withdraw(&self.env, io),
+                    Operation::Forward(forward) if !forward.common.answered => forward.abandon(io),
+                    _ => {}
                 }
                 if !operation.common().answered {
                     let response = operation.expire(&self.env, io);
                     self.finish(request_id, response, io);
                 }
                 self.end(request_id, io);
-            } else if !self.env.experiment.no_hedges {
-                operation.hedge(now, &mut self.env, io);
-                if matches!(operation, Operation::Write(_)) {
+            } else {
+                let hedges = !self.env.experiment.no_hedges;
+                if hedges {
+                    operation.hedge(now, &mut self.env, io);
+                }
+                let surveys = matches!(operation, Operation::Survey(_));
+                if surveys || hedges && matches!(operation, Operation::Write(_)) {
                     self.advance(now, request_id, io);
                 }
             }
@@ -453,7 +564,7 @@ impl Coordinator {
         match operation {
             Operation::Read(read) => read.repair(&self.env, io),
             Operation::Write(write) => write.leave_hints(&self.env, io),
-            Operation::List(_) | Operation::Forward(_) => {}
+            Operation::List(_) | Operation::Survey(_) | Operation::Forward(_) => {}
         }
     }
 }

@@ -523,8 +523,8 @@ impl Handoff {
                 Landing::Lost => sweep.paused_until = now + RETRY_BACKOFF,
             }
         }
-        // One that only the other owners took stays, unless its target is gone: a write with W = N
-        // counts on it.
+        // A hint that only the other owners took stays, unless its target is gone: a write with W =
+        // N needs it.
         let is_taken = landing == Landing::Taken;
         if is_taken && (to_target || !self.ring.has(*target)) {
             let (key, target, object) = (key.clone(), *target, object.clone());

@@ -1,9 +1,8 @@
 //! The names of requests and of scans: each carries the role that its answer is for.
+//!
+//! The top bits of a request id are the role that sent the query; an answer repeats them unchanged.
 
-/// Names a request, in the query and in every answer to it. On the wire it is the `request_id` of
-/// the message. Its top bits are the role that sent the query; an answer repeats them unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RequestId(u64);
+pub(super) use crate::message::RequestId;
 
 /// The role that waits for the answers to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +15,8 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// The bits at the top of its ids: at most one is set, and what follows begins below all of
-    /// them.
+    /// The highest bits of the ids of this role. At most one of them is set, and the number in an
+    /// id begins below all of them.
     pub(super) const fn tag(self) -> u64 {
         match self {
             Role::Coordinator => 0,
@@ -28,26 +27,13 @@ impl Role {
     }
 }
 
-impl RequestId {
-    /// The id of a request whose answer no role waits for.
-    pub(super) const NONE: RequestId = RequestId(0);
-
-    pub(super) const fn of_wire(request_id: u64) -> Self {
-        RequestId(request_id)
-    }
-
-    pub(super) const fn wire(self) -> u64 {
-        self.0
-    }
-
-    /// The role that waits for answers with this id, if this node has issued it.
-    pub(super) fn role(self) -> Role {
-        match self.0.leading_zeros() {
-            0 => Role::Handoff,
-            1 => Role::Repair,
-            2 => Role::TombstoneGc,
-            _ => Role::Coordinator,
-        }
+/// The role that waits for answers with this id, if this node has issued it.
+pub(super) const fn role_of(id: RequestId) -> Role {
+    match id.wire().leading_zeros() {
+        0 => Role::Handoff,
+        1 => Role::Repair,
+        2 => Role::TombstoneGc,
+        _ => Role::Coordinator,
     }
 }
 
@@ -67,8 +53,8 @@ impl RequestIds {
 
     pub(super) fn next(&mut self) -> RequestId {
         self.last += 1;
-        let id = RequestId(self.role.tag() | self.last);
-        debug_assert_eq!(id.role(), self.role, "a random start leaves room for 2^61 ids");
+        let id = RequestId::of_wire(self.role.tag() | self.last);
+        debug_assert_eq!(role_of(id), self.role, "a random start leaves room for 2^61 ids");
         id
     }
 }
@@ -137,11 +123,11 @@ mod tests {
             for random in [0, 1, u64::MAX / 2, u64::MAX - 64] {
                 let mut ids = RequestIds::new(role, random);
                 let (first, second) = (ids.next(), ids.next());
-                assert_eq!([first, second].map(RequestId::role), [role; 2]);
+                assert_eq!([first, second].map(role_of), [role; 2]);
                 assert_eq!(RequestId::of_wire(second.wire()), second);
                 assert_ne!(first, second);
             }
         }
-        assert_eq!(RequestId::NONE.role(), Role::Coordinator);
+        assert_eq!(role_of(RequestId::NONE), Role::Coordinator);
     }
 }

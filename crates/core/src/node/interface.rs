@@ -15,8 +15,8 @@ use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition, R
 /// before the first of these times, and after the second at the latest. Another replica is queried
 /// then.
 pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
-/// One read in this many queries in the order of the ring and not the fastest first, so that no
-/// replica is judged by old answers alone.
+/// One read in this many queries the owners in the order of the ring instead of the fastest first,
+/// so that no replica is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
 /// The configuration of a node, and what its store keeps, given at its start.
@@ -134,6 +134,14 @@ pub enum Input {
         request: Request,
         /// How long it may take, in milliseconds.
         timeout_ms: u32,
+    },
+    /// A client waits no more for the reply to a call: a write that is to be decided here and was
+    /// not is void. The reply is made all the same.
+    GiveUp {
+        /// The connection that the call came on.
+        client: ClientId,
+        /// The call's id on this connection; `None` if the connection has ended.
+        call: Option<u64>,
     },
     /// The store has done something.
     Store(Done),

@@ -67,7 +67,7 @@ impl Outbox {
     /// Sends a message now, the same to all; the node itself may be among them.
     pub(super) fn send(&mut self, to: impl Into<Nodes>, request_id: RequestId, body: Body) {
         let mut to = to.into();
-        let message = PeerMessage { request_id: request_id.wire(), body };
+        let message = PeerMessage { request_id, body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
             let all = to.len();

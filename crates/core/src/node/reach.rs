@@ -31,6 +31,11 @@ impl Reach {
         }
     }
 
+    /// True if there is a link, whatever is known of the member's liveness.
+    pub(super) fn is_linked(&self, peer: NodeId) -> bool {
+        self.links.contains(&peer)
+    }
+
     /// True if something can be sent to this member with a hope for an answer.
     pub(super) fn has(&self, peer: NodeId) -> bool {
         self.links.contains(&peer) && !self.down.contains(&peer)

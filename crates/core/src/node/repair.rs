@@ -188,7 +188,7 @@ impl Repair {
         self.reader.pace(now, round);
     }
 
-    /// When the disk is to be read on. Everything else is looked after at the node's pulse.
+    /// When the next page of the disk is to be read. The node's periodic wake-up does the rest.
     pub(super) fn next_wake(&self) -> Option<Time> {
         self.reader.next_wake()
     }
@@ -414,11 +414,7 @@ impl Repair {
 
     /// Takes note of an exchange that has ended; true if it has.
     fn end_if_over(&mut self, now: Time, at: usize, step: Step, io: &mut Io) -> bool {
-        let ended = match step {
-            Ok(None) => return false,
-            Ok(Some(())) => Ok(()),
-            Err(why) => Err(why),
-        };
+        let Some(ended) = step.transpose() else { return false };
         let exchange = self.exchanges.swap_remove(at);
         let proves = exchange.proves(io);
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use self::key_transaction::{KeyTransaction, Places};
-use self::update::{Made, make, merge};
+use self::update::{Basis, Made, make, merge};
 use super::gc_epochs::Stamped;
-use super::ids::{ReadToken, RequestId, Role, SyncSeq};
+use super::ids::{ReadToken, RequestId, Role, SyncSeq, role_of};
 use super::io::Io;
 use super::local_state::stalled;
 use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
 use crate::gc_epoch::{GcEpoch, PurgeableKey};
-use crate::message::{self, Body, Counter, Rejection, Resource};
+use crate::message::{self, Body, Counter, Premise, Rejection, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
@@ -101,6 +101,12 @@ enum Kind {
         change: message::Change,
         hint_for: Vec<NodeId>,
     },
+    Decide {
+        premise: Premise,
+        answers: Stamped,
+        change: message::Change,
+        hint_for: Vec<NodeId>,
+    },
     Merge {
         object: Object,
         gc_epoch: GcEpoch,
@@ -154,8 +160,12 @@ impl Replica {
             Body::Update { key, context, change, hint_for } => {
                 (key, Kind::Update { context, change, hint_for })
             }
+            Body::Decide { key, premise, answers, gc_epoch, change, hint_for } => {
+                let answers = Stamped { object: answers, gc_epoch };
+                (key, Kind::Decide { premise, answers, change, hint_for })
+            }
             Body::Merge { key, object, gc_epoch } => {
-                let hint = request_id.role() == Role::Handoff;
+                let hint = role_of(request_id) == Role::Handoff;
                 (key, Kind::Merge { object, gc_epoch, hint })
             }
             Body::StoreHint { key, object, hint_for, gc_epoch } => {
@@ -205,9 +215,7 @@ impl Replica {
     fn withdraw(&mut self, key: &Key, from: NodeId, request_id: RequestId) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let its = |work: &&mut Work| {
-            work.from == from
-                && work.request_id == request_id
-                && matches!(work.kind, Kind::Update { .. })
+            work.from == from && work.request_id == request_id && issues(&work.kind)
         };
         for work in state.work.iter_mut().filter(its) {
             work.kind = Kind::Withdrawn;
@@ -216,8 +224,7 @@ impl Replica {
 
     /// True if an update of the key has not been carried out yet.
     pub(super) fn has_updates(&self, key: &Key) -> bool {
-        let updates = |work: &Work| matches!(work.kind, Kind::Update { .. });
-        self.keys.get(key).is_some_and(|state| state.work.iter().any(updates))
+        self.keys.get(key).is_some_and(|state| state.work.iter().any(|work| issues(&work.kind)))
     }
 
     /// The disk is nearly full, or no longer: nothing is written below the reserve.
@@ -252,15 +259,17 @@ impl Replica {
     }
 
     fn admit(&self, key: &Key, kind: &Kind, io: &Io) -> Result<(), Rejection> {
-        if let Kind::Update { hint_for, .. } | Kind::StoreHint { hint_for, .. } = kind {
+        if let Kind::Update { hint_for, .. }
+        | Kind::Decide { hint_for, .. }
+        | Kind::StoreHint { hint_for, .. } = kind
+        {
             let owners = self.ring.owners(self.ring.partition(key));
             let odd = |target: &&NodeId| !owners.contains(target) || **target == io.local.me();
             if let Some(stranger) = hint_for.iter().find(odd) {
                 return Err(Rejection::Stranger(*stranger));
             }
         }
-        let writes =
-            matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. });
+        let writes = issues(kind) || matches!(kind, Kind::Merge { .. } | Kind::StoreHint { .. });
         // A read of what is not synced waits for the sync.
         let unsynced = || self.keys.get(key).is_some_and(|state| state.seq.is_some());
         let blocked = match io.local.stall() {
@@ -412,13 +421,12 @@ impl Replica {
     ) {
         let answer = match kind {
             Kind::Update { context, change, hint_for } => {
-                match make(transaction, &context, &change, &hint_for, io) {
-                    Made::Done(object, dot, gc_epoch) => {
-                        io.out.send_to(from, request_id, Body::Updated { object, dot, gc_epoch });
-                        Answer::Synced(Body::Ack)
-                    }
-                    Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
-                }
+                let basis = Basis::Seen(context);
+                report(make(transaction, &basis, &change, &hint_for, io), (from, request_id), io)
+            }
+            Kind::Decide { premise, answers, change, hint_for } => {
+                let basis = Basis::Decided { premise, answers };
+                report(make(transaction, &basis, &change, &hint_for, io), (from, request_id), io)
             }
             Kind::Merge { object, gc_epoch, hint } => {
                 match merge(transaction, &object, gc_epoch, hint, io) {
@@ -476,6 +484,17 @@ impl Replica {
     }
 }
 
+/// What the coordinator that waits for a client's change hears of it.
+fn report(made: Made, (to, request_id): (NodeId, RequestId), io: &mut Io) -> Answer {
+    match made {
+        Made::Done(object, dot, gc_epoch) => {
+            io.out.send_to(to, request_id, Body::Updated { object, dot, gc_epoch });
+            Answer::Synced(Body::Ack)
+        }
+        Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
+    }
+}
+
 /// Keeps what `from` has made of a key for other members.
 fn keep(
     transaction: &mut KeyTransaction<'_>,
@@ -498,7 +517,12 @@ fn keep(
 /// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
 /// to its own records has nowhere else to go.
 fn waits_for_disk(kind: &Kind) -> bool {
-    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
+    issues(kind) || matches!(kind, Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
+}
+
+/// True for a client's change, which is carried out here first.
+fn issues(kind: &Kind) -> bool {
+    matches!(kind, Kind::Update { .. } | Kind::Decide { .. })
 }
 
 fn refuse(to: NodeId, request_id: RequestId, rejection: Rejection, io: &mut Io) {

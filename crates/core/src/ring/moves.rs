@@ -92,7 +92,7 @@ pub enum PlanFault {
     Room {
         /// The member whose disk is too small.
         member: NodeId,
-        /// Bytes that come to it.
+        /// Bytes of the partitions that it gains.
         coming: u64,
         /// Bytes that its disk has left above its reserve.
         room: u64,

@@ -10,8 +10,8 @@ use super::change::{Change, Step, Table, union};
 use super::{Ring, RingError, RingMember, check};
 use crate::types::NodeId;
 
-/// Set in `n` of a ring in a change: its other table follows. A program that does not know changes
-/// refuses such an n.
+/// Set in `n` of a ring in a change: its other table follows. A program that does not know ring
+/// changes refuses such an n.
 const IN_CHANGE: u8 = 0x80;
 
 /// The table that reads ask. Owners are places in the sorted list of members, N for each partition.

@@ -13,7 +13,7 @@ use super::placement::{fresh, members_of, reported};
 /// The one message that is sent, and to whom.
 fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
     match out {
-        [Output::Send { to, message }] => (to, message.request_id, &message.body),
+        [Output::Send { to, message }] => (to, message.request_id.wire(), &message.body),
         other => panic!("not one message: {other:?}"),
     }
 }
@@ -80,7 +80,7 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
         Output::Send { to, message } => {
             matches!(message.body, Body::RingDenied { .. })
                 && to[..] == [one]
-                && message.request_id == request_id
+                && message.request_id.wire() == request_id
         }
         _ => false,
     };

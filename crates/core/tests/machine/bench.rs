@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
-use pixii_core::message::{Body, PeerMessage, Rejection, Request, Response};
+use pixii_core::message::{Body, PeerMessage, Rejection, Request, RequestId, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
@@ -68,7 +68,7 @@ impl Bench {
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { incarnation, cluster: None, .. } = message.body else { panic!() };
             assert_eq!(
-                (incarnation.incarnation, incarnation.nonce, message.request_id),
+                (incarnation.incarnation, incarnation.nonce, message.request_id.wire()),
                 (Incarnation(1), 5, 5)
             );
             let answer = Body::Known { seen: None, birth, cluster: None };
@@ -106,7 +106,10 @@ impl Bench {
     }
 
     pub(crate) fn peer(&mut self, from: NodeId, request_id: u64, body: Body) -> Vec<Output> {
-        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
+        self.give(Input::Peer {
+            from,
+            message: PeerMessage { request_id: RequestId::of_wire(request_id), body },
+        })
     }
 
     /// Lets time pass, in steps that are no pauses.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pixii_core::members::{Heartbeat, Incarnation, Liveness, Member, Members};
-use pixii_core::message::{Body, Gossip, PeerMessage};
+use pixii_core::message::{Body, Gossip, PeerMessage, RequestId};
 use pixii_core::node::{Config, Input, Node, Output};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Meta, StoreIdentity};
@@ -48,7 +48,8 @@ fn the_one_member_that_can_be_reached_is_never_marked_down() {
                 let heartbeat = Heartbeat { incarnation: Incarnation(1), count };
                 let (heartbeats, members) = (vec![(reached, heartbeat)], Vec::new());
                 let news = Gossip::News { heartbeats, members, digest: 0, wanted: Vec::new() };
-                let message = PeerMessage { request_id: 2, body: Body::Gossip(news) };
+                let message =
+                    PeerMessage { request_id: RequestId::of_wire(2), body: Body::Gossip(news) };
                 node.handle(now, Input::Peer { from: reached, message }, &mut Vec::new());
             }
             let liveness = node.peer_view(now, reached).liveness;

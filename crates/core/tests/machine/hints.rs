@@ -30,7 +30,7 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     assert!(matches!(merge.body, Body::Merge { .. }));
     let Body::StoreHint { hint_for, .. } = &keep.body else { panic!("{keep:?}") };
     assert_eq!(*hint_for, [gone]);
-    let (request_id, body) = (keep.request_id, Body::Ack);
+    let (request_id, body) = (keep.request_id.wire(), Body::Ack);
     let out = bench.peer(fallback, request_id, body);
     assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
     // The late one gets its hint when it is really late: here, because others are missing.
@@ -81,7 +81,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     let out = bench.carry(out, &disk);
     let offer = |out: &[Output]| match out.last() {
         Some(Output::Send { to, message }) if to[..] == [target] => {
-            (message.request_id, message.body.clone())
+            (message.request_id.wire(), message.body.clone())
         }
         _ => panic!("{out:?}"),
     };
@@ -145,7 +145,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_gc_epoch_ha
         let out = bench.query(put(&key, 1));
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-        let request_id = message.request_id;
+        let request_id = message.request_id.wire();
         let gc_epoch = GcState { number: GcEpoch(1), ..GcState::default() };
         let out = bench.peer(owner, 80, Body::GcState { partition, gc_epoch });
         bench.carry(out, &disk);

@@ -8,7 +8,7 @@ use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
-    Body, Counter, Measure, PeerMessage, Quorum, Rejection, Request, Response,
+    Body, Counter, Measure, PeerMessage, Quorum, Rejection, Request, RequestId, Response,
 };
 use pixii_core::node::{Config, Input, Notice, Output};
 use pixii_core::ring::Ring;
@@ -107,8 +107,8 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let out = bench.carry(out, &disk);
     let offered = |out: &[Output]| {
         let hint = |output: &Output| match output {
-            Output::Send { message, .. } if message.request_id & HINT != 0 => {
-                Some(message.request_id)
+            Output::Send { message, .. } if message.request_id.wire() & HINT != 0 => {
+                Some(message.request_id.wire())
             }
             _ => None,
         };
@@ -120,7 +120,8 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
     // What the target can do nothing with now is not pending to it.
-    let (mut out, query) = (Vec::new(), PeerMessage { request_id: 9, body: Body::QueryHints });
+    let (mut out, query) =
+        (Vec::new(), PeerMessage { request_id: RequestId::of_wire(9), body: Body::QueryHints });
     bench.node.handle(bench.now, Input::Peer { from: target, message: query }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);
     // Another hint passes it.

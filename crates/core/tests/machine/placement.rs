@@ -90,8 +90,8 @@ fn the_operators_replacement_is_durable_with_both_members_standing() {
     assert!(no_ring(bench.give(Input::Replace { old: three, new: member })), "a member already");
     let out = bench.give(Input::Replace { old: three, new: fresh() });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    bench.peer(one, message.request_id, Body::RingGranted);
-    let out = bench.peer(two, message.request_id, Body::RingGranted);
+    bench.peer(one, message.request_id.wire(), Body::RingGranted);
+    let out = bench.peer(two, message.request_id.wire(), Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Change::Members(members) = &changes[1] else { panic!("{changes:?}") };
     let membership = |id| members.get(id).map(|member| (member.membership, member.version));
@@ -144,7 +144,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let merges = |out: &[Output]| {
         let merge = |output: &Output| match output {
             Output::Send { to, message } if matches!(message.body, Body::Merge { .. }) => {
-                Some((to.clone(), message.request_id))
+                Some((to.clone(), message.request_id.wire()))
             }
             _ => None,
         };
@@ -200,7 +200,7 @@ fn a_removed_member_is_heard_no_more_once_the_ring_without_it_is_on_its_way_to_t
     let out = bench.disk(out, &Record::default());
     let merge = |output: &Output| match output {
         Output::Send { message, .. } if matches!(message.body, Body::Merge { .. }) => {
-            Some(message.request_id)
+            Some(message.request_id.wire())
         }
         _ => None,
     };

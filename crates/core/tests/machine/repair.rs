@@ -3,7 +3,9 @@
 
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
-use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Rejection, Resource};
+use pixii_core::message::{
+    Body, Counter, Item, Measure, PeerMessage, Rejection, RequestId, Resource,
+};
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
@@ -45,8 +47,8 @@ impl Bout {
         bout
     }
 
-    /// Gives an input and carries out the work for the disk. What is sent to peers, without gossip;
-    /// comparisons with others are answered with yes.
+    /// Gives an input and carries out the work for the disk. Returns what is sent to peers, without
+    /// gossip; every comparison but the one of the bout is answered with `Equal`.
     fn give(&mut self, input: Input) -> Sent {
         let (mut sent, mut todo) = (Vec::new(), vec![input]);
         while let Some(input) = todo.pop() {
@@ -57,7 +59,7 @@ impl Bout {
                     Output::Store(work) => todo.push(Input::Store(self.work(work))),
                     Output::Send { to, message: PeerMessage { request_id, body } } => {
                         for peer in to {
-                            self.send(peer, request_id, body.clone(), &mut todo, &mut sent);
+                            self.send(peer, request_id.wire(), body.clone(), &mut todo, &mut sent);
                         }
                     }
                     _ => {}
@@ -80,7 +82,10 @@ impl Bout {
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
                 todo.push(Input::Peer {
                     from: to,
-                    message: PeerMessage { request_id, body: Body::Equal },
+                    message: PeerMessage {
+                        request_id: RequestId::of_wire(request_id),
+                        body: Body::Equal,
+                    },
                 });
             }
             body => sent.push((to, request_id, body)),
@@ -106,7 +111,10 @@ impl Bout {
     }
 
     fn hear(&mut self, from: NodeId, request_id: u64, body: Body) -> Sent {
-        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
+        self.give(Input::Peer {
+            from,
+            message: PeerMessage { request_id: RequestId::of_wire(request_id), body },
+        })
     }
 
     /// The one answer to a question of the peer.

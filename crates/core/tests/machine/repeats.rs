@@ -56,7 +56,7 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
         assert_eq!(object.len(), 0, "the value stays dead");
-        let out = bench.peer(to[0], message.request_id, Body::Ack);
+        let out = bench.peer(to[0], message.request_id.wire(), Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -143,7 +143,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
         assert_eq!(object.len(), 2, "its own newest value and the unread one");
-        let out = bench.peer(to[0], message.request_id, Body::Ack);
+        let out = bench.peer(to[0], message.request_id.wire(), Body::Ack);
         let [Output::Reply { response: Response::Written { dot, context: sealed, .. }, .. }] =
             &out[..]
         else {
@@ -191,7 +191,7 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let out = bench.disk(out, &Record::default());
     let failed = |output: &Output| match output {
         Output::Send { message, .. } => {
-            message.request_id == 72
+            message.request_id.wire() == 72
                 && matches!(
                     message.body,
                     Body::Failed(Rejection::GcState { given: GcEpoch(0), own: GcEpoch(2) })

@@ -1,5 +1,5 @@
-//! A store that makes no progress: what needs it is refused at once, what waits for it is let go,
-//! and nothing that was handed to it is called refused.
+//! A store that makes no progress: the node refuses at once what needs it, and withdraws what waits
+//! for it. Nothing that was handed to the store is reported as refused.
 
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, Quorum, Rejection, Request, Response};

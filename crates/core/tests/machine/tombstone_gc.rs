@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object};
 use pixii_core::gc_epoch::{GcEpoch, PurgeableKey};
-use pixii_core::message::{Body, PeerMessage, Request};
+use pixii_core::message::{Body, PeerMessage, Request, RequestId};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
@@ -119,7 +119,10 @@ impl TestCluster {
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
             let body = Body::Merge { key, object, gc_epoch: GcEpoch::FIRST };
-            self.give(Input::Peer { from, message: PeerMessage { request_id: 1, body } });
+            self.give(Input::Peer {
+                from,
+                message: PeerMessage { request_id: RequestId::of_wire(1), body },
+            });
         }
         // Each is read, and then written.
         for (_, input) in std::mem::take(&mut self.late) {
@@ -175,7 +178,10 @@ fn agreements(clients: bool) -> Vec<u64> {
         purgeable.sort_by(|one, other| one.key.cmp(&other.key));
         let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
         let from = cluster.bench.ring.owners(partition)[0];
-        cluster.give(Input::Peer { from, message: PeerMessage { request_id: 5, body } });
+        cluster.give(Input::Peer {
+            from,
+            message: PeerMessage { request_id: RequestId::of_wire(5), body },
+        });
     }
     cluster.run(1_500, clients);
     cluster.agreed.iter().map(|at| (*at - begun) / MILLI).collect()

@@ -26,16 +26,16 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     for (after, from) in [(2_000, Some(near)), (7_000, None), (9_000, Some(far))] {
         bench.now = begun + Micros(after);
         match from {
-            Some(from) => drop(bench.peer(from, message.request_id, Body::Ack)),
+            Some(from) => drop(bench.peer(from, message.request_id.wire(), Body::Ack)),
             None => drop(bench.give(Input::Store(Done::Synced { seq: *seq }))),
         }
     }
     // Its second word is no round trip.
-    bench.peer(near, message.request_id, Body::Ack);
+    bench.peer(near, message.request_id.wire(), Body::Ack);
 
     let out = bench.query(Request::Get { key: key.clone(), r: Some(3).into() });
     let request_id = out.iter().find_map(|output| match output {
-        Output::Send { message, .. } => Some(message.request_id),
+        Output::Send { message, .. } => Some(message.request_id.wire()),
         _ => None,
     });
     bench.disk(out, &Record::default());

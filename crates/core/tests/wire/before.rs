@@ -67,7 +67,7 @@ fn said_as_text(name: &str, bytes: &Bytes) -> bool {
         }
         "peer-not-yet" => {
             let body = Body::NotYet(NotYet::Text(why()));
-            frozen(name, bytes, PeerMessage { request_id: 77, body });
+            frozen(name, bytes, PeerMessage { request_id: RequestId::of_wire(77), body });
         }
         "rejection-2" => {
             let name_as_text = QuorumName::Text("r".into());
@@ -132,8 +132,8 @@ fn codes_are_the_sentences_of_protocol_6() {
         assert_eq!(reported.to_string(), rejection.to_string());
         let response = Response::Refused(rejection.clone());
         for body in [Body::Failed(rejection.clone()), Body::Coordinated(response.clone())] {
-            let message = PeerMessage { request_id: 1, body };
-            let payload = message.frame(6).slice(12..);
+            let message = PeerMessage { request_id: RequestId::of_wire(1), body };
+            let payload = message.frame(6).unwrap().slice(12..);
             let Before(reported) = wire::decode::<Before<PeerMessage>>(&payload).unwrap();
             let reported = match reported.body {
                 Body::Failed(reported) | Body::Coordinated(Response::Refused(reported)) => reported,

@@ -1,7 +1,7 @@
 //! What guards frames, and how two sides come to the same.
 
 use bytes::BytesMut;
-use pixii_core::message::{Body, PeerMessage};
+use pixii_core::message::{Body, PeerMessage, RequestId};
 use pixii_core::wire::{self, Check, Checksum, PROTOCOL, Speech, WireError};
 
 use super::key;
@@ -10,9 +10,10 @@ const SUMS: [Checksum; 2] = [Checksum::Blake3, Checksum::Crc32];
 
 #[test]
 fn any_damage_to_a_frame_is_noticed_under_each_checksum() {
-    let message = PeerMessage { request_id: 1, body: Body::Read { key: key() } };
+    let message =
+        PeerMessage { request_id: RequestId::of_wire(1), body: Body::Read { key: key() } };
     for sum in SUMS {
-        let frame = message.frame(Speech { protocol: PROTOCOL, checksum: sum });
+        let frame = message.frame(Speech { protocol: PROTOCOL, checksum: sum }).unwrap();
         let mut appended = BytesMut::new();
         wire::put_checked(&mut appended, &message, Check::Sum(sum));
         assert_eq!(appended, frame);
@@ -40,18 +41,18 @@ fn the_cheaper_checksum_is_spoken_where_both_sides_offer_it() {
     let frame = wire::checked_frame(&(0x31_u8, 0x32_u8), Checksum::Crc32);
     assert_eq!(frame[..], [0, 0, 0, 10, 0, 0, 0, 0, 0x4f, 0x53, 0x44, 0xcd, 0x31, 0x32]);
     let (plain, offer) = (wire::preamble(), wire::offer());
-    assert_eq!(offer[8..], [0, 6, 0x80, 7]);
-    assert_eq!((wire::check_preamble(&plain), wire::check_preamble(&offer)), (Ok(7), Ok(7)));
+    assert_eq!(offer[8..], [0, 6, 0x80, 8]);
+    assert_eq!((wire::check_preamble(&plain), wire::check_preamble(&offer)), (Ok(8), Ok(8)));
     assert_eq!(wire::checksum_for(&plain), Checksum::Blake3);
     assert_eq!(wire::checksum_for(&offer), Checksum::Crc32);
     // A program of before reads a very late version, and goes on with its own latest one.
     for (oldest, latest) in [(5, 6), (6, 7)] {
-        let [low, high] = [[0, 6], [0x80, 7]].map(u16::from_be_bytes);
+        let [low, high] = [[0, 6], [0x80, 8]].map(u16::from_be_bytes);
         assert!(low <= high && high.min(latest) >= low.max(oldest) && high.min(latest) == latest);
     }
     // Where no version is in common, the offer is not shown as one.
     let mut late = offer;
-    late[8..].copy_from_slice(&[0, 8, 0x80, 9]);
+    late[8..].copy_from_slice(&[0, 9, 0x80, 10]);
     let error = wire::check_preamble(&late).unwrap_err().to_string();
-    assert_eq!(error, "protocol versions 8 to 9 are offered; this node speaks 6 to 7");
+    assert_eq!(error, "protocol versions 9 to 10 are offered; this node speaks 6 to 8");
 }

@@ -170,7 +170,7 @@ fn codes_of_later_programs_are_kept_and_passed_on() {
     let text = "busy: something that this program has no words for (code 60000) is at its limit \
                 of 7; try again";
     assert_eq!(rejection.to_string(), text);
-    let message = PeerMessage { request_id: 1, body: Body::Failed(rejection) };
+    let message = PeerMessage { request_id: RequestId::of_wire(1), body: Body::Failed(rejection) };
     let bytes = Bytes::from(wire::encode(&message));
     assert_eq!(wire::decode::<PeerMessage>(&bytes).as_ref(), Ok(&message));
     assert!(bytes.windows(code.len()).any(|part| part == code), "it goes on as it came");

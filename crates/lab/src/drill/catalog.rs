@@ -144,7 +144,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "deletes",
         proves: "10,000 keys deleted while a daemon is away: none comes back, no tombstone stays",
-        recovery: "from the return or the replacement of the daemon until nobody reports of a \
+        recovery: "from the return or the replacement of the daemon until no node reports a \
             deleted key",
         needs: NONE,
     },

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::ValueEnum;
 use pixii::disk::CheckReport;
-use pixii_client::{Client, ClientError, Options, Put};
+use pixii_client::{Client, ClientError, Options};
 use pixii_core::message::StatusReport;
 use pixii_core::types::Key;
 use serde_json::{Map, Value};
@@ -140,7 +140,8 @@ impl Scenario<'_> {
         let (client, begun) = (self.testbed.client().await?, Instant::now());
         let old = Bytes::from(vec![OLD; self.value_bytes]);
         let read = all(&client, vec![(); self.keys as usize], |client, key, ()| async move {
-            let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
+            let found =
+                client.get(&key).deadline_ms(TIMEOUT_MS).await.map_err(|f| f.to_string())?;
             Ok((found.values, found.context))
         });
         let (values, contexts): (Vec<_>, Vec<_>) = read.await?.into_iter().unzip();
@@ -168,7 +169,7 @@ impl Scenario<'_> {
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
             (self.print)(&format!(
-                "{} s later {name} has {held} keys that show it; {blocked} partitions are held \
+                "{} s later {name} still has {held} deleted keys; {blocked} partitions are held \
                  back: {why}",
                 BLOCKED_WAIT.as_secs()
             ))?;
@@ -196,13 +197,13 @@ impl Scenario<'_> {
         // Hints for it may still be pending.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "no node reports a deleted key");
         let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
         (self.print)(&format!(
-            "{victim} is started: {read} s later {first} of the keys were present; nobody reports \
-             of them after {calm} s, and \
+            "{victim} is started: {read} s later {first} of the keys were present; no node reports \
+             them after {calm} s, and \
              {last} are present"
         ))
     }
@@ -282,7 +283,7 @@ impl Scenario<'_> {
         (self.print)(&format!(
             "all keys are put again, half of them with old contexts, and deleted with old \
              contexts: {read} s later {hidden} are \
-             not as they should be; nobody reports of old events after {calm} s, and \
+             not as they should be; no node reports an old event after {calm} s, and \
              {hidden_later} are not as they should be"
         ))
     }
@@ -331,9 +332,11 @@ where
 async fn put_all(client: &Client, given: Vec<Option<Bytes>>, value: Vec<u8>) -> Result<(), String> {
     let value = Bytes::from(value);
     all(client, given, |client, key, context| {
-        let put =
-            Put { key, value: value.clone(), context, write: client.write_id(), w: Some(N).into() };
-        async move { client.put(put, TIMEOUT_MS).await.map_err(|failure| failure.to_string()) }
+        let value = value.clone();
+        async move {
+            let put = client.put(key, value).seen(context).w(N).deadline_ms(TIMEOUT_MS);
+            put.await.map_err(|failure| failure.to_string())
+        }
     })
     .await
     .map(drop)
@@ -341,7 +344,7 @@ async fn put_all(client: &Client, given: Vec<Option<Bytes>>, value: Vec<u8>) -> 
 
 async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String> {
     all(client, contexts, |client, key, context| async move {
-        let deleted = client.delete(&key, Some(context), None, TIMEOUT_MS).await;
+        let deleted = client.delete(&key).context(context).deadline_ms(TIMEOUT_MS).await;
         deleted.map_err(|failure| failure.to_string())
     })
     .await
@@ -352,9 +355,9 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
 /// owners is not read-eligible yet.
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
-        let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
+        let mut found = client.get(&key).r(Some(N)).deadline_ms(TIMEOUT_MS).await;
         if yielding && matches!(&found, Err(ClientError::Refused(why)) if why.is_no_quorum()) {
-            found = client.get(&key, None, TIMEOUT_MS).await;
+            found = client.get(&key).deadline_ms(TIMEOUT_MS).await;
         }
         found.map(|found| found.values).map_err(|failure| failure.to_string())
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, ClientError, Put};
+use pixii_client::{Client, ClientError};
 use pixii_core::message::Quorum;
 use pixii_core::types::{Key, NodeId};
 use serde_json::json;
@@ -192,14 +192,13 @@ async fn one_request(client: &Client, key: &Key, query: Query) -> Got {
     match query {
         Query::Get { r, strict } => {
             let quorum = Quorum { replicas: Some(r), strict };
-            let found = client.get(key, quorum, TIMEOUT_MS).await;
+            let found = client.get(key).r(quorum).deadline_ms(TIMEOUT_MS).await;
             found.map_or_else(failed, |found| Got::Values(found.values))
         }
         Query::Put { w, strict, value } => {
             let w = Quorum { replicas: Some(w), strict: Some(strict) };
-            let (value, write) = (Bytes::from_static(value.as_bytes()), client.write_id());
-            let put = Put { key: key.clone(), value, context: None, write, w };
-            client.put(put, TIMEOUT_MS).await.map_or_else(failed, |_| Got::Done)
+            let put = client.put(key, value).sibling().w(w).deadline_ms(TIMEOUT_MS);
+            put.await.map_or_else(failed, |_| Got::Done)
         }
     }
 }

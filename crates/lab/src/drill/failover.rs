@@ -83,8 +83,7 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
         absent += calm.absent() + report.absent();
         print(&format!(
             "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), \
-             of a bare fdatasync {}; {no} \
-             refused or failed, {maybe} unknown",
+             of a bare fdatasync {}; {no} refused or failed, {maybe} unknown",
             pair(before.get, around.get),
             pair(before.put, around.put),
             pair(before.both, around.both),
@@ -111,8 +110,8 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
     let score = &testbed.score;
     let summary = format!(
         "{} rounds: {refused} refused or failed, {unknown} unknown, {} writes acknowledged, {} \
-         lost; p99 in the 5 s after the \
-         fault is {median:.2} times that of the 5 s before, in the median (at most {MOST})",
+         lost; p99 in the 5 s after the fault is {median:.2} times that of the 5 s before, in the \
+         median (at most {MOST})",
         plan.rounds, score.counts.acknowledged, score.lost
     );
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
@@ -130,8 +129,7 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
     }
     let figures = json!({
         "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown,
-        "lost": score.lost,
-        "absent": absent, "partitions_differ": differ,
+        "lost": score.lost, "absent": absent, "partitions_differ": differ,
     });
     Ok(Ending { summary, complaints, figures })
 }

@@ -87,11 +87,8 @@ async fn once(
     let loaded = Load::start(&client, spec, Some(&testbed.ledger)).finish().await?;
     let done = loaded.kind(Kind::Blind).map_or(0, crate::workload::Totals::done);
     if done < plan.keys {
-        complaints.push(format!(
-            "{} of {} puts were not acknowledged",
-            plan.keys - done,
-            plan.keys
-        ));
+        let missing = plan.keys - done;
+        complaints.push(format!("{missing} of {} puts were not acknowledged", plan.keys));
     }
     let waiting = testbed.hints_for(&victim).await?;
 
@@ -132,8 +129,7 @@ async fn once(
     let beside = beside(&report);
     print(&format!(
         "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered \
-         {first:.2} s after its first \
-         link, all are there after {last:.2} s; beside it {beside}",
+         {first:.2} s after its first link, all are there after {last:.2} s; beside it {beside}",
         if watched { "polled every 100 ms" } else { "not polled" },
         plan.keys,
     ))?;

@@ -190,9 +190,17 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    /// True if any request has failed so far.
-    pub(super) fn has_failures(&self) -> bool {
-        self.expectations().refused + self.expectations().unknown > 0
+    /// Waits until some request has failed. One that began before the fault may wait for its
+    /// deadline first, and all clients may have such a request in progress.
+    pub(super) async fn await_failure(&self) -> Result<(), String> {
+        let begun = Instant::now();
+        while self.expectations().refused + self.expectations().unknown == 0 {
+            if begun.elapsed() > TIMEOUT {
+                return Err(format!("no request has failed in {} s", TIMEOUT.as_secs()));
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
     }
 
     fn expectations(&self) -> Expectations {

@@ -299,7 +299,7 @@ impl Units<'_> {
                 let page = page.map_err(|failure| failure.to_string())?;
                 for key in page.keys.iter().filter(|key| !is_ours(key)) {
                     looks += 1;
-                    let found = self.client.get(key, None, TIMEOUT_MS).await;
+                    let found = self.client.get(key).deadline_ms(TIMEOUT_MS).await;
                     let found = found.map_err(|failure| failure.to_string())?;
                     if !found.values.is_empty() || looks > MAX_READS {
                         return Ok(Some(format!("the key {key:?}")));
@@ -329,9 +329,10 @@ impl Units<'_> {
         for number in 0..self.plan.keys {
             let key = format!("{PREFIX}{:08x}/{number:08}", self.plan.seed);
             let key = Key::new(key.into_bytes()).map_err(|error| error.to_string())?;
-            let found = self.client.get(&key, None, TIMEOUT_MS).await;
+            let found = self.client.get(&key).deadline_ms(TIMEOUT_MS).await;
             let found = found.map_err(|failure| failure.to_string())?;
-            let deleted = self.client.delete(&key, Some(found.context), None, TIMEOUT_MS).await;
+            let deleted =
+                self.client.delete(&key).context(found.context).deadline_ms(TIMEOUT_MS).await;
             deleted.map_err(|failure| failure.to_string())?;
         }
         let keys = self.plan.keys;

@@ -1,5 +1,5 @@
 //! Latency and throughput over delays and quorums (figures 1 to 3 of the study), N = 5 on 10 nodes,
-//! in closed loops, with the values of order statistics.
+//! in closed loops, beside the values that order statistics predict.
 
 use pixii_core::types::Micros;
 use pixii_sim::cluster::Setup;
@@ -187,15 +187,13 @@ fn latency(
         match reads {
             true => {
                 "The study's reads grow to 6.7 s at R=5 and 80 ms, because bursts met a \
-                coordinator that served one client at a \
-                     time; here a read asks R replicas at once, and takes what the slowest of R-1 \
-                round trips takes."
+                 coordinator that served one client at a time; here a read asks R replicas at \
+                 once, and takes what the slowest of R-1 round trips takes."
             }
             false => {
                 "The study's puts wait for one way and a redirect (3 delays at W=1) and \
-                hardly for their replicas; here a put \
-                      is confirmed by W synced replicas, of all that it is sent to at once: it \
-                grows with W, and less than a read."
+                 hardly for their replicas; here a put is confirmed by W synced replicas, of all \
+                 that it is sent to at once: it grows with W, and less than a read."
             }
         },
     );

@@ -89,7 +89,7 @@ impl<'a> Real<'a> {
         self.cluster.daemons().get(at).map(|daemon| daemon.name.clone()).unwrap_or_default()
     }
 
-    /// Connects again, to daemons that run.
+    /// Connects again to the running daemons.
     fn reconnect(&mut self) -> Result<(), String> {
         self.client = self.runtime.block_on(connect(&self.cluster))?;
         Ok(())

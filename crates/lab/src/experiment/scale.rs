@@ -53,7 +53,7 @@ fn quiet(site: Site<'_>, samples: u64) -> Micros {
 struct Size {
     reads: Mean,
     puts: Mean,
-    /// Largest number of places of a node, in parts of the mean.
+    /// The most partitions that one node owns, divided by the mean.
     largest: f64,
     /// Bytes sent per second and node without load: all, those of gossip, and those of comparisons.
     quiet: [f64; 3],

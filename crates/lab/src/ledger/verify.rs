@@ -118,7 +118,7 @@ async fn read_all(
 async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, ClientError> {
     let begun = Instant::now();
     loop {
-        match client.get(key, Some(r), TIMEOUT_MS).await {
+        match client.get(key).r(Some(r)).deadline_ms(TIMEOUT_MS).await {
             Ok(found) => return Ok(found.values),
             Err(failure) if begun.elapsed() > TIMEOUT => return Err(failure),
             Err(_) => sleep(RETRY_BACKOFF).await,

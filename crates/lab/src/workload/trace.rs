@@ -94,7 +94,9 @@ impl Trace {
     pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &ClientError) {
         let (end, how) = match failure {
             ClientError::Refused(_) => (End::Refused, "refused"),
-            ClientError::Error(_) | ClientError::NobodyListens(_) => (End::Refused, "not answered"),
+            ClientError::Timeout(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
+                (End::Refused, "not answered")
+            }
             ClientError::Unknown(_) => (End::Unknown, "unknown"),
         };
         let reported = failure.to_string();

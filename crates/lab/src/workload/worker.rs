@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, ClientError, Put, Written};
+use pixii_client::{Client, ClientError, Written};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire;
@@ -173,7 +173,7 @@ impl Worker {
                 return usable(connection.lock().await.get(key.as_bytes(), self.wait()).await);
             }
         };
-        let found = match client.get(key, spec.r, spec.timeout_ms).await {
+        let found = match client.get(key).r(spec.r).deadline_ms(spec.timeout_ms).await {
             Ok(found) => found,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -258,9 +258,10 @@ impl Worker {
         let act = Action::Put { bytes: value.len() as u32 };
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
-        let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
+        let (w, timeout_ms) = (self.shared.spec.w, self.shared.spec.timeout_ms);
+        let put = self.client()?.put(key, value).seen(context).write_id(write);
         let begun = Instant::now();
-        let answer = self.client()?.put(put, self.shared.spec.timeout_ms).await;
+        let answer = put.w(w).deadline_ms(timeout_ms).await;
         let took = begun.elapsed();
         self.settle(write, &answer).await?;
         let done = match answer {
@@ -289,7 +290,8 @@ impl Worker {
         let (spec, covers) = (&self.shared.spec, seen.covers);
         self.issue(Issued { write, key: key.clone(), act: Action::Delete, covers }).await?;
         let begun = Instant::now();
-        let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
+        let answer =
+            client.delete(key).context(seen.context).w(spec.w).deadline_ms(spec.timeout_ms).await;
         let took = begun.elapsed();
         self.settle(write, &answer).await?;
         let done = match answer {

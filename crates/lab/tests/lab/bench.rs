@@ -1,5 +1,5 @@
-//! `pixii bench --against`: another store is measured beside a cluster, and one that cannot be is a
-//! sentence.
+//! `pixii bench --against`: another store is measured beside a cluster; where that is impossible,
+//! the command says why in one sentence.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -91,10 +91,12 @@ fn another_store_is_measured_beside_a_cluster_round_by_round() {
             for round in rounds {
                 assert!(round["per_second"].as_f64().unwrap() > 0.0, "{side}: {round}");
                 assert_eq!(round["failed"], 0, "{side}: {round}");
-                assert!(round["context_switches"].as_f64().unwrap() > 0.0, "{side}: {round}");
+                // The other store is this test's own process: the threads that serve a round end
+                // with it, and the switches of ended threads are not counted.
+                let switches = round["context_switches"].as_f64().unwrap();
+                assert!(switches > 0.0 || side == "against", "{side}: {round}");
             }
             let servers = rounds[0]["cpu_us_of_servers"].as_object().unwrap();
-            // The other store is this test's own process.
             assert_eq!(servers.len(), if side == "against" { 1 } else { 3 });
         }
         let ratio = &one["ratio_multiplexed"]["per_second"];

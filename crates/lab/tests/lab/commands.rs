@@ -271,7 +271,7 @@ fn a_load_counts_failures_by_kind_and_mixes_what_it_is_ordered_to() {
     };
     for (workload, kinds, least) in [
         ("D", &["get", "insert", "all"][..], 0.9),
-        ("E", &["insert", "list", "all"], 0.02),
+        ("E", &["insert", "list", "all"], 0.005),
         ("f", &["get", "modify", "all"], 0.4),
     ] {
         let (code, reported, err) = run(workload);

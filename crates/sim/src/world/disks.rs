@@ -4,7 +4,7 @@
 use pixii_core::gc_epoch::GcState;
 use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Process, Store, begin_incarnation, end_incarnation};
+use pixii_core::store::{Change, Found, Process, Store, begin_incarnation, end_incarnation};
 use pixii_core::types::Micros;
 use pixii_core::wire;
 
@@ -23,6 +23,14 @@ impl World {
         match work {
             Work::Write { seq, changes } => {
                 self.check_purged(at, &changes);
+                for change in &changes {
+                    if let Change::Record { key, record, .. }
+                    | Change::Hint { key, record: Some(record), .. } = change
+                    {
+                        let verdict = self.judge.observe(self.time.now(), at, key, &record.object);
+                        self.broken = self.broken.take().or(verdict.err());
+                    }
+                }
                 self.hosts[at].writes.push_back((seq, changes));
                 self.write(at);
             }
@@ -234,6 +242,13 @@ impl World {
             return self.schedule(hung, Event::Disk { at, incarnation, work });
         }
         if let Some(done) = looked_up(&host.store, work) {
+            if let Done::Read { found, hints, .. } = &done {
+                for found in hints.iter().map(|(_, found)| found).chain([found]) {
+                    if let Found::Record(record) = found {
+                        self.judge.report_object(at, &record.object);
+                    }
+                }
+            }
             self.input(at, Input::Store(done));
         }
     }

@@ -161,3 +161,18 @@ impl World {
         self.announce(at, peer, 50 * MILLI);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_pause_does_not_end_a_longer_one() {
+        let mut world = World::new(Scenario::draw(1, 10), None);
+        let long = Micros::from_millis(10_000);
+        world.fault(Fault::Pause { host: 0, length: long });
+        world.fault(Fault::Pause { host: 0, length: Micros::from_millis(100) });
+        assert_eq!(world.hosts[0].paused_until, world.now() + long);
+    }
+}

@@ -132,7 +132,7 @@ impl World {
                 .filter(|blocked| !blocked.is_empty())
                 .collect();
             let name = &host.identity.name;
-            return Some(format!("{name} reports of what is gone of {key:?}: {blocked:?}"));
+            return Some(format!("{name} still reports what is gone of {key:?}: {blocked:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;

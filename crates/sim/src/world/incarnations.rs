@@ -12,8 +12,8 @@ use crate::scenario::LONGEST_STALL;
 const NEVER: Micros = Micros(u64::MAX / 4);
 
 /// Events of repeated puts are kept for this time. A client sends its last attempt 1.5 s after its
-/// first, which stalls on the way to a node and again on the way to an owner; the fastest clock
-/// shows half as much time again.
+/// first, and that attempt can stall on the way to a node and again on the way to an owner. The
+/// fastest clock runs 1.5 times as fast.
 const REPEAT_WINDOW: Micros = Micros::from_millis(10_000);
 const _: () = assert!(REPEAT_WINDOW.0 * 2 > (1_500_000 + 2 * LONGEST_STALL.0) * 3);
 

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::emulation::Verdict;
-use pixii_core::message::{Call, CallBody, Kind, PeerMessage, Request};
+use pixii_core::message::{Body, Call, CallBody, Kind, PeerMessage, Request};
 use pixii_core::node::Input;
 use pixii_core::types::{Micros, NodeId, Partition, hash64};
 use pixii_core::wire;
@@ -80,6 +80,18 @@ impl World {
         {
             self.report(&key, || format!("n{from} -> n{to}: {message:?}"));
         }
+        if let Body::Merge { object, .. }
+        | Body::StoreHint { object, .. }
+        | Body::Copy { object, .. } = &message.body
+        {
+            self.judge.report_object(to, object);
+        }
+        let purgeable = match &message.body {
+            Body::Propose { purgeable, .. } => purgeable,
+            Body::GcState { gc_epoch, .. } => &gc_epoch.purgeable,
+            _ => &Vec::new(),
+        };
+        purgeable.iter().for_each(|key| self.judge.report_dead(to, &key.dead));
         let from = self.hosts[from].id;
         self.input(to, Input::Peer { from, message });
     }
@@ -102,6 +114,7 @@ impl World {
             Request::Get { key, .. }
             | Request::Put { key, .. }
             | Request::PutAgain { key, .. }
+            | Request::Decide { key, .. }
             | Request::Delete { key, .. } => self.ring.partition(key),
             Request::Keys { partition, .. } => *partition,
         }

@@ -221,7 +221,12 @@ impl World {
     fn bootstrap(&mut self) {
         let runs = |at: &usize| self.hosts[*at].node.is_some();
         let Some(at) = self.living().find(runs) else { return };
-        if self.hosts[at].bootstrapped == Some(self.hosts[at].incarnation) {
+        // A second one that cannot reach the first would found a cluster of its own.
+        let is_ordered = |at: usize| {
+            let host = &self.hosts[at];
+            host.node.is_some() && host.bootstrapped == Some(host.incarnation)
+        };
+        if self.living().any(is_ordered) {
             return;
         }
         self.note(|| format!("n{at} is to found the cluster anew"));

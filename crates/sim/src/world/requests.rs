@@ -10,7 +10,7 @@ use pixii_core::store::{Found, Store};
 use pixii_core::types::{Blob, Key, MILLI, NodeId, WriteId};
 use pixii_core::wire;
 
-use super::super::clients::describe;
+use super::super::clients::{Current, describe};
 use super::super::judge::{Acknowledgement, Broken, Image};
 use super::{Event, Host, World, client_id};
 
@@ -132,6 +132,7 @@ impl World {
                 Request::Get { r: quorum, .. }
                 | Request::Put { w: quorum, .. }
                 | Request::PutAgain { w: quorum, .. }
+                | Request::Decide { w: quorum, .. }
                 | Request::Delete { w: quorum, .. } => quorum.replicas,
                 Request::Keys { r, .. } => *r,
             };
@@ -165,6 +166,9 @@ impl World {
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default() + self.lateness(kind);
+                if let Some(current) = &mut self.clients[client].current {
+                    current.arrives = self.time.now() + delay;
+                }
                 let incarnation = self.hosts[to].incarnation;
                 self.schedule(self.now() + delay, Event::ToHost { client, to, incarnation, frame });
             }
@@ -262,6 +266,9 @@ impl World {
                 self.broken = Some(Broken { key: current.key.clone(), what });
             }
             Response::Written { dot, context, .. } => {
+                if current.is_decided() {
+                    self.count("decided writes acknowledged");
+                }
                 let put = dot.is_some();
                 self.count(if put { "puts acknowledged" } else { "deletes acknowledged" });
                 if current.uncertain {
@@ -303,7 +310,30 @@ impl World {
         self.think(client);
     }
 
+    /// A client waits no more for an attempt at a write that is decided: it says so behind the call
+    /// on the same connection.
+    pub(super) fn give_up(&mut self, client: usize) {
+        let Some(current) = &self.clients[client].current else { return };
+        if !matches!(current.request, Request::Decide { .. }) {
+            return;
+        }
+        let (call, to, arrives) = (current.call, self.queried(current.host), current.arrives);
+        let when = arrives.max(self.now() + self.plan.mean_delay);
+        let incarnation = self.hosts[to].incarnation;
+        self.schedule(when, Event::GiveUp { client, to, incarnation, call });
+    }
+
+    /// A host hears that a client has given a call up.
+    pub(super) fn given_up(&mut self, client: usize, to: usize, call: u64) {
+        self.count("calls given up");
+        self.input(to, Input::GiveUp { client: client as u64, call: Some(call) });
+    }
+
     fn think(&mut self, client: usize) {
+        let now = self.now();
+        if let Some(Current { write: Some(write), .. }) = self.clients[client].current {
+            self.judge.end(write, now);
+        }
         self.clients[client].current = None;
         let when = self.now() + self.clients[client].think(&self.plan);
         self.schedule(when, Event::Next { client });
@@ -355,6 +385,11 @@ fn rejection_name(rejection: &Rejection) -> &'static str {
         Rejection::Starting { .. } => "refused: starting",
         Rejection::Damaged => "refused: damaged copy",
         Rejection::Busy { .. } => "refused: busy",
+        Rejection::Conflict(_) => "refused: conflict",
+        Rejection::Exists => "refused: key exists",
+        Rejection::Changed => "refused: key changed",
+        Rejection::Absent => "refused: delete of nothing",
+        Rejection::GivenUp => "refused: given up",
         _ => "refused: other",
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pixii_core::message::{Rejection, Response};
+use pixii_core::message::{Rejection, Request, Response, WriteRule};
 use pixii_core::types::{Micros, Time};
 
 use super::faults::FINISH;
@@ -118,7 +118,12 @@ impl World {
         let Response::Unknown { .. } = response else { return };
         let Some(current) = &self.clients[client].current else { return };
         let host = &self.hosts[current.host];
-        let owner = self.ring.owners(self.ring.partition(&current.key)).contains(&host.id);
+        let owners = self.ring.owners(self.ring.partition(&current.key));
+        // What is decided is decided at the first owner, whatever the state of the others is.
+        let owner = match current.is_decided() {
+            true => owners.first() == Some(&host.id),
+            false => owners.contains(&host.id),
+        };
         if owner && host.stalled.is_some_and(|since| since < current.since) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
@@ -140,7 +145,19 @@ impl World {
             _ => rejection.is_no_quorum() || rejection.is_about_node(),
         };
         let (at, now) = (current.host, self.now());
-        if current.write.is_none() || current.strict || !lacks || !self.may_issue(at) {
+        // A condition needs the answers of R owners, whatever the quorum of the write is. So does
+        // the report that there is nothing to delete.
+        let has_condition = matches!(
+            &current.request,
+            Request::Decide { rule: WriteRule::IfAbsent | WriteRule::IfContext(_), .. }
+                | Request::Decide { value: None, .. }
+        );
+        if current.write.is_none()
+            || current.strict
+            || has_condition
+            || !lacks
+            || !self.may_issue(at)
+        {
             return;
         }
         let here = |host: usize| {
@@ -148,6 +165,14 @@ impl World {
                 && self.hosts[host].node.is_some()
                 && self.doubts.is_open(at, host, now)
         };
+        // A write that its issuer did not decide by its deadline is refused, where another one were
+        // unknown: an owner that is slow or away may be the issuer.
+        let undecided = current.is_decided() && matches!(rejection, Rejection::NoQuorum { .. });
+        let owners = self.ring.owners(self.ring.partition(&current.key));
+        let is_owner = |host: &usize| owners.contains(&self.hosts[*host].id);
+        if undecided && !(0..self.hosts.len()).filter(is_owner).all(here) {
+            return;
+        }
         let (reach, w) = ((0..self.hosts.len()).filter(|host| here(*host)).count(), current.quorum);
         if here(at) && reach >= usize::from(w) {
             let (key, since) = (current.key.clone(), current.since);

@@ -11,6 +11,7 @@ use crate::node::ids::RequestId;
 use crate::node::interface::EXPLORE;
 use crate::node::io::Io;
 use crate::node::{Config, Experiment};
+use crate::quorum::QuorumTracker;
 use crate::types::{NodeId, Partition, Time};
 
 /// State that all operations of a coordinator share.
@@ -38,6 +39,20 @@ impl Env {
             writes: Paces::new(WRITES),
             recent: Recent::default(),
         }
+    }
+
+    /// A quorum tracker over these owners, in which those that cannot be used have failed.
+    pub(super) fn tracker(&self, owners: &[NodeId], needed: u8, strict: bool) -> QuorumTracker {
+        // The own replica is asked first: it costs no message.
+        let mut owners = owners.to_vec();
+        owners.sort_by_key(|owner| *owner != self.config.me);
+        let mut quorum_tracker = QuorumTracker::new(&owners, needed, strict);
+        for owner in &owners {
+            if !self.view.can_use(*owner) {
+                quorum_tracker.fail(*owner);
+            }
+        }
+        quorum_tracker
     }
 
     /// Sorts replicas by how soon they are expected to answer, except for one read in [`EXPLORE`].

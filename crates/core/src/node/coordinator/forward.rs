@@ -7,7 +7,7 @@ use super::env::Env;
 use crate::message::{Body, Counter, Rejection, Request, Response};
 use crate::node::io::Io;
 use crate::quorum::QuorumTracker;
-use crate::types::{NodeId, Time};
+use crate::types::{NodeId, Nodes, Time};
 
 /// A request that another node coordinates. A read is sent to the owners one after the other. Only
 /// one owner has a write at a time; the next of `others` gets it when that one has refused it.
@@ -16,6 +16,8 @@ pub(super) struct ForwardOp {
     pub(super) common: Common,
     pub(super) request: Request,
     pub(super) writes: bool,
+    /// Replicas that must hold a write.
+    pub(super) needed: u8,
     pub(super) others: VecDeque<NodeId>,
 }
 
@@ -38,6 +40,15 @@ impl ForwardOp {
         match body {
             Body::Coordinated(response) if self.common.quorum_tracker.is_owner(from) => {
                 match response {
+                    // As a node of protocol 7 answers to what it has nothing like.
+                    Response::Refused(Rejection::NoContext) if self.decides() => {
+                        Heard::Done(Response::Refused(Rejection::OldIssuer))
+                    }
+                    // The issuer goes on deciding the key: a second one beside it would make
+                    // siblings of puts that it could have ordered. The client waits a moment.
+                    Response::Refused(why) if self.decides() && why.is_overload() => {
+                        Heard::Done(Response::Refused(why))
+                    }
                     Response::Refused(why) if another_may_do(&why) => Heard::Elsewhere(why),
                     response => Heard::Done(response),
                 }
@@ -45,6 +56,26 @@ impl ForwardOp {
             Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
+    }
+
+    /// Notifies the node that has a write to decide that nobody waits for it any more. It is void
+    /// there then, even if it comes only after this.
+    pub(super) fn abandon(&self, io: &mut Io) {
+        let to: Nodes = self.common.open.iter().map(|question| question.to).collect();
+        if self.decides() && !to.is_empty() {
+            io.out.send(to, self.common.request_id, Body::Abandon);
+        }
+    }
+
+    /// No replica is known to hold the write, and each may.
+    pub(super) fn unknown(&self) -> Response {
+        let (needed, timeout_ms) = (self.needed, self.common.timeout_ms);
+        Response::Unknown { acknowledged: 0, needed, timeout_ms }
+    }
+
+    /// True for a write that the other node decides.
+    pub(super) fn decides(&self) -> bool {
+        matches!(self.request, Request::Decide { .. })
     }
 
     /// An owner has refused it for reasons of its own, and so did nothing: the next one gets it.
@@ -68,7 +99,7 @@ impl ForwardOp {
             self.send_on(now, env, io);
         }
         self.common.is_hopeless().then(|| match self.writes {
-            true => self.common.unknown(),
+            true => self.unknown(),
             false => self.common.unreachable(&env.config.members),
         })
     }
@@ -91,7 +122,7 @@ impl ForwardOp {
     /// The answer at the deadline.
     pub(super) fn expire(&self, env: &Env) -> Response {
         match self.writes {
-            true => self.common.unknown(),
+            true => self.unknown(),
             false => self.common.no_quorum(&env.config.members),
         }
     }

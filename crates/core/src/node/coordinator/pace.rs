@@ -9,11 +9,11 @@ use crate::types::{Micros, NodeId, Time};
 /// When an answer counts as late.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Never before this time: any answer of a busy machine may take as long.
+    /// Shortest timeout: on a busy machine any answer may take this long.
     least: Micros,
-    /// After this time at most.
+    /// Longest timeout.
     most: Micros,
-    /// After this time for a replica that has never answered.
+    /// Timeout of a replica that has never answered.
     first: Micros,
 }
 
@@ -26,7 +26,7 @@ pub(super) const WRITES: Bounds = Bounds {
     most: Micros::from_millis(500),
     first: Micros::from_millis(100),
 };
-/// A replica that has left a question open is tried again after this time.
+/// A replica that did not answer a request is asked again after this time.
 const RETRY: Micros = Micros::from_millis(1_000);
 
 /// The measured latency of each replica.

@@ -3,14 +3,17 @@
 use super::Origin;
 use super::env::Env;
 use crate::causal::Context;
-use crate::message::{Change, Quorum, QuorumName, Rejection, ReplicaOutcomes, Request};
-use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
+use crate::message::{
+    Change, Premise, Quorum, QuorumName, Rejection, ReplicaOutcomes, Request, WriteRule,
+};
+use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time, WriteId};
 use crate::wire;
 
 /// At most this many times N nodes beyond the owners are used as fallbacks.
 const FALLBACKS_PER_REPLICA: usize = 2;
 
 /// A request that has passed all checks.
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// The owners, in order of preference.
     pub(super) owners: Vec<NodeId>,
@@ -23,16 +26,65 @@ pub(super) struct Plan {
 }
 
 /// The work that a request requires.
+#[derive(Clone, Debug)]
 pub(super) enum Work {
     Read { key: Key },
     List { partition: Partition, after: Option<Key>, limit_bytes: u32 },
-    Write { key: Key, seen: Context, change: Change },
+    Write(Writing),
+}
+
+/// A put or a delete.
+#[derive(Clone, Debug)]
+pub(super) struct Writing {
+    pub(super) key: Key,
+    pub(super) basis: Basis,
+    pub(super) change: Change,
+}
+
+/// What a write covers.
+#[derive(Clone, Debug)]
+pub(super) enum Basis {
+    /// What its author was shown.
+    Seen(Context),
+    /// What its issuer decides.
+    Decision(Decision),
+}
+
+/// A write that is decided at its issuer.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    pub(super) premise: Premise,
+    /// How many owners have to answer before it is decided: R.
+    pub(super) asked: u8,
+}
+
+impl Decision {
+    /// True if the write does without some of the R owners, and covers what it can read. What has
+    /// a condition does not.
+    fn is_content(&self, strict: bool) -> bool {
+        !strict && self.premise == Premise::OneValue
+    }
 }
 
 impl Work {
     /// True if it changes something.
     pub(super) fn is_write(&self) -> bool {
-        matches!(self, Work::Write { .. })
+        matches!(self, Work::Write(_))
+    }
+}
+
+impl Plan {
+    /// The decision to be made, if this is a write that is decided.
+    pub(super) fn decision(&self) -> Option<&Decision> {
+        match &self.work {
+            Work::Write(Writing { basis: Basis::Decision(decision), .. }) => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// True for a write that is carried out on fewer answers than R, if there are no more.
+    pub(super) fn is_content(&self) -> bool {
+        self.decision().is_some_and(|decision| decision.is_content(self.strict))
     }
 }
 
@@ -59,22 +111,43 @@ impl Env {
             )?,
             Request::Put { key, value, context, write, w: queried }
             | Request::PutAgain { key, value, context, write, w: queried } => {
-                if value.0.len() > MAX_VALUE_BYTES {
-                    return Err(Rejection::Size(SizeError::Value(value.0.len() as u64)));
-                }
+                let again = matches!(request, Request::PutAgain { .. });
+                let change = changed(Some(value.clone()), *write, again)?;
                 let seen = unseal(key, context)?.unwrap_or_default();
-                let (write, value) = (*write, value.clone());
-                let change = match request {
-                    Request::PutAgain { .. } => Change::PutAgain { write, value },
-                    _ => Change::Put { write, value },
-                };
-                let work = Work::Write { key: key.clone(), seen, change };
+                let basis = Basis::Seen(seen);
+                let work = Work::Write(Writing { key: key.clone(), basis, change });
                 self.outline(partition(key), QuorumName::Write, *queried, w, work)?
             }
             Request::Delete { key, context, w: queried } => {
                 let seen = unseal(key, context)?.ok_or(Rejection::NoContext)?;
-                let work = Work::Write { key: key.clone(), seen, change: Change::Delete };
+                let (basis, change) = (Basis::Seen(seen), Change::Delete);
+                let work = Work::Write(Writing { key: key.clone(), basis, change });
                 self.outline(partition(key), QuorumName::Write, *queried, w, work)?
+            }
+            Request::Decide {
+                key: request_key,
+                value,
+                rule,
+                write,
+                again,
+                r: asked,
+                w: queried,
+            } => {
+                let premise = match rule {
+                    WriteRule::Cover => Premise::OneValue,
+                    WriteRule::IfAbsent => Premise::Absent,
+                    WriteRule::IfContext(sealed) => {
+                        let seen = wire::unseal(request_key, sealed);
+                        let seen = seen.ok_or(Rejection::BadContext)?;
+                        Premise::Within(seen)
+                    }
+                };
+                let change = changed(value.clone(), *write, *again)?;
+                let asked = self.in_range(QuorumName::Read, asked.unwrap_or(r))?;
+                let decision = Decision { premise, asked };
+                let (key, basis) = (request_key.clone(), Basis::Decision(decision));
+                let work = Work::Write(Writing { key, basis, change });
+                self.outline(partition(request_key), QuorumName::Write, *queried, w, work)?
             }
             Request::Keys { partition, after, limit_bytes, r: queried } => {
                 if partition.0 >= self.config.ring.partitions() {
@@ -98,17 +171,18 @@ impl Env {
         default: u8,
         work: Work,
     ) -> Result<Plan, Rejection> {
-        let n = self.config.ring.n();
-        let needed = match queried.replicas.unwrap_or(default) {
-            given if (1..=n).contains(&given) => given,
-            given => return Err(Rejection::Quorum { name, given, n }),
-        };
+        let needed = self.in_range(name, queried.replicas.unwrap_or(default))?;
         let strict = queried.strict.unwrap_or(self.config.strict);
         let owners = self.config.ring.owners(partition).to_vec();
         // A strict write leaves hints too: they count for nothing, and heal.
         let hints = work.is_write() || !strict;
         let fallbacks = if hints { self.fallbacks(partition, owners.len()) } else { Vec::new() };
         Ok(Plan { owners, fallbacks, needed, strict, work })
+    }
+
+    fn in_range(&self, name: QuorumName, given: u8) -> Result<u8, Rejection> {
+        let n = self.config.ring.n();
+        if (1..=n).contains(&given) { Ok(given) } else { Err(Rejection::Quorum { name, given, n }) }
     }
 
     /// The next live distinct nodes of the preference list behind the owners; this node first, if
@@ -127,14 +201,22 @@ impl Env {
     pub(super) fn route(&self, now: Time, origin: Origin, plan: &Plan) -> Result<Route, Rejection> {
         let owners = || plan.owners.iter().copied().filter(|owner| self.view.can_use(*owner));
         let here = plan.owners.contains(&self.config.me);
-        let reachable = self.reachable(plan);
-        if reachable < plan.needed {
+        self.check_reach(plan)?;
+        if let Some(decision) = plan.decision().filter(|_| !plan.is_content())
+            && owners().count() < usize::from(decision.asked)
+        {
+            let (reachable, needed) = (owners().count() as u8, decision.asked);
             let outcomes = self.outcomes_of(plan);
-            return Err(Rejection::Unreachable { reachable, needed: plan.needed, outcomes });
+            return Err(Rejection::Unreachable { reachable, needed, outcomes });
         }
-        if here {
+        let before =
+            if matches!(origin, Origin::Client { .. }) { self.before(plan) } else { vec![] };
+        if here && before.is_empty() {
             self.check_room(now, plan)?;
             return Ok(Route::Here);
+        }
+        if here {
+            return Ok(Route::Forward(before));
         }
         let mut to: Vec<NodeId> = owners().collect();
         to.sort_by_key(|owner| self.view.doubts(*owner));
@@ -143,6 +225,28 @@ impl Env {
             Origin::Client { .. } => Ok(Route::Forward(to)),
             Origin::Peer { .. } => Err(Rejection::NotOwner),
         }
+    }
+
+    /// The owners that come before this one in the order of preference, can be reached beyond
+    /// doubt, and so decide writes in its place: puts that come one after the other, or at once, by
+    /// whichever node, meet at one issuer.
+    fn before(&self, plan: &Plan) -> Vec<NodeId> {
+        if plan.decision().is_none() {
+            return Vec::new();
+        }
+        let before = plan.owners.iter().take_while(|owner| **owner != self.config.me);
+        let sure = |owner: &&NodeId| self.view.can_use(**owner) && !self.view.doubts(**owner);
+        before.filter(sure).copied().collect()
+    }
+
+    /// Refuses what too few nodes can be reached for.
+    pub(super) fn check_reach(&self, plan: &Plan) -> Result<(), Rejection> {
+        let (reachable, needed) = (self.reachable(plan), plan.needed);
+        if reachable < needed {
+            let outcomes = self.outcomes_of(plan);
+            return Err(Rejection::Unreachable { reachable, needed, outcomes });
+        }
+        Ok(())
     }
 
     /// Refuses a write that depends on fallbacks which have just refused hints because they have no
@@ -182,9 +286,12 @@ impl Env {
         partitions.filter(|partition| !served(*partition)).count()
     }
 
-    /// True if this node, which is no owner, can carry out what the owners have refused to.
-    pub(super) fn can_fallback(&self, plan: &Plan) -> bool {
-        !(plan.work.is_write() && plan.strict) && self.reachable(plan) >= plan.needed
+    /// True if this node can carry out what owners have refused to: as an owner itself, or in their
+    /// place. What has a condition is decided by owners alone.
+    pub(super) fn can_take_over(&self, plan: &Plan) -> bool {
+        let strict = plan.strict || plan.decision().is_some() && !plan.is_content();
+        let is_owner = plan.owners.contains(&self.config.me);
+        (is_owner || !(plan.work.is_write() && strict)) && self.reachable(plan) >= plan.needed
     }
 
     fn outcomes_of(&self, plan: &Plan) -> ReplicaOutcomes {
@@ -196,6 +303,18 @@ impl Env {
         let mut outcomes = ReplicaOutcomes { counted, uncounted: Vec::new(), silent };
         outcomes.sort();
         outcomes
+    }
+}
+
+/// The change that a put or delete makes.
+fn changed(value: Option<Blob>, write: WriteId, again: bool) -> Result<Change, Rejection> {
+    match value {
+        Some(value) if value.0.len() > MAX_VALUE_BYTES => {
+            Err(Rejection::Size(SizeError::Value(value.0.len() as u64)))
+        }
+        Some(value) if again => Ok(Change::PutAgain { write, value }),
+        Some(value) => Ok(Change::Put { write, value }),
+        None => Ok(Change::Delete),
     }
 }
 

@@ -38,7 +38,7 @@ struct Copied {
 
 impl Merged {
     /// Takes a copy, the first one of each node.
-    fn add(&mut self, node: NodeId, object: Object, gc_epoch: GcEpoch) {
+    pub(super) fn add(&mut self, node: NodeId, object: Object, gc_epoch: GcEpoch) {
         if self.copies.iter().any(|copy| copy.node == node) {
             return;
         }
@@ -56,7 +56,7 @@ impl Merged {
     }
 
     /// The oldest GC epoch that went into the join.
-    fn gc_epoch(&self) -> GcEpoch {
+    pub(super) fn gc_epoch(&self) -> GcEpoch {
         self.current().map(|copy| copy.gc_epoch).min().unwrap_or_default()
     }
 

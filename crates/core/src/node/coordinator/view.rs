@@ -52,6 +52,11 @@ impl View {
         (*until > now).then_some(*limit)
     }
 
+    /// True if there is a link to this node, whatever is known of its liveness.
+    pub(super) fn is_linked(&self, node: NodeId) -> bool {
+        self.reach.is_linked(node)
+    }
+
     /// True if something can be sent to this node with a hope for an answer.
     pub(super) fn can_use(&self, node: NodeId) -> bool {
         node == self.me || self.reach.has(node)

@@ -1,13 +1,16 @@
-//! Writes: from the replica that issues to all owners at once; an owner that cannot be reached or
-//! is late is replaced by a fallback, which keeps the object as a hint for it.
+//! Writes: the own replica issues the dot, and the object goes to all owners at once. A fallback
+//! takes the place of an owner that cannot be reached or is late, and keeps the object as a hint
+//! for it.
 
 use std::collections::BTreeSet;
 
 use super::common::{Common, Fallbacks, Heard, count_live};
 use super::env::Env;
+use super::plan::{Basis, Decision, Writing};
+use super::read::Merged;
 use crate::causal::{Context, Dot, Object};
 use crate::gc_epoch::GcEpoch;
-use crate::message::{Body, Counter, Response};
+use crate::message::{Body, Counter, Rejection, Response};
 use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Nodes, Time};
 use crate::wire;
@@ -24,6 +27,11 @@ pub(super) struct WriteOp {
     pub(super) common: Common,
     pub(super) key: Key,
     pub(super) seen: Context,
+    /// True if what it covers is decided with the dot: until then nothing has happened.
+    pub(super) is_decided: bool,
+    /// What to answer in the place of "absent", if fewer than R owners were read: only those who
+    /// know report that.
+    pub(super) unread: Option<Response>,
     /// `None` until the own replica has issued.
     pub(super) issued: Option<Issued>,
     pub(super) fallbacks: Fallbacks,
@@ -36,13 +44,52 @@ pub(super) struct WriteOp {
 pub(super) struct Issued {
     pub(super) object: Object,
     dot: Option<Dot>,
-    /// The GC epoch of the object.
+    /// The epoch stamp of the object.
     gc_epoch: GcEpoch,
     /// When the write was issued.
     at: Time,
 }
 
 impl WriteOp {
+    /// Has the own replica carry the change out: in its own record, or at a fallback in hints for
+    /// the `owners`. What is decided is decided there, on what the owners have answered.
+    pub(super) fn begin(
+        mut common: Common,
+        (owners, mut fallbacks): (Vec<NodeId>, Fallbacks),
+        writing: Writing,
+        answers: &Merged,
+        env: &Env,
+        io: &mut Io,
+    ) -> Self {
+        let me = env.config.me;
+        let hint_for = if owners.contains(&me) {
+            common.quorum_tracker.query(me);
+            Vec::new()
+        } else {
+            io.out.count(Counter::WritesCoordinatedByAFallback);
+            fallbacks.retain(|node| *node != me);
+            common.quorum_tracker.query_fallback(me, &owners[..1]);
+            owners
+        };
+        let Writing { key, basis, change } = writing;
+        let of = key.clone();
+        let (seen, is_decided, body) = match basis {
+            Basis::Seen(seen) => {
+                let context = seen.clone();
+                (seen, false, Body::Update { key: of, context, change, hint_for })
+            }
+            Basis::Decision(Decision { premise, .. }) => {
+                let (answers, gc_epoch) = (answers.object.clone(), answers.gc_epoch());
+                let body = Body::Decide { key: of, premise, answers, gc_epoch, change, hint_for };
+                (Context::default(), true, body)
+            }
+        };
+        io.out.send_to(me, common.request_id, body);
+        let (issued, kept_here) = (None, BTreeSet::new());
+        let unread = None;
+        WriteOp { common, key, seen, is_decided, unread, issued, fallbacks, kept_here }
+    }
+
     /// Handles a node's answer, which came `took` after the query.
     pub(super) fn answer(
         &mut self,
@@ -59,7 +106,10 @@ impl WriteOp {
                 self.spread(now, Issued { object, dot, gc_epoch, at: now }, env, io);
                 Heard::Progress
             }
-            (None, Body::Failed(rejection)) if own => Heard::Done(Response::Refused(rejection)),
+            (None, Body::Failed(rejection)) if own => Heard::Done(match self.unread.take() {
+                Some(unread) if rejection == Rejection::Absent => unread,
+                _ => Response::Refused(rejection),
+            }),
             (Some(issued), Body::Ack) => {
                 let is_first = self.common.quorum_tracker.count(from);
                 let own = own && is_first;
@@ -160,7 +210,11 @@ impl WriteOp {
     /// The answer once the quorum is reached.
     fn written(&self, issued: &Issued) -> Response {
         let Issued { object, dot, .. } = issued;
+        // A decided write covers all that its issuer knew of. One that was carried out before may
+        // have values beside it that nobody showed its author.
+        let covers_all = |dot: Option<Dot>| object.values().all(|(other, _)| Some(other) == dot);
         let context = match *dot {
+            dot if self.is_decided && covers_all(dot) => object.context(),
             Some(dot) => object.context_of_writer(&self.seen, dot),
             None => self.seen.clone(),
         };
@@ -211,6 +265,15 @@ impl WriteOp {
         self.issued.is_none() || self.common.open.is_empty() || self.common.quorum_tracker.is_full()
     }
 
+    /// The answer at the deadline. A decision that was not made by then is withdrawn, so that
+    /// nothing has happened.
+    pub(super) fn expire(&self, env: &Env) -> Response {
+        match self.is_decided && self.issued.is_none() {
+            true => self.common.no_quorum(&env.config.members),
+            false => self.common.unknown(),
+        }
+    }
+
     /// Withdraws its update if that has not been carried out by the deadline: no client waits for
     /// it any more.
     pub(super) fn withdraw(&self, env: &Env, io: &mut Io) {
@@ -222,7 +285,8 @@ impl WriteOp {
     }
 
     /// Ends the write: this node keeps a hint for each owner that has not acknowledged it, even if
-    /// it may do so yet. A fallback could refuse, and the rejection would not be handled any more.
+    /// the acknowledgement may still come. A fallback could refuse the hint, and its rejection
+    /// would not be handled any more.
     pub(super) fn leave_hints(mut self, env: &Env, io: &mut Io) {
         for question in &self.common.open {
             self.common.quorum_tracker.pass_over(question.to);

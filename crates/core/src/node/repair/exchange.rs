@@ -15,8 +15,8 @@ use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 
-/// Bytes of a summary: what one comparison overlooks, one time in 65,536, another salt shows in the
-/// next.
+/// Bytes of a summary. One comparison overlooks a difference one time in 65,536; the next one has
+/// another salt, and shows it.
 const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
@@ -99,7 +99,7 @@ pub(super) struct Moved {
     pub(super) pushed: u64,
     /// Bytes of values moved.
     pub(super) bytes: u64,
-    /// Differences that were in flux, and left to a later exchange.
+    /// Keys that a write was changing meanwhile; a later exchange compares them.
     pub(super) left: u64,
     pub(super) failed: u64,
 }
@@ -413,7 +413,7 @@ impl Exchange {
         }
     }
 
-    /// An object was read at one end: sends it to the other one. Returns whether its transfer is
+    /// Sends an object that was read at one end to the other end. Returns whether its transfer is
     /// over.
     pub(super) fn carry(
         &mut self,

@@ -7,8 +7,9 @@ use super::Copy;
 use super::key_transaction::{KeyTransaction, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::gc_epoch::GcEpoch;
-use crate::message::{self, Measure, Rejection};
+use crate::message::{self, Measure, Premise, Rejection};
 use crate::node::Oversize;
+use crate::node::gc_epochs::Stamped;
 use crate::node::io::Io;
 use crate::store::Record;
 use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteId};
@@ -20,11 +21,19 @@ pub(super) enum Made {
     Refused(Rejection),
 }
 
+/// What a client's change covers.
+pub(super) enum Basis {
+    /// What its author was shown.
+    Seen(Context),
+    /// What owners have answered and what is here, if the premise holds of both together.
+    Decided { premise: Premise, answers: Stamped },
+}
+
 /// Makes a client's change: in the own record, or at a fallback (which keeps it for `hint_for`) in
 /// what it keeps of the key.
 pub(super) fn make(
     transaction: &mut KeyTransaction<'_>,
-    context: &Context,
+    basis: &Basis,
     change: &message::Change,
     hint_for: &[NodeId],
     io: &mut Io,
@@ -39,7 +48,27 @@ pub(super) fn make(
         (Copy::Record(own), None) if hint_for.is_empty() => own,
         _ => return Made::Refused(Rejection::Damaged),
     };
-    let (new, dot) = match update(record, context, change, transaction.limits, io) {
+    let mut taken_over = None;
+    let context = match basis {
+        Basis::Seen(context) => context.clone(),
+        Basis::Decided { premise, answers } => {
+            let known = known(record, answers, transaction.purged.as_ref());
+            if is_issued(&known, change) {
+                match take_over(transaction, record, (known, answers), hint_for, io) {
+                    Ok(both) => taken_over = Some(both),
+                    Err(rejection) => return Made::Refused(rejection),
+                }
+                Context::default()
+            } else {
+                match decide(premise, &known, transaction.purged.as_ref(), change) {
+                    Ok(covered) => covered,
+                    Err(rejection) => return Made::Refused(rejection),
+                }
+            }
+        }
+    };
+    let record = taken_over.as_ref().unwrap_or(record);
+    let (new, dot) = match update(record, &context, change, transaction.limits, io) {
         Ok(updated) => updated,
         Err(rejection) => return Made::Refused(rejection),
     };
@@ -61,6 +90,97 @@ pub(super) fn make(
         Ok(()) => Made::Done(object, dot, gc_epoch),
         Err(rejection) => Made::Refused(rejection),
     }
+}
+
+/// What is known of a key from this record and from what owners have answered.
+fn known(record: &Record, answers: &Stamped, purged: Option<&Context>) -> Object {
+    // What is purged is dead, whatever an old copy shows of it.
+    match purged {
+        Some(purged) => record.object.sync(&answers.object.discard(purged).forget(purged)),
+        None => record.object.sync(&answers.object),
+    }
+}
+
+/// True for a put that is known under the dot of its own actor. Also the first attempt may come
+/// after another one, and after what has replaced that.
+fn is_issued(known: &Object, change: &message::Change) -> bool {
+    match change {
+        message::Change::Put { write, .. } | message::Change::PutAgain { write, .. } => {
+            issued(known, *write, true).is_some()
+        }
+        message::Change::Delete => false,
+    }
+}
+
+/// The record with the copy of a put whose dot is issued: it is not given another one.
+fn take_over(
+    transaction: &KeyTransaction<'_>,
+    record: &Record,
+    (known, answers): (Object, &Stamped),
+    hint_for: &[NodeId],
+    io: &Io,
+) -> Result<Record, Rejection> {
+    // Without a copy of an owner, all that is known is here already.
+    if answers.object.entries().is_empty() {
+        return Ok(record.clone());
+    }
+    let (epochs, partition) = (&io.local.gc_epochs, transaction.partition);
+    match hint_for.is_empty() {
+        true => epochs.check(partition, answers.gc_epoch)?,
+        false => epochs.check_hint(partition, answers.gc_epoch)?,
+    }
+    if let Some(bytes) = outgrows(transaction.limits.merged, Some(&record.object), &known) {
+        return Err(Rejection::Object(bytes as u64));
+    }
+    let gc_epoch = record.gc_epoch.min(answers.gc_epoch);
+    Ok(Record { object: known, gc_epoch, ..record.clone() })
+}
+
+/// What a change covers whose premise holds of `known`: all of it, and nothing else. What an
+/// earlier attempt of the same put has left counts neither for nor against it.
+fn decide(
+    premise: &Premise,
+    known: &Object,
+    purged: Option<&Context>,
+    change: &message::Change,
+) -> Result<Context, Rejection> {
+    let own = match change {
+        message::Change::PutAgain { write, .. } => Some(*write),
+        message::Change::Put { .. } | message::Change::Delete => None,
+    };
+    // A write that two replicas issued is one value.
+    let others: BTreeSet<WriteId> = known
+        .values()
+        .map(|(_, version)| version.write)
+        .filter(|write| Some(*write) != own)
+        .collect();
+    let context = known.context();
+    let own_dots: Vec<Dot> = known
+        .values()
+        .filter(|(_, version)| Some(version.write) == own)
+        .map(|(dot, _)| dot)
+        .collect();
+    // Its reader may have been shown a copy without what is purged.
+    let is_shown = |seen: &Context, dot: Dot| {
+        let before = || dot.counter == 1 || seen.covers(Dot { counter: dot.counter - 1, ..dot });
+        seen.covers(dot)
+            || purged.is_some_and(|purged| purged.covers(dot))
+            || own_dots.contains(&dot) && before()
+    };
+    match premise {
+        Premise::OneValue if others.len() > 1 => {
+            return Err(Rejection::Conflict(others.len() as u32));
+        }
+        Premise::Absent if !others.is_empty() => return Err(Rejection::Exists),
+        Premise::Within(seen) if context.dots().iter().any(|dot| !is_shown(seen, *dot)) => {
+            return Err(Rejection::Changed);
+        }
+        _ => {}
+    }
+    if others.is_empty() && matches!(change, message::Change::Delete) {
+        return Err(Rejection::Absent);
+    }
+    Ok(context)
 }
 
 /// What a client's change makes of a record, and the dot of a put. Limits hold here and nowhere

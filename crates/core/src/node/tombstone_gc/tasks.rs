@@ -213,7 +213,7 @@ impl Tasks {
                 Ended::Refused { to, request_id, why: NotYet::Refused { rejection } }
             }
             (Purpose::Adopt { gc_epoch, report, .. }, None) => Ended::Adopted { gc_epoch, report },
-            // It is met again when somebody reports of the GC epoch.
+            // The next report of this GC epoch starts it again.
             (Purpose::Adopt { .. }, Some(_)) | (Purpose::Clear, _) => Ended::Nothing,
         })
     }
@@ -239,7 +239,7 @@ impl Task {
             }
             Purpose::Clear | Purpose::Agree { .. } => {}
         }
-        // What is open is waited for, and rested after.
+        // Waits for the open keys, and rests after them.
         let may_begin = self.open.is_empty() && now >= self.paused_until;
         if may_begin { MAX_OPEN_BESIDE_CLIENTS } else { 0 }
     }

@@ -33,7 +33,7 @@ impl Scenario<'_> {
         let client = self.testbed.client().await?;
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "no node reports a deleted key");
         self.note("collected_s", calm);
         (self.print)(&format!(
             "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; \

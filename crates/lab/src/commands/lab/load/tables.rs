@@ -15,7 +15,7 @@ use crate::workload::choice::Choice;
 use crate::workload::repeated::Figures;
 use crate::workload::{End, Report, Spec};
 
-/// The file that marks a run that did not come to its end.
+/// The file that marks a run that did not finish.
 const INCOMPLETE: &str = "INCOMPLETE";
 /// Reasons of failures that are reported.
 const REASONS: usize = 5;

@@ -125,6 +125,14 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
+/// A backup of a host's disk, early in a run, and its restore, late.
+fn old_backup(rng: &mut Rng, hosts: usize, span: Micros, longest: Micros) -> [(Micros, Fault); 2] {
+    let host = rng.below(hosts as u64) as usize;
+    let backup = (rng.within(span / 3), Fault::BackUp { host });
+    let down = rng.within(longest) + MILLI;
+    [backup, (span / 2 + rng.within(span / 2), Fault::RollBack { host, down })]
+}
+
 /// The waiting time of clients in runs that have no time to lose.
 fn brisk() -> Micros {
     4 * MILLI
@@ -153,10 +161,7 @@ impl Scenario {
         let mut faults: Vec<(Micros, Fault)> =
             (0..faults).map(|_| (rng.within(span), draw_fault(rng, hosts, longest))).collect();
         if leisure {
-            let host = rng.below(hosts as u64) as usize;
-            faults.push((rng.within(span / 3), Fault::BackUp { host }));
-            let down = rng.within(longest) + MILLI;
-            faults.push((span / 2 + rng.within(span / 2), Fault::RollBack { host, down }));
+            faults.extend(old_backup(rng, hosts, span, longest));
         }
         // Drawn from a separate generator, so that all other choices are the same with and without
         // it.

@@ -333,6 +333,8 @@ impl Node {
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::Abandon => self.coordinator.abandon(from, request_id, io),
+            Body::QueryWanted(wanted) => self.coordinator.confirm(from, request_id, wanted, io),
+            Body::Wanted => self.coordinator.confirmed(now, request_id, from, io),
             Body::StoreHint { .. } => match self.drained && !own {
                 true => io.out.send(vec![from], request_id, Body::Failed(Rejection::Stopping)),
                 false => self.replica.query(from, request_id, body, io),

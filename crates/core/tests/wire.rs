@@ -350,6 +350,8 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("decide-absent", decision(Premise::Absent)),
         ("decide-within", decision(Premise::Within(Context::new(vec![DOT])))),
         ("abandon", Body::Abandon),
+        ("query-wanted", Body::QueryWanted(RequestId::of_wire(77))),
+        ("wanted", Body::Wanted),
     ]
 }
 

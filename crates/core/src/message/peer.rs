@@ -86,7 +86,9 @@ impl PeerMessage {
     fn before_decisions(&self) -> Option<Cow<'_, Self>> {
         let (request, timeout_ms) = match &self.body {
             Body::Coordinate { request, timeout_ms } => (request, timeout_ms),
-            Body::Abandon | Body::Decide { .. } => return None,
+            Body::Abandon | Body::QueryWanted(_) | Body::Wanted | Body::Decide { .. } => {
+                return None;
+            }
             _ => return Some(Cow::Borrowed(self)),
         };
         let request = match (request.in_protocol(CODED), request) {
@@ -384,6 +386,11 @@ pub enum Body {
     /// The client waits no more for the request of this id that I forwarded to you: it is void
     /// unless it has been carried out. Since protocol 8.
     Abandon,
+    /// Does the client still wait for the request of this id, which you forwarded to me? It may
+    /// have been on its way for long. Answered by `Wanted`, or not at all. Since protocol 8.
+    QueryWanted(RequestId),
+    /// The client waits for it.
+    Wanted,
 }
 
 /// What has to hold of a key for a write, at the moment in which its issuer carries it out.

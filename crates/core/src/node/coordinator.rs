@@ -12,6 +12,7 @@ mod read;
 mod recent;
 mod survey;
 mod view;
+mod waiting;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +26,7 @@ use self::list::ListOp;
 use self::operation::Operation;
 use self::plan::{Basis, Plan, Route, Work, Writing};
 use self::read::{Merged, ReadOp};
-use self::survey::{SurveyOp, Surveyed};
+use self::survey::{SurveyOp, Surveyed, Unconfirmed};
 use self::write::WriteOp;
 use super::ids::{RequestId, RequestIds, Role};
 use super::io::Io;
@@ -238,7 +239,13 @@ impl Coordinator {
         let quorum_tracker = self.env.tracker(&plan.owners, asked, true);
         let common = self.begin(now, origin, quorum_tracker, timeout_ms);
         let (request_id, merged) = (common.request_id, Merged::default());
-        let mut survey = SurveyOp { common, key, merged, plan, content_at };
+        let unconfirmed = match origin {
+            Origin::Client { .. } => None,
+            Origin::Peer { node, request_id: forwarded } => {
+                Some(Unconfirmed { node, forwarded, ask_at: now })
+            }
+        };
+        let mut survey = SurveyOp { common, key, merged, plan, content_at, unconfirmed };
         survey.query_more(now, asked, &mut self.env, io);
         self.operations.insert(request_id, Operation::Survey(Box::new(survey)));
         self.advance(now, request_id, io);
@@ -263,55 +270,6 @@ impl Coordinator {
         let mut write = WriteOp::begin(common, places, writing, &merged, &self.env, io);
         write.unread = unread;
         self.operations.insert(request_id, Operation::Write(write));
-    }
-
-    /// Voids the writes of these requests that are to be decided and have not been: nobody waits
-    /// for them any more.
-    fn void(&mut self, which: impl Fn(&Origin) -> bool, io: &mut Io) {
-        let voided = self
-            .operations
-            .iter()
-            .filter(|(_, operation)| operation.is_to_decide() && which(&operation.common().origin));
-        let voided: Vec<RequestId> = voided.map(|(request_id, _)| *request_id).collect();
-        for request_id in voided {
-            let Some(operation) = self.operations.get(&request_id) else { continue };
-            let response = match operation {
-                Operation::Forward(forward) => {
-                    forward.abandon(io);
-                    forward.unknown()
-                }
-                Operation::Write(write) => {
-                    write.withdraw(&self.env, io);
-                    Response::Refused(Rejection::GivenUp)
-                }
-                _ => Response::Refused(Rejection::GivenUp),
-            };
-            self.finish(request_id, response, io);
-        }
-    }
-
-    /// A client waits no more for a call (`None`: its connection has ended).
-    pub(super) fn give_up(&mut self, client: ClientId, call: Option<u64>, io: &mut Io) {
-        let its = |origin: &Origin| match origin {
-            Origin::Client { client: of, id } => {
-                *of == client && call.is_none_or(|call| call == *id)
-            }
-            Origin::Peer { .. } => false,
-        };
-        self.void(its, io);
-    }
-
-    /// This process did not run for a while, and whoever waits for a write may wait no more.
-    pub(super) fn give_up_all(&mut self, io: &mut Io) {
-        self.void(|_| true, io);
-    }
-
-    /// The node that forwarded a request here waits no more for it. Should the request come only
-    /// now, it is not carried out either.
-    pub(super) fn abandon(&mut self, from: NodeId, request_id: RequestId, io: &mut Io) {
-        let origin = Origin::Peer { node: from, request_id };
-        self.is_first(origin);
-        self.void(|of| *of == origin, io);
     }
 
     /// Names a request, and sets its deadline.
@@ -373,10 +331,11 @@ impl Coordinator {
         for question in &common.open {
             self.env.timers.remove(&(question.due, request_id));
         }
-        if let Operation::Survey(survey) = &operation
-            && let Some(at) = survey.content_at
-        {
-            self.env.timers.remove(&(at, request_id));
+        if let Operation::Survey(survey) = &operation {
+            let asks = survey.unconfirmed.map(|unconfirmed| unconfirmed.ask_at);
+            for at in survey.content_at.into_iter().chain(asks) {
+                self.env.timers.remove(&(at, request_id));
+            }
         }
         Some(operation)
     }

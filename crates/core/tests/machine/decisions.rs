@@ -356,6 +356,39 @@ fn a_forwarded_write_is_void_when_the_node_that_forwarded_it_says_so_or_is_gone(
 }
 
 #[test]
+fn a_forwarded_write_is_decided_only_when_its_forwarder_confirms_that_its_client_waits() {
+    let (mut bench, disk) = (Bench::new(), MemoryStore::default());
+    let key = key_at(&bench, 0);
+    let from = bench.fallback(&key);
+    let request = decide(&key, 1, WriteRule::Cover);
+    let out = bench.peer(from, 5, Body::Coordinate { request, timeout_ms: 400 });
+    let queried = |output: &Output| {
+        matches!(output, Output::Send { to, message } if to[..] == [from]
+            && message.body == Body::QueryWanted(RequestId::of_wire(5)))
+    };
+    assert!(out.iter().any(queried), "{out:?}");
+    let (peer, survey) = asked(&out);
+    bench.carry(out, &disk);
+    assert!(bench.peer(peer, survey, copy(Object::default())).is_empty(), "it may be late");
+    assert!(bench.peer(peer, survey, Body::Wanted).is_empty(), "that node has not forwarded it");
+    let out = bench.peer(from, survey, Body::Wanted);
+    assert_eq!(merged(&bench.carry(out, &disk)).len(), 1);
+    // Who has forwarded it confirms it while its client waits, and to nobody else.
+    let mut bench = Bench::new();
+    let key = key_at(&bench, 1);
+    let out = bench.query(decide(&key, 1, WriteRule::Cover));
+    let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
+    let (issuer, forwarded) = (to[0], message.request_id);
+    let other = bench.others(&key).into_iter().find(|other| *other != issuer).unwrap();
+    let query = || Body::QueryWanted(forwarded);
+    assert!(bench.peer(other, 9, query()).is_empty());
+    let out = bench.peer(issuer, 9, query());
+    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Wanted));
+    bench.give(Input::GiveUp { client: 7, call: None });
+    assert!(bench.peer(issuer, 9, query()).is_empty());
+}
+
+#[test]
 fn a_forwarded_write_that_comes_after_it_was_abandoned_is_not_carried_out() {
     let mut bench = Bench::new();
     let key = key_at(&bench, 0);
@@ -504,7 +537,9 @@ fn what_a_lost_node_has_forwarded_is_void_before_anything_is_decided_without_it(
     bench.give(Input::Link { peer: other, up: false });
     let request = decide(&key, 1, WriteRule::Cover);
     let out = bench.peer(from, 5, Body::Coordinate { request, timeout_ms: 400 });
+    let (_, survey) = asked(&out);
     bench.carry(out, &disk);
+    bench.peer(from, survey, Body::Wanted);
     // Another write of the key is on its way to the disk, so the key is in memory meanwhile.
     let out = bench.query(super::put(&key, 3));
     let [Output::Store(Work::Read { token, partition, .. })] = out[..] else { panic!("{out:?}") };

@@ -61,6 +61,11 @@ impl Common {
         env.timers.insert((due, self.request_id));
     }
 
+    /// True if an answer of this node is waited for.
+    pub(super) fn is_open(&self, node: NodeId) -> bool {
+        self.open.iter().any(|question| question.to == node)
+    }
+
     /// Closes the question that is open to a node, and forgets its timer.
     pub(super) fn close(&mut self, node: NodeId, env: &mut Env) -> Option<Question> {
         let at = self.open.iter().position(|question| question.to == node)?;

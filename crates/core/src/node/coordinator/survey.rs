@@ -6,13 +6,17 @@ use super::common::{Common, Heard};
 use super::env::Env;
 use super::plan::Plan;
 use super::read::Merged;
-use crate::message::{Body, Response};
+use crate::message::{Body, RequestId, Response};
 use crate::node::io::Io;
 use crate::types::{Key, MILLI, Micros, NodeId, Time};
 
 /// A sloppy write without a condition waits for late owners for this share of its deadline, as a
 /// divisor, and then covers what it could read.
 const SURVEY_SHARE: u32 = 4;
+/// Share of the deadline, as a divisor, after which the node that forwarded a write is asked again,
+/// and the bounds of that time.
+const ASK_SHARE: u64 = 10;
+const ASK_PAUSE: (Micros, Micros) = (Micros::from_millis(10), Micros::from_millis(500));
 /// Longest time that it waits.
 const SURVEY_TIMEOUT: Micros = Micros::from_millis(500);
 
@@ -26,6 +30,19 @@ pub(super) struct SurveyOp {
     pub(super) plan: Plan,
     /// When a write that may go on with fewer answers does so; `None` if it may not.
     pub(super) content_at: Option<Time>,
+    /// The node that forwarded the write and has not confirmed yet that its client waits for it:
+    /// the request may have been on its way for longer than the client waits.
+    pub(super) unconfirmed: Option<Unconfirmed>,
+}
+
+/// A node that is asked whether its client still waits, again and again until it says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unconfirmed {
+    pub(super) node: NodeId,
+    /// The id under which it forwarded the request.
+    pub(super) forwarded: RequestId,
+    /// When it is asked next.
+    pub(super) ask_at: Time,
 }
 
 /// What a survey has come to.
@@ -75,8 +92,9 @@ impl SurveyOp {
 
     /// Says whether the write can be decided now; queries as many more owners as are missing.
     pub(super) fn step(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Surveyed {
+        self.ask(now, env, io);
         if self.common.quorum_tracker.reached() {
-            return Surveyed::Complete;
+            return if self.unconfirmed.is_none() { Surveyed::Complete } else { Surveyed::Waits };
         }
         let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
@@ -84,7 +102,13 @@ impl SurveyOp {
         }
         let hopeless = self.common.is_hopeless() && self.common.open.is_empty();
         match self.content_at {
-            Some(at) if hopeless || at <= now => Surveyed::Complete,
+            Some(at) if hopeless || at <= now => {
+                if self.unconfirmed.is_none() {
+                    Surveyed::Complete
+                } else {
+                    Surveyed::Waits
+                }
+            }
             Some(at) => {
                 // A question that was due then may have taken the timer with it.
                 env.timers.insert((at, self.common.request_id));
@@ -95,6 +119,18 @@ impl SurveyOp {
             }
             _ => Surveyed::Waits,
         }
+    }
+
+    /// Asks the node that forwarded the write, when that is due.
+    fn ask(&mut self, now: Time, env: &mut Env, io: &mut Io) {
+        let Some(unconfirmed) = self.unconfirmed.as_mut().filter(|it| it.ask_at <= now) else {
+            return;
+        };
+        let pause = u64::from(self.common.timeout_ms) * MILLI / ASK_SHARE;
+        unconfirmed.ask_at = now + pause.clamp(ASK_PAUSE.0, ASK_PAUSE.1);
+        env.timers.insert((unconfirmed.ask_at, self.common.request_id));
+        let query = Body::QueryWanted(unconfirmed.forwarded);
+        io.out.send_to(unconfirmed.node, self.common.request_id, query);
     }
 
     /// Queries one more owner for each answer that is late.

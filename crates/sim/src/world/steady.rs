@@ -166,11 +166,14 @@ impl World {
                 && self.doubts.is_open(at, host, now)
         };
         // A write that its issuer did not decide by its deadline is refused, where another one were
-        // unknown: an owner that is slow or away may be the issuer.
-        let undecided = current.is_decided() && matches!(rejection, Rejection::NoQuorum { .. });
+        // unknown: an owner that is slow or away may be the issuer, and the messages that it needs
+        // may be lost.
+        let undecided = current.is_decided()
+            && matches!(rejection, Rejection::NoQuorum { .. } | Rejection::GivenUp);
         let owners = self.ring.owners(self.ring.partition(&current.key));
         let is_owner = |host: &usize| owners.contains(&self.hosts[*host].id);
-        if undecided && !(0..self.hosts.len()).filter(is_owner).all(here) {
+        let loses = self.plan.drop > 0.0;
+        if undecided && (loses || !(0..self.hosts.len()).filter(is_owner).all(here)) {
             return;
         }
         let (reach, w) = ((0..self.hosts.len()).filter(|host| here(*host)).count(), current.quorum);

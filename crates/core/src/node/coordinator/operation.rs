@@ -88,7 +88,7 @@ impl Operation {
             Operation::Read(read) => read.expire(env, io),
             Operation::List(list) => list.expire(env, io),
             Operation::Write(write) => write.expire(env),
-            Operation::Survey(survey) => survey.common.no_quorum(&env.config.members),
+            Operation::Survey(survey) => survey.expire(env),
             Operation::Forward(forward) => forward.expire(env),
         }
     }

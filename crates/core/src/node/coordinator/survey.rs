@@ -6,7 +6,7 @@ use super::common::{Common, Heard};
 use super::env::Env;
 use super::plan::Plan;
 use super::read::Merged;
-use crate::message::{Body, RequestId, Response};
+use crate::message::{Body, Rejection, RequestId, Response};
 use crate::node::io::Io;
 use crate::types::{Key, MILLI, Micros, NodeId, Time};
 
@@ -118,6 +118,14 @@ impl SurveyOp {
                 Surveyed::Refused(self.common.unreachable(&env.config.members))
             }
             _ => Surveyed::Waits,
+        }
+    }
+
+    /// The answer at the deadline: nothing was written.
+    pub(super) fn expire(&self, env: &Env) -> Response {
+        match self.unconfirmed {
+            Some(_) => Response::Refused(Rejection::GivenUp),
+            None => self.common.no_quorum(&env.config.members),
         }
     }
 

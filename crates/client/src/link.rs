@@ -106,10 +106,8 @@ struct GiveUp<'a> {
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
         if self.is_due {
-            let (id, body) = (self.link.next_id(), CallBody::GiveUp { call: self.call });
-            let by = Instant::now() + GIVE_UP_WAIT;
             // Where there is no room for it, the connection is stuck, and will end.
-            let _ = self.link.calls.try_send(Outgoing { id, body, by, answer: None });
+            self.link.send_give_up(self.call, Instant::now() + GIVE_UP_WAIT, None);
         }
     }
 }
@@ -200,6 +198,17 @@ impl Link {
         }
     }
 
+    /// Sends, by `by` at the latest, that a call is given up. False if there is no room for it.
+    fn send_give_up(
+        &self,
+        call: u64,
+        by: Instant,
+        answer: Option<oneshot::Sender<Answer>>,
+    ) -> bool {
+        let (id, body) = (self.next_id(), CallBody::GiveUp { call });
+        self.calls.try_send(Outgoing { id, body, by, answer }).is_ok()
+    }
+
     /// Notifies the node that a call is given up. A node that hears it goes on: it answers that the
     /// call is void, or has decided it and answers when it is done. The answer to the call, by
     /// `deadline`; none from a node that is silent.
@@ -211,8 +220,9 @@ impl Link {
     ) -> Option<Result<Answer, oneshot::error::RecvError>> {
         let by = Instant::now() + HEARD_WAIT;
         let (answer, heard) = oneshot::channel();
-        let (id, body) = (self.next_id(), CallBody::GiveUp { call });
-        self.calls.try_send(Outgoing { id, body, by, answer: Some(answer) }).ok()?;
+        if !self.send_give_up(call, by, Some(answer)) {
+            return None;
+        }
         let heard = tokio::select! {
             biased;
             answer = &mut *reply => return Some(answer),

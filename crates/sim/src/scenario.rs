@@ -227,7 +227,7 @@ impl Scenario {
     }
 
     /// How long after its client has given it up a write may be carried out; `None` if messages may
-    /// be lost, and with them the news that it is void.
+    /// be lost, and with them the notice that it is void.
     pub(super) fn lateness(&self) -> Option<Micros> {
         let loses = |fault: &Fault| {
             matches!(

@@ -271,6 +271,16 @@ fn waiting(bench: &mut Bench, disk: &MemoryStore, input: Input) -> (NodeId, u64)
     question
 }
 
+/// A write of client 7 that is decided, and waits for the own disk to be read.
+fn being_read(bench: &mut Bench, disk: &MemoryStore) -> Vec<Output> {
+    let request = decide(&key_at(bench, 0), 1, WriteRule::Cover);
+    let input = Input::Client { client: 7, id: 9, request, timeout_ms: 500 };
+    let (peer, request_id) = waiting(bench, disk, input);
+    let reading = bench.peer(peer, request_id, copy(Object::default()));
+    assert!(matches!(reading[..], [Output::Store(Work::Read { .. })]), "{reading:?}");
+    reading
+}
+
 #[test]
 fn a_write_is_void_once_its_client_gives_it_up_or_its_connection_ends() {
     for call in [Some(9), None] {
@@ -291,12 +301,7 @@ fn a_write_is_void_once_its_client_gives_it_up_or_its_connection_ends() {
 #[test]
 fn a_decided_write_is_void_too_while_its_disk_is_read() {
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
-    let key = key_at(&bench, 0);
-    let request = decide(&key, 1, WriteRule::Cover);
-    let input = Input::Client { client: 7, id: 9, request, timeout_ms: 500 };
-    let (peer, request_id) = waiting(&mut bench, &disk, input);
-    let reading = bench.peer(peer, request_id, copy(Object::default()));
-    assert!(matches!(reading[..], [Output::Store(Work::Read { .. })]), "{reading:?}");
+    let reading = being_read(&mut bench, &disk);
     let out = bench.give(Input::GiveUp { client: 7, call: None });
     assert_eq!(rejection(&out), &Rejection::GivenUp);
     assert!(bench.carry(reading, &disk).is_empty(), "nothing is written");
@@ -305,11 +310,7 @@ fn a_decided_write_is_void_too_while_its_disk_is_read() {
 #[test]
 fn at_the_deadline_a_write_that_was_not_decided_is_refused_and_stays_undone() {
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
-    let key = key_at(&bench, 0);
-    let request = decide(&key, 1, WriteRule::Cover);
-    let input = Input::Client { client: 7, id: 9, request, timeout_ms: 500 };
-    let (peer, request_id) = waiting(&mut bench, &disk, input);
-    let reading = bench.peer(peer, request_id, copy(Object::default()));
+    let reading = being_read(&mut bench, &disk);
     let out = bench.tick(500);
     assert!(matches!(rejection(&out), Rejection::NoQuorum { answered: 0, .. }), "{out:?}");
     assert!(bench.carry(reading, &disk).is_empty(), "nothing is written");

@@ -174,7 +174,7 @@ impl Judge {
             || self.on_key(key).any(|(_, write)| write.shown.covers(covered))
     }
 
-    /// True if the same write lives on under another dot, or went with one.
+    /// True if the same write is alive under another dot, or was erased under one.
     fn is_elsewhere(
         &self,
         key: &Key,

@@ -367,7 +367,9 @@ impl Replica {
         let partition = self.ring.partition(key);
         let pending = !self.ring.owners(partition).contains(&io.local.me());
         let (before, changed, answers) = (None, Places::default(), SmallVec::new());
-        let purged = io.local.gc_epochs.of(partition).purged_of(key).cloned();
+        let gc_epoch = io.local.gc_epochs.of(partition);
+        let purgeable = gc_epoch.purgeable_of(key).cloned();
+        let purged = gc_epoch.purged_of(key).cloned();
         let store = io.local.meta().store;
         let limits = self.limits;
         let mut transaction = KeyTransaction {
@@ -376,6 +378,7 @@ impl Replica {
             pending,
             limits,
             copies,
+            purgeable,
             purged,
             store,
             before,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object};
-use pixii_core::gc_epoch::{GcEpoch, PurgeableKey};
+use bytes::Bytes;
+use pixii_core::causal::{Actor, ActorEpoch, Context, Dot, Object, Version};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::message::{Body, PeerMessage, Request, RequestId};
 use pixii_core::node::{Done, Input, Output, Work};
-use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::types::{Key, MILLI, Micros, Partition, Time};
+use pixii_core::store::{Change, Found, Store};
+use pixii_core::types::{Blob, Key, MILLI, Micros, Partition, Time, WriteId};
 
 use crate::bench::Bench;
 
@@ -195,4 +196,40 @@ fn keys_to_be_purged_are_read_and_written_slowly_beside_clients_and_at_once_with
     assert_eq!(busy.len(), 2, "the third one is put off: {busy:?}");
     // Eight batches, with a rest of 25 ms between two of them.
     assert!(busy.iter().all(|took| (175..400).contains(took)), "{busy:?}");
+}
+
+/// The values of a key that an owner has after a GC epoch began in which the key's event is
+/// purgeable or purged, the record was lost, and an older copy came that shows the event alive.
+fn values_after_an_old_copy(purged: bool) -> usize {
+    let mut cluster = TestCluster::new();
+    let partition = cluster.partitions(false)[0];
+    let from = cluster.bench.ring.owners(partition)[0];
+    let key = cluster.keys(partition, 1).remove(0);
+    let named = vec![PurgeableKey { key: key.clone(), dead: dead() }];
+    let (purgeable, purged) = if purged { (Vec::new(), named) } else { (named, Vec::new()) };
+    let gc_epoch = GcState { number: GcEpoch(1), purgeable, purged };
+    let Dot { actor, .. } = dead().dots()[0];
+    let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"old")) };
+    let (object, _) = Object::default().update(&Context::default(), actor, version);
+    let send = |cluster: &mut TestCluster, body: Body| {
+        let message = PeerMessage { request_id: RequestId::of_wire(5), body };
+        cluster.give(Input::Peer { from, message });
+        cluster.run(100, false);
+    };
+    send(&mut cluster, Body::GcState { partition, gc_epoch });
+    cluster.disk.apply(&[Change::Forget { partition, key: key.clone() }]).unwrap();
+    send(&mut cluster, Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST });
+    assert_eq!(cluster.bench.node.gc_epoch(partition), GcEpoch(1));
+    match cluster.disk.read(partition, &key).unwrap() {
+        Found::Record(record) => record.object.len(),
+        Found::Nothing => 0,
+        Found::Damaged => panic!("the disk is sound"),
+    }
+}
+
+#[test]
+fn an_owner_that_lost_a_record_takes_nothing_alive_that_is_purgeable_or_purged() {
+    for purged in [false, true] {
+        assert_eq!(values_after_an_old_copy(purged), 0, "purged: {purged}");
+    }
 }

@@ -47,6 +47,9 @@ pub(super) struct KeyTransaction<'a> {
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
+    /// Events of the key that are purgeable in this GC epoch: every owner had them as dead when it
+    /// began. An owner that has lost the record since may be sent an older copy.
+    pub(super) purgeable: Option<Context>,
     /// Events of the key that are purged: they are not accepted again, neither from another owner
     /// nor in a client's context.
     pub(super) purged: Option<Context>,
@@ -111,14 +114,16 @@ impl KeyTransaction<'_> {
         self.answers.push((to, request_id, body));
     }
 
-    /// Replaces the own record, less what is purged. A store whose own events go does not go on
-    /// counting them.
+    /// Replaces the own record, less what is purged. What is purgeable or purged is dead, whatever
+    /// an older copy shows of it. A store whose own events go does not go on counting them.
     pub(super) fn set_own(&mut self, new: Record) {
-        let Record { own_epoch, object, .. } = new;
-        let object = match &self.purged {
-            Some(purged) => object.forget(purged),
-            None => object,
-        };
+        let Record { own_epoch, mut object, .. } = new;
+        if let Some(purgeable) = &self.purgeable {
+            object = object.discard(purgeable);
+        }
+        if let Some(purged) = &self.purged {
+            object = object.discard(purged).forget(purged);
+        }
         let actor = |actor_epoch| Actor { store: self.store, actor_epoch };
         let own_epoch = own_epoch.filter(|actor_epoch| object.counter(actor(*actor_epoch)) > 0);
         let new = Record { own_epoch, object, gc_epoch: GcEpoch::FIRST };
@@ -198,13 +203,6 @@ impl KeyTransaction<'_> {
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
     /// actor epoch: the next dot is issued under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Rejection> {
-        // Every owner has confirmed that what is purgeable is dead; a copy may have been read
-        // before.
-        let gc_epoch = io.local.gc_epochs.of(self.partition);
-        let object = &match gc_epoch.purgeable_of(self.key) {
-            Some(purgeable) => object.discard(purgeable),
-            None => object.clone(),
-        };
         let (before, new) = match &self.copies.own {
             Copy::Damaged => (None, Record { object: object.clone(), ..Record::default() }),
             Copy::Record(old) => {

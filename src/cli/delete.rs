@@ -21,8 +21,8 @@ pixii delete [OPTIONS] <KEY>
 #[command(after_help = "\
 The one value that is there is deleted. If the key has several, siblings, nothing is and the exit \
 code is 6: read them, and delete with the context of that read. With --context what that read \
-showed is deleted, and nothing else; a value that someone else writes meanwhile stays. An absent \
-key ends with exit code 3.
+showed is deleted, and nothing else; a value that someone else writes meanwhile stays. Without it \
+an absent key ends with exit code 3; with it that is no error (exit code 0).
 
 With --prefix and --yes every key that begins so is read, and what that read showed is deleted, \
 siblings as well. What is written meanwhile stays. A run that was interrupted, or found too few \
@@ -32,7 +32,7 @@ Examples:
   pixii delete greeting
   pixii delete --prefix session/                 how many there are
   pixii delete --prefix session/ --yes
-  pixii delete cart --context $(pixii get cart --print-context)")]
+  pixii get cart --all --save-context seen; pixii delete cart --context @seen")]
 pub(crate) struct Delete {
     /// The key, 1 to 1024 bytes
     #[arg(allow_negative_numbers = true, required_unless_present = "prefix")]

@@ -1,6 +1,8 @@
 //! `pixii get`.
 
+use std::fs;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::Args;
 use pixii_client::Found;
@@ -20,9 +22,9 @@ exit code 6 and prints none of them, unless --all or --json. An absent key ends 
 Examples:
   pixii get greeting
   pixii get photo > photo.jpg
-  pixii get cart --all                       every sibling, a line each
+  pixii get cart --all --save-context seen   every sibling, a line each, and the context
+  pixii put cart merged --context @seen      replaces what that read showed, and nothing else
   pixii get cart --json                      siblings and context for scripts
-  pixii put cart merged --context $(pixii get cart --print-context)
   pixii get --hex-key 00ff                   a key that is not text
   pixii get greeting -r 3 --timeout 500      all three replicas, or exit code 4")]
 pub(crate) struct Get {
@@ -42,6 +44,9 @@ pub(crate) struct Get {
     /// Print the context in hexadecimal instead of the values
     #[arg(long, conflicts_with = "all")]
     print_context: bool,
+    /// Write the context to FILE, in hexadecimal, beside what is printed
+    #[arg(long, value_name = "FILE")]
+    save_context: Option<PathBuf>,
 }
 
 impl Get {
@@ -54,6 +59,10 @@ impl Get {
             let client = shared.client_within(&deadline).await?;
             Ok(client.get(&key).r(queried).deadline_ms(deadline.left_ms()).await?)
         })?;
+        if let Some(path) = &self.save_context {
+            let fault = |error| CommandError::error(format!("{}: {error}", path.display()));
+            fs::write(path, text::hex(&found.context) + "\n").map_err(fault)?;
+        }
         if shared.json() {
             emit_json(&found_json(&key, &found))?;
         } else if self.print_context {
@@ -96,8 +105,8 @@ fn siblings(key: &Key, count: usize, shown: bool) -> CommandResult {
         (_, false) => Err(CommandError {
             exit: Exit::Siblings,
             message: format!(
-                "{key:?} has {count} siblings: see them with --all or --json, then put one value \
-                 with --context and the context of that read"
+                "{key:?} has {count} siblings: see them with --all --save-context FILE, then put one \
+                 value with --context @FILE"
             ),
         }),
     }

@@ -34,8 +34,8 @@ Examples:
   pixii put photo --file photo.jpg
   date | pixii put now -                     the value from standard input
   pixii put flag -- -x                       a value that begins with -; -5 needs no --
-  pixii put cart milk --context $(pixii get cart --print-context)
-  pixii put lock me --if-absent              only if the key has no value, or exit code 7
+  pixii get cart --all --save-context seen; pixii put cart 'milk, bread' --context @seen
+  pixii put user/7 ann --if-absent           only if the key has no value, or exit code 7
   pixii put greeting hello -w 3              all three replicas, or exit code 4 or 5")]
 pub(crate) struct Put {
     #[command(flatten)]
@@ -107,11 +107,13 @@ impl Put {
 /// What a put or a delete replaces.
 #[derive(Args)]
 pub(crate) struct BasisArguments {
-    /// The context of the read whose values it replaces, in hexadecimal
-    #[arg(long, value_name = "HEX", conflicts_with = "r")]
+    /// The context of the read whose values it replaces: in hexadecimal, or @FILE, the file that
+    /// `get --save-context` wrote
+    #[arg(long, value_name = "CONTEXT", conflicts_with = "r")]
     context: Option<String>,
-    /// Write only if nothing was written since the read that gave this context, in hexadecimal
-    #[arg(long, value_name = "HEX", conflicts_with = "context")]
+    /// Write only if no value was written since the read that gave this context; a delete since
+    /// does not count
+    #[arg(long, value_name = "CONTEXT", conflicts_with = "context")]
     if_context: Option<String>,
     /// Owners that must answer before a write without --context is decided [default: the cluster's]
     #[arg(short)]

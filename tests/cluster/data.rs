@@ -54,9 +54,8 @@ fn siblings_are_shown_merged_and_deleted_by_context() {
         assert_eq!(cluster.run(&["put", "cart", value, "--sibling"]).code, 0);
     }
     let reported = cluster.run(&["get", "cart"]);
-    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one \
-        value \
-                    with --context and the context of that read\n";
+    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all --save-context FILE, then \
+                    put one value with --context @FILE\n";
     assert_eq!(reported.stated(), (6, sentence));
     let all = cluster.run(&["get", "cart", "--all"]);
     let mut shown: Vec<&str> = all.out.lines().collect();

@@ -124,7 +124,8 @@ pub enum ClientError {
     /// The write may have happened, or may still happen.
     #[error("unknown outcome: {0}; the write may or may not have happened")]
     Unknown(String),
-    /// No node answered in time; nothing was written.
+    /// No node answered in time, or every attempt of an update met another writer; nothing was
+    /// written.
     #[error("{0}")]
     Timeout(String),
     /// No node could be reached, or its answer to a read was lost; nothing was written.
@@ -153,9 +154,11 @@ pub enum ErrorKind {
     /// The write may have happened, or may still happen: read the key, or repeat the put
     /// ([`Write::again`]).
     Unknown,
-    /// Nothing was written: no node answered in time.
+    /// Nothing was written: no node answered in time, or every attempt of an update met another
+    /// writer.
     Timeout,
-    /// Nothing was written: no node could be reached, or the connection ended.
+    /// Nothing was written: no node could be reached, or the connection of a read ended. (A write
+    /// whose connection ended after it was sent is [`ErrorKind::Unknown`].)
     Connection,
 }
 

@@ -1,6 +1,8 @@
 //! Arguments that several commands have.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +21,8 @@ use crate::text;
 /// The address of a node that listens where nothing else is configured.
 pub const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
 
+/// Most bytes that are read of a context file; a context in hexadecimal has fewer.
+const MAX_CONTEXT_FILE_BYTES: u64 = 1 << 20;
 /// Advice where no daemon listens at any of the addresses.
 const NOBODY_LISTENS: &str = ": check that the daemon runs there (`systemctl status 'pixii@*'`), \
     or name another node with --connect; `pixii dev` starts a cluster to try on this machine";
@@ -202,9 +206,18 @@ fn hex_fault(what: &str, given: &[u8]) -> String {
     }
 }
 
-/// A context as an argument, in hexadecimal.
-pub fn parse_context(hex: &str) -> Result<bytes::Bytes, CommandError> {
-    parse_bytes("context", hex.as_bytes(), true).map(bytes::Bytes::from)
+/// A context as an argument, in hexadecimal, or in the file that is named behind `@`.
+pub fn parse_context(given: &str) -> Result<bytes::Bytes, CommandError> {
+    let Some(path) = given.strip_prefix('@') else {
+        return parse_bytes("context", given.as_bytes(), true).map(bytes::Bytes::from);
+    };
+    let fault = |error| CommandError::error(format!("context file {path}: {error}"));
+    let mut hex = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_CONTEXT_FILE_BYTES).read_to_string(&mut hex))
+        .map_err(fault)?;
+    parse_bytes(&format!("context file {path}"), hex.trim().as_bytes(), true)
+        .map(bytes::Bytes::from)
 }
 
 /// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be

@@ -155,8 +155,9 @@ impl Steps<'_> {
         let (ann, bob) = (put("milk", seen.clone()), put("bread", seen));
         let (ann, bob) = tokio::join!(ann, bob);
         ann.and(bob)?;
-        self.script
-            .report("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
+        let reported =
+            "Ann puts \"milk\", Bob puts \"bread\", each with the context of an empty read";
+        self.script.report(reported)?;
         let both = client.get(&key).deadline_ms(TIMEOUT_MS).await?;
         let mut values: Vec<String> =
             both.values.iter().map(|value| String::from_utf8_lossy(value).into()).collect();

@@ -105,8 +105,8 @@ fn siblings(key: &Key, count: usize, shown: bool) -> CommandResult {
         (_, false) => Err(CommandError {
             exit: Exit::Siblings,
             message: format!(
-                "{key:?} has {count} siblings: see them with --all --save-context FILE, then put one \
-                 value with --context @FILE"
+                "{key:?} has {count} siblings: see them with --all --save-context FILE, then put \
+                 one value with --context @FILE"
             ),
         }),
     }

@@ -1,5 +1,6 @@
 //! Single requests by the command: output, exit codes, sentences.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -33,6 +34,28 @@ pub fn fed(fake: &Fake, arguments: &[&str], input: &[u8]) -> Output {
 
 fn done(output: &str) -> (i32, String, String) {
     (0, output.into(), String::new())
+}
+
+#[test]
+fn a_read_writes_its_context_to_a_file_that_a_write_takes() {
+    let (fake, dir) = (Fake::start(3, 2), tempfile::tempdir().unwrap());
+    let path = dir.path().join("seen").display().to_string();
+    let at = format!("@{path}");
+    run(&fake, &["put", "k", "one"]);
+    let saved = run(&fake, &["get", "k", "--all", "--save-context", &path]);
+    assert_eq!(saved, done("one\n"));
+    let (_, printed, _) = run(&fake, &["get", "k", "--print-context"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), printed);
+    assert_eq!(run(&fake, &["put", "k", "two", "--context", &at]), done(""));
+    assert_eq!(run(&fake, &["get", "k"]), done("two"));
+    fs::write(&path, "no context").unwrap();
+    let odd = run(&fake, &["delete", "k", "--context", &at]);
+    assert_eq!(odd.0, 2);
+    assert!(odd.2.contains(&format!("context file {path}")), "{odd:?}");
+    fs::remove_file(&path).unwrap();
+    let absent = run(&fake, &["delete", "k", "--context", &at]);
+    let sentence = format!("pixii: context file {path}: No such file or directory (os error 2)\n");
+    assert_eq!(absent, (1, String::new(), sentence));
 }
 
 #[test]

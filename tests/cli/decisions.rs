@@ -91,7 +91,9 @@ fn a_busy_issuer_is_asked_again_and_no_other_node_beside_it() {
         let client = client(&fake).await;
         let put = client.put(&key, "v").into_future();
         let (put, ()) = tokio::join!(put, async {
+            let since = Instant::now();
             while fake.queried(owners[0]) < 3 {
+                assert!(since.elapsed().as_secs() < 10, "the busy issuer is not asked again");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             fake.behave(owners[0], Behaviour::Serve);

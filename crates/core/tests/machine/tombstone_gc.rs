@@ -26,13 +26,15 @@ struct TestCluster {
     /// Every proposal of this node and every agreement to one of another member, and when.
     proposed: Vec<(Time, usize, Partition)>,
     agreed: Vec<Time>,
+    /// How long the disk takes to sync a write.
+    sync: Micros,
 }
 
 impl TestCluster {
     fn new() -> Self {
         let (bench, disk) = (Bench::new(), MemoryStore::default());
         let (late, proposed, agreed) = Default::default();
-        let mut cluster = TestCluster { bench, disk, late, proposed, agreed };
+        let mut cluster = TestCluster { bench, disk, late, proposed, agreed, sync: DISK };
         cluster.run(1_000, false);
         assert_eq!(cluster.bench.node.unread(), 0);
         cluster
@@ -63,7 +65,8 @@ impl TestCluster {
             match output {
                 Output::Store(work) => {
                     let done = self.work(work);
-                    self.late.push((self.bench.now + DISK, Input::Store(done)));
+                    let takes = if let Done::Synced { .. } = done { self.sync } else { DISK };
+                    self.late.push((self.bench.now + takes, Input::Store(done)));
                 }
                 Output::Send { to, message: PeerMessage { request_id, body } } => match body {
                     Body::Propose { purgeable, partition, .. } => {
@@ -114,8 +117,8 @@ impl TestCluster {
         keys.filter(|key| self.bench.ring.partition(key) == partition).take(count).collect()
     }
 
-    /// So many keys of the partition have something dead.
-    fn kill(&mut self, partition: Partition, count: usize) {
+    /// So many keys of the partition have something dead; that is synced later.
+    fn begin_kill(&mut self, partition: Partition, count: usize) {
         let from = self.bench.ring.owners(partition)[1];
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
@@ -129,6 +132,11 @@ impl TestCluster {
         for (_, input) in std::mem::take(&mut self.late) {
             self.give(input);
         }
+    }
+
+    /// So many keys of the partition have something dead.
+    fn kill(&mut self, partition: Partition, count: usize) {
+        self.begin_kill(partition, count);
         for (_, input) in std::mem::take(&mut self.late) {
             self.give(input);
         }
@@ -165,24 +173,27 @@ fn a_purge_beside_clients_rests_after_each_round_and_is_bounded_and_goes_on() {
     assert_eq!(places.len(), 3, "each partition has its turn: {busy:?}");
 }
 
-/// How many milliseconds it takes to agree to each of three rounds of other members at once, of 64
-/// keys each, in the order in which they are agreed to within 1.5 s.
+/// Another member proposes that 64 keys of the partition be purged.
+fn propose(cluster: &mut TestCluster, partition: Partition) {
+    let members = cluster.bench.node.members().digest();
+    let purgeable_key = |key: Key| PurgeableKey { key, dead: dead() };
+    let mut purgeable: Vec<PurgeableKey> =
+        cluster.keys(partition, 64).into_iter().map(purgeable_key).collect();
+    purgeable.sort_by(|one, other| one.key.cmp(&other.key));
+    let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
+    let from = cluster.bench.ring.owners(partition)[0];
+    let message = PeerMessage { request_id: RequestId::of_wire(5), body };
+    cluster.give(Input::Peer { from, message });
+}
+
+/// How many milliseconds it takes to agree to each of three rounds of other members at once, in the
+/// order in which they are agreed to within 1.5 s.
 fn agreements(clients: bool) -> Vec<u64> {
     let mut cluster = TestCluster::new();
     cluster.run(1, clients);
-    let members = cluster.bench.node.members().digest();
     let begun = cluster.bench.now;
     for partition in cluster.partitions(false).into_iter().take(3) {
-        let purgeable_key = |key: Key| PurgeableKey { key, dead: dead() };
-        let mut purgeable: Vec<PurgeableKey> =
-            cluster.keys(partition, 64).into_iter().map(purgeable_key).collect();
-        purgeable.sort_by(|one, other| one.key.cmp(&other.key));
-        let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
-        let from = cluster.bench.ring.owners(partition)[0];
-        cluster.give(Input::Peer {
-            from,
-            message: PeerMessage { request_id: RequestId::of_wire(5), body },
-        });
+        propose(&mut cluster, partition);
     }
     cluster.run(1_500, clients);
     cluster.agreed.iter().map(|at| (*at - begun) / MILLI).collect()
@@ -196,6 +207,20 @@ fn keys_to_be_purged_are_read_and_written_slowly_beside_clients_and_at_once_with
     assert_eq!(busy.len(), 2, "the third one is put off: {busy:?}");
     // Eight batches, with a rest of 25 ms between two of them.
     assert!(busy.iter().all(|took| (175..400).contains(took)), "{busy:?}");
+}
+
+#[test]
+fn a_member_agrees_only_after_all_that_its_agreement_rests_on_is_synced() {
+    let mut cluster = TestCluster::new();
+    let partition = cluster.partitions(false)[0];
+    cluster.sync = Micros::from_millis(200);
+    let begun = cluster.bench.now;
+    cluster.begin_kill(partition, 64);
+    // Nothing is left to write: all of it is dead already, on a disk that is not synced.
+    propose(&mut cluster, partition);
+    cluster.run(500, false);
+    assert_eq!(cluster.agreed.len(), 1);
+    assert!(cluster.agreed[0] >= begun + cluster.sync, "{:?}", cluster.agreed[0] - begun);
 }
 
 /// The values of a key that an owner has after a GC epoch began in which the key's event is

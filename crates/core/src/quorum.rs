@@ -164,6 +164,12 @@ impl QuorumTracker {
         self.owners.iter().map(|(node, _)| *node)
     }
 
+    /// True once every owner has answered, whether that counts or not.
+    pub fn has_heard_all(&self) -> bool {
+        let heard = |state: &Answer| matches!(state, Answer::Counted | Answer::Uncounted);
+        self.owners.iter().all(|(_, state)| heard(state))
+    }
+
     /// True if the node is an owner.
     pub fn is_owner(&self, node: NodeId) -> bool {
         self.owners.iter().any(|(owner, _)| *owner == node)

@@ -117,7 +117,7 @@ impl ReadOp {
 
     /// Answers when enough replicas have; queries as many more as are missing.
     pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
-        if self.common.quorum_tracker.reached() {
+        if self.common.quorum_tracker.reached() || self.is_beyond_merging(env) {
             return Some(self.found(env.config.object_limits.merged, io));
         }
         let missing = self.common.quorum_tracker.missing();
@@ -129,6 +129,14 @@ impl ReadOp {
             let partition = env.config.ring.partition(&self.key);
             env.explain_loss(partition, self.common.unreachable(&env.config.members), io)
         })
+    }
+
+    /// True if every owner has answered, and what they have together is more than a merge may make:
+    /// none of them can take over what it lacks, so there is nothing to wait for. A client has to
+    /// see it to settle it, though all of them are read-ineligible.
+    fn is_beyond_merging(&self, env: &Env) -> bool {
+        self.common.quorum_tracker.has_heard_all()
+            && wire::encoded_len(&self.merged.object) > env.config.object_limits.merged
     }
 
     /// The answer once the quorum is reached: not many more bytes than `limit_bytes`, as many

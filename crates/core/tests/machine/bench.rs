@@ -33,6 +33,15 @@ impl Bench {
 
     /// A node at its start that is configured like this.
     pub(crate) fn configured(incarnation: u64, configure: impl FnOnce(Config) -> Config) -> Self {
+        Bench::with_meta(incarnation, configure, |meta| meta)
+    }
+
+    /// The same, with this metadata on its disk.
+    pub(crate) fn with_meta(
+        incarnation: u64,
+        configure: impl FnOnce(Config) -> Config,
+        of_disk: impl FnOnce(Meta) -> Meta,
+    ) -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
@@ -46,7 +55,7 @@ impl Bench {
             boot_nonce: 5,
             ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
-        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: Time::START }
+        Bench { node: Node::new(configure(config), of_disk(meta), 1), ring, me, now: Time::START }
     }
 
     /// The other members.

@@ -14,8 +14,8 @@ use pixii_core::node::{Config, Input, Notice, Output};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Found, Record, Store};
-use pixii_core::types::{Blob, Key, ObjectLimits, WriteId};
+use pixii_core::store::{Change, Found, Meta, Record, Store};
+use pixii_core::types::{Blob, Key, ObjectLimits, Partition, WriteId};
 use pixii_core::wire;
 
 use super::bench::{Bench, put, rejection};
@@ -264,6 +264,47 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
     assert_eq!(seen, 20, "every sibling was shown before it went");
     assert_eq!(rounds, 4);
     assert_eq!(count(&bench, Counter::ReadsCutShort), 3);
+}
+
+/// How many values a read shows where every owner is read-ineligible and has one of so many bytes;
+/// `None` if it is not answered.
+fn read_of_ineligible_owners(bytes: usize) -> Option<usize> {
+    let limited = |config| Config { object_limits: LIMITS, ..config };
+    let ineligible = |meta| Meta { read_ineligible: (0..16).map(Partition).collect(), ..meta };
+    let mut bench = Bench::serving(Bench::with_meta(1, limited, ineligible));
+    let (key, disk) = (bench.key(true), MemoryStore::default());
+    let partition = bench.ring.partition(&key);
+    let record = Record { object: large(1, bytes), ..Record::default() };
+    disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
+    let out = bench.query(Request::Get { key, r: None.into() });
+    let (mut todo, mut write) = (out, 1);
+    while !todo.is_empty() {
+        for output in bench.carry(std::mem::take(&mut todo), &disk) {
+            match output {
+                Output::Send { to, message } if matches!(message.body, Body::Read { .. }) => {
+                    for from in to {
+                        write += 1;
+                        let (object, authoritative) = (large(write, bytes), false);
+                        let (kept_for, gc_epoch) = (Vec::new(), GcEpoch::FIRST);
+                        let copy = Body::Copy { object, authoritative, kept_for, gc_epoch };
+                        todo.extend(bench.peer(from, message.request_id.wire(), copy));
+                    }
+                }
+                Output::Reply { response: Response::Found { values, .. }, .. } => {
+                    return Some(values.len());
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_key_that_no_owner_can_take_over_is_read_though_all_are_ineligible() {
+    assert_eq!(read_of_ineligible_owners(LIMITS.merged / 2), Some(1), "as many as fit");
+    // What an owner can take over makes it eligible: until then it may lack an acknowledged write.
+    assert_eq!(read_of_ineligible_owners(LIMITS.merged / 10), None);
 }
 
 #[test]

@@ -159,7 +159,9 @@ impl Coordinator {
                 let (to, others) = if writes { to.split_at(1) } else { (&to[..], &[][..]) };
                 let others = others.to_vec().into();
                 let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
-                let mut forward = ForwardOp { common, request, writes, needed, others };
+                let is_confirmed = false;
+                let mut forward =
+                    ForwardOp { common, request, writes, needed, others, is_confirmed };
                 forward.send_on(now, &mut self.env, io);
                 self.operations.insert(forward.common.request_id, Operation::Forward(forward));
             }
@@ -349,6 +351,7 @@ impl Coordinator {
         body: Body,
         io: &mut Io,
     ) {
+        self.env.view.note_heard(from);
         let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let env = &mut self.env;
         let question = operation.common_mut().close(from, env);
@@ -479,6 +482,12 @@ impl Coordinator {
                 }
                 self.end(request_id, io);
             } else {
+                if let Operation::Forward(forward) = operation
+                    && let Some(issuer) = forward.leave_quiet_issuer(now, &mut self.env, io)
+                {
+                    self.go_elsewhere(now, request_id, issuer, Rejection::GivenUp, io);
+                    continue;
+                }
                 let hedges = !self.env.experiment.no_hedges;
                 if hedges {
                     operation.hedge(now, &mut self.env, io);

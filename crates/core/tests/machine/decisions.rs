@@ -502,6 +502,64 @@ fn a_busy_issuer_stays_the_issuer() {
     }
 }
 
+/// The node that a client's write is forwarded to, and the id of the forward.
+fn forwarded(out: &[Output]) -> Option<(NodeId, RequestId)> {
+    out.iter().find_map(|output| match output {
+        Output::Send { to, message } if matches!(message.body, Body::Coordinate { .. }) => {
+            Some((to[0], message.request_id))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn an_issuer_that_does_not_ask_whether_its_client_waits_is_left_for_the_next_owner() {
+    let mut bench = Bench::new();
+    let key = key_at(&bench, 2);
+    let owners = bench.owners(&key);
+    let (first, id) = forwarded(&bench.query(decide(&key, 1, WriteRule::Cover))).unwrap();
+    assert_eq!(first, owners[0]);
+    assert!(forwarded(&bench.tick(120)).is_none(), "it has time for a sign");
+    let out = bench.tick(10);
+    let abandon = |output: &Output| {
+        matches!(output, Output::Send { to, message }
+            if to[..] == [first] && message.body == Body::Abandon && message.request_id == id)
+    };
+    assert!(out.iter().any(abandon), "it is void there: {out:?}");
+    let (second, id) = forwarded(&out).unwrap();
+    assert_eq!(second, owners[1]);
+    // The first one comes too late, the second one asks in time and decides.
+    let query = Body::QueryWanted(id);
+    assert!(bench.peer(first, 70, query.clone()).is_empty());
+    let out = bench.peer(second, 71, query);
+    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Wanted));
+    let out = bench.tick(300);
+    assert!(forwarded(&out).is_none(), "what may be decided stays with its issuer: {out:?}");
+}
+
+#[test]
+fn a_quiet_issuer_gets_no_write_for_two_seconds_or_until_it_says_something() {
+    let put = |bench: &mut Bench, key: &Key, write| {
+        forwarded(&bench.query(decide(key, write, WriteRule::Cover)))
+    };
+    for is_heard in [false, true] {
+        let mut bench = Bench::new();
+        let key = key_at(&bench, 1);
+        let first = bench.owners(&key)[0];
+        assert_eq!(put(&mut bench, &key, 1).map(|(to, _)| to), Some(first));
+        asked(&bench.tick(130));
+        assert_eq!(put(&mut bench, &key, 2), None, "this node decides in its place");
+        if is_heard {
+            bench.peer(first, 72, Body::QueryWanted(RequestId::of_wire(72)));
+        } else {
+            bench.tick(1_900);
+            assert_eq!(put(&mut bench, &key, 3), None);
+            bench.tick(200);
+        }
+        assert_eq!(put(&mut bench, &key, 4).map(|(to, _)| to), Some(first), "{is_heard}");
+    }
+}
+
 #[test]
 fn an_issuer_that_was_lost_is_notified_of_what_nobody_waits_for() {
     let abandons = |out: &[Output], issuer: NodeId, request_id: RequestId| {

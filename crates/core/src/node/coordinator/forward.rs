@@ -4,10 +4,17 @@ use std::collections::VecDeque;
 
 use super::common::{Common, Heard};
 use super::env::Env;
-use crate::message::{Body, Counter, Rejection, Request, Response};
+use crate::message::{Body, Counter, Rejection, Request, Response, WriteRule};
 use crate::node::io::Io;
 use crate::quorum::QuorumTracker;
-use crate::types::{NodeId, Nodes, Time};
+use crate::types::{MILLI, Micros, NodeId, Nodes, Time};
+
+/// An issuer asks at once whether the client of a write waits. One that has not done so after this
+/// share of the time that is left, as a divisor, and within these bounds, is taken to hang: the next
+/// owner gets the write. A network that is only slow, or a process that stops for a moment, should
+/// not have two issuers, since their puts become siblings.
+const SIGN_SHARE: u64 = 4;
+const SIGN: (Micros, Micros) = (Micros::from_millis(100), Micros::from_millis(500));
 
 /// A request that another node coordinates. A read is sent to the owners one after the other. Only
 /// one owner has a write at a time; the next of `others` gets it when that one has refused it.
@@ -19,6 +26,9 @@ pub(super) struct ForwardOp {
     /// Replicas that must hold a write.
     pub(super) needed: u8,
     pub(super) others: VecDeque<NodeId>,
+    /// True once the node that has a write to decide was told that its client waits. Before, it
+    /// decides nothing.
+    pub(super) is_confirmed: bool,
 }
 
 impl ForwardOp {
@@ -26,10 +36,15 @@ impl ForwardOp {
     pub(super) fn send_on(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
         self.common.quorum_tracker.query(to);
-        // Two messages and all that an owner does lie between.
-        self.common.expect(now, to, now + 2 * env.reads.timeout(to), env);
-        // The coordinator's deadline comes first, so that its answer can still be passed on.
         let left_ms = self.common.left_ms(now);
+        let due = match self.decides() {
+            true => (u64::from(left_ms) * MILLI / SIGN_SHARE).clamp(SIGN.0, SIGN.1),
+            // Two messages and all that an owner does lie between.
+            false => 2 * env.reads.timeout(to),
+        };
+        self.common.expect(now, to, now + due, env);
+        self.is_confirmed = false;
+        // The coordinator's deadline comes first, so that its answer can still be passed on.
         let timeout_ms = (left_ms - left_ms / 10).max(1);
         let request = self.request.clone();
         io.out.send_to(to, self.common.request_id, Body::Coordinate { request, timeout_ms });
@@ -65,6 +80,30 @@ impl ForwardOp {
         if self.decides() && !to.is_empty() {
             io.out.send(to, self.common.request_id, Body::Abandon);
         }
+    }
+
+    /// The issuer of a write that has not asked in time whether its client waits: it may hang. The
+    /// write is void there from now on, so another owner may get it.
+    pub(super) fn leave_quiet_issuer(
+        &mut self,
+        now: Time,
+        env: &mut Env,
+        io: &mut Io,
+    ) -> Option<NodeId> {
+        if !self.decides() || self.common.answered || self.is_confirmed {
+            return None;
+        }
+        let issuer = *self.common.mark_late(now).first()?;
+        self.abandon(io);
+        self.common.close(issuer, env);
+        env.view.note_quiet(now, issuer);
+        // A node of protocol 7 does not ask: the put is the same one, however often it is made.
+        if let Request::Decide { value: Some(_), rule: WriteRule::Cover, again, .. } =
+            &mut self.request
+        {
+            *again = true;
+        }
+        Some(issuer)
     }
 
     /// No replica is known to hold the write, and each may.

@@ -210,7 +210,7 @@ impl Env {
             return Err(Rejection::Unreachable { reachable, needed, outcomes });
         }
         let before =
-            if matches!(origin, Origin::Client { .. }) { self.before(plan) } else { vec![] };
+            if matches!(origin, Origin::Client { .. }) { self.before(now, plan) } else { vec![] };
         if here && before.is_empty() {
             self.check_room(now, plan)?;
             return Ok(Route::Here);
@@ -219,7 +219,7 @@ impl Env {
             return Ok(Route::Forward(before));
         }
         let mut to: Vec<NodeId> = owners().collect();
-        to.sort_by_key(|owner| self.view.doubts(*owner));
+        to.sort_by_key(|owner| self.view.doubts(*owner) || self.view.is_quiet(now, *owner));
         match origin {
             Origin::Client { .. } if to.is_empty() => Ok(Route::Here),
             Origin::Client { .. } => Ok(Route::Forward(to)),
@@ -228,14 +228,17 @@ impl Env {
     }
 
     /// The owners that come before this one in the order of preference, can be reached beyond
-    /// doubt, and so decide writes in its place: puts that come one after the other, or at once, by
+    /// doubt, were not quiet a moment ago, and so decide writes in its place: puts that come one after the other, or at once, by
     /// whichever node, meet at one issuer.
-    fn before(&self, plan: &Plan) -> Vec<NodeId> {
+    fn before(&self, now: Time, plan: &Plan) -> Vec<NodeId> {
         if plan.decision().is_none() {
             return Vec::new();
         }
         let before = plan.owners.iter().take_while(|owner| **owner != self.config.me);
-        let sure = |owner: &&NodeId| self.view.can_use(**owner) && !self.view.doubts(**owner);
+        let sure = |owner: &&NodeId| {
+            let view = &self.view;
+            view.can_use(**owner) && !view.doubts(**owner) && !view.is_quiet(now, **owner)
+        };
         before.filter(sure).copied().collect()
     }
 

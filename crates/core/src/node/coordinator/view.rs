@@ -15,15 +15,22 @@ pub(super) struct View {
     /// Nodes that refused a hint because they have no room, with the time until which they are
     /// avoided, and their limit.
     full: BTreeMap<NodeId, (Time, u64)>,
+    /// Nodes that gave no sign that they have a write which was forwarded to them, with the time
+    /// until which they get no other one.
+    quiet: BTreeMap<NodeId, Time>,
 }
 
 /// A node that keeps as many hints as it may is not asked to keep more for this time.
 const FULL: Micros = Micros::from_millis(1_000);
+/// A node that was quiet gets no write to decide for this time, or until it says something. If it
+/// hangs for good, gossip suspects it a little later.
+const QUIET: Micros = Micros::from_millis(2_000);
 
 impl View {
     /// At first no node is linked, and none is suspected.
     pub(super) fn new(me: NodeId) -> Self {
-        View { me, reach: Reach::default(), suspect: BTreeSet::new(), full: BTreeMap::new() }
+        let (reach, suspect, full, quiet) = Default::default();
+        View { me, reach, suspect, full, quiet }
     }
 
     /// A link came up or went down.
@@ -50,6 +57,21 @@ impl View {
     pub(super) fn full(&self, now: Time, node: NodeId) -> Option<u64> {
         let (until, limit) = self.full.get(&node)?;
         (*until > now).then_some(*limit)
+    }
+
+    /// A node has given no sign that it has a write which was forwarded to it.
+    pub(super) fn note_quiet(&mut self, now: Time, node: NodeId) {
+        self.quiet.insert(node, now + QUIET);
+    }
+
+    /// A node has said something.
+    pub(super) fn note_heard(&mut self, node: NodeId) {
+        self.quiet.remove(&node);
+    }
+
+    /// True if the node was quiet a moment ago, and nothing was heard of it since.
+    pub(super) fn is_quiet(&self, now: Time, node: NodeId) -> bool {
+        self.quiet.get(&node).is_some_and(|until| *until > now)
     }
 
     /// True if there is a link to this node, whatever is known of its liveness.

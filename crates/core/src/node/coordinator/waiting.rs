@@ -60,16 +60,19 @@ impl Coordinator {
 
     /// An issuer asks whether a client of this node waits for a write that was forwarded to it.
     pub(in crate::node) fn confirm(
-        &self,
+        &mut self,
         from: NodeId,
         request_id: RequestId,
         wanted: RequestId,
         io: &mut Io,
     ) {
-        let waits = |operation: &Operation| {
-            operation.is_forwarded_decision() && operation.common().is_open(from)
-        };
-        if self.operations.get(&wanted).is_some_and(waits) {
+        self.env.view.note_heard(from);
+        if let Some(Operation::Forward(forward)) = self.operations.get_mut(&wanted)
+            && forward.decides()
+            && !forward.common.answered
+            && forward.common.is_open(from)
+        {
+            forward.is_confirmed = true;
             io.out.send_to(from, request_id, Body::Wanted);
         }
     }

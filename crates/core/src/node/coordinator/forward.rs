@@ -10,9 +10,9 @@ use crate::quorum::QuorumTracker;
 use crate::types::{MILLI, Micros, NodeId, Nodes, Time};
 
 /// An issuer asks at once whether the client of a write waits. One that has not done so after this
-/// share of the time that is left, as a divisor, and within these bounds, is taken to hang: the next
-/// owner gets the write. A network that is only slow, or a process that stops for a moment, should
-/// not have two issuers, since their puts become siblings.
+/// share of the time that is left, as a divisor, and within these bounds, is taken to hang: the
+/// next owner gets the write. A network that is only slow, or a process that stops for a moment,
+/// should not have two issuers, since their puts become siblings.
 const SIGN_SHARE: u64 = 4;
 const SIGN: (Micros, Micros) = (Micros::from_millis(100), Micros::from_millis(500));
 
@@ -26,8 +26,8 @@ pub(super) struct ForwardOp {
     /// Replicas that must hold a write.
     pub(super) needed: u8,
     pub(super) others: VecDeque<NodeId>,
-    /// True once the node that has a write to decide was told that its client waits. Before, it
-    /// decides nothing.
+    /// True once the node that has a write to decide has the answer that its client waits. Before,
+    /// it decides nothing.
     pub(super) is_confirmed: bool,
 }
 

@@ -228,8 +228,8 @@ impl Env {
     }
 
     /// The owners that come before this one in the order of preference, can be reached beyond
-    /// doubt, were not quiet a moment ago, and so decide writes in its place: puts that come one after the other, or at once, by
-    /// whichever node, meet at one issuer.
+    /// doubt, were not quiet a moment ago, and so decide writes in its place: puts that come one
+    /// after the other, or at once, by whichever node, meet at one issuer.
     fn before(&self, now: Time, plan: &Plan) -> Vec<NodeId> {
         if plan.decision().is_none() {
             return Vec::new();

@@ -172,7 +172,7 @@ impl World {
             && matches!(rejection, Rejection::NoQuorum { .. } | Rejection::GivenUp);
         let owners = self.ring.owners(self.ring.partition(&current.key));
         let is_owner = |host: &usize| owners.contains(&self.hosts[*host].id);
-        let loses = self.plan.drop > 0.0;
+        let loses = self.plan.drop > 0.0 || self.plan.stalls;
         if undecided && (loses || !(0..self.hosts.len()).filter(is_owner).all(here)) {
             return;
         }

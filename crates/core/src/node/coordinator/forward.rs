@@ -37,8 +37,10 @@ impl ForwardOp {
         let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
         self.common.quorum_tracker.query(to);
         let left_ms = self.common.left_ms(now);
+        let left = u64::from(left_ms) * MILLI;
         let due = match self.decides() {
-            true => (u64::from(left_ms) * MILLI / SIGN_SHARE).clamp(SIGN.0, SIGN.1),
+            // The next owner needs time, too.
+            true => (left / SIGN_SHARE).clamp(SIGN.0, SIGN.1).min(left / 2),
             // Two messages and all that an owner does lie between.
             false => 2 * env.reads.timeout(to),
         };

@@ -433,13 +433,13 @@ impl Store for DiskStore {
         Ok(gc_epochs(&self.tree).map_err(|fault| self.fail(fault))?)
     }
 
-    fn hint_totals(&self, partition: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError> {
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
         let mut kept = Kept::default();
         let mut from = Some(HINTS.to_vec());
         while let Some(begin) = from {
             let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
             for (target, key, found) in hints {
-                kept.add(target, &key, &found, partition(&key));
+                kept.add(target, &key, &found, place(&key));
             }
             from = next;
         }

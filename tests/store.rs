@@ -300,16 +300,25 @@ fn incarnations_begin_and_end<B: Bench>() {
     let bench = B::new();
     assert_eq!(bench.store().meta().unwrap(), None);
     let begin = |store: &dyn Store, process| begin_incarnation(store, &owner("n1"), process);
-    let mut meta = begin(bench.store(), Process(42)).unwrap();
+    let mut meta = begin(bench.store(), Process::New(42)).unwrap();
     assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (42, 1, 1));
     meta.actor_epoch_end = ActorEpoch(100);
     end_incarnation(bench.store(), &meta).unwrap();
+    let meta = begin(bench.store(), Process::Same).unwrap();
+    assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
+    assert_eq!(
+        (meta.actor_epoch_floor, meta.actor_epoch_end),
+        (ActorEpoch(1), ActorEpoch(100)),
+        "and actor epochs that \
+        go on"
+    );
+    end_incarnation(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
-    let mut meta = begin(bench.store(), Process(43)).unwrap();
+    let mut meta = begin(bench.store(), Process::New(43)).unwrap();
     assert_eq!(
         (meta.birth, meta.store, meta.incarnation.0),
-        (42, 43, 2),
-        "each process has an id of its own"
+        (42, 43, 3),
+        "and another for the next"
     );
     assert_eq!(
         (meta.actor_epoch_floor, &meta.fresh[..]),
@@ -320,13 +329,16 @@ fn incarnations_begin_and_end<B: Bench>() {
     bench.store().apply(&[Change::Meta(meta)]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
-    let meta = begin(bench.store(), Process(44)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (44, 3, 200));
+    let meta = begin(bench.store(), Process::New(44)).unwrap();
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
-    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process(45));
+    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process::New(45));
     assert!(matches!(stranger, Err(IncarnationError::Identity(..))), "{stranger:?}");
-    let moved =
-        begin_incarnation(bench.store(), &StoreIdentity { ring: 8, ..owner("n1") }, Process(45));
+    let moved = begin_incarnation(
+        bench.store(),
+        &StoreIdentity { ring: 8, ..owner("n1") },
+        Process::New(45),
+    );
     assert_eq!(moved, Err(IncarnationError::Ring));
 }
 
@@ -401,6 +413,7 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
     bench.store().sync().unwrap();
     bench = bench.reopen();
     let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
+    let pending = |key: &Key| key.as_bytes().len().is_multiple_of(2);
     for target in (0..3).map(|number| NodeId(number << 61)) {
         let of_target = model.iter().filter(|((of, _), _)| *of == target);
         let expected: Vec<(Key, Found)> = of_target
@@ -423,9 +436,10 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             let total = totals.entry(target).or_default();
             total.count += 1;
             total.bytes += hint_bytes(&key, &record);
+            total.pending += u64::from(pending(&key));
         }
     }
-    let reported = bench.store().hint_totals(&|_| Partition(3)).unwrap();
+    let reported = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
     assert_eq!(
         reported.stamps.values().sum::<u64>(),
         totals.values().map(|t| t.count).sum::<u64>()

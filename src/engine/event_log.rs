@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use pixii_core::members::{Liveness, Members};
 use pixii_core::message::Complaint;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
-use pixii_core::ring::{Ring, Step};
 use pixii_core::types::{Micros, NodeId};
 use pixii_transport::limited;
 use pixii_transport::throttle::LogThrottle;
@@ -408,23 +407,4 @@ mod tests {
         comparisons.report(now + TOGETHER, &members);
         assert!(comparisons.peers.is_empty() && comparisons.since.is_none());
     }
-}
-
-/// Logs that another ring is in force.
-pub(super) fn report_ring(name: &str, ring: &Ring, log: &LogThrottle) {
-    let version = ring.version();
-    let step = match ring.step() {
-        None => "settled",
-        Some(Step::Fill) => "new owners are filled",
-        Some(Step::Turn) => "new owners are read from",
-        Some(Step::End) => "all read from the new owners",
-        Some(Step::Undo) => "the change is taken back",
-    };
-    let permit = log.several("ring", "");
-    limited!(
-        permit,
-        info,
-        [event = "ring", version,],
-        "node {name} uses ring version {version}: {step}"
-    );
 }

@@ -9,7 +9,6 @@ mod deaths;
 mod draining;
 mod exhaustion;
 mod foreground;
-mod growing;
 mod intruders;
 mod listing;
 mod mistakes;

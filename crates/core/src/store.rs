@@ -108,13 +108,6 @@ impl Meta {
         }
     }
 
-    /// Notes that the node is read-ineligible in these partitions, too.
-    pub fn lose(&mut self, partitions: &[Partition]) {
-        self.read_ineligible.extend(partitions);
-        self.read_ineligible.sort_unstable();
-        self.read_ineligible.dedup();
-    }
-
     /// What a store knows of itself before its first incarnation; `store` is its id.
     pub fn new(identity: StoreIdentity, store: u64) -> Self {
         Meta {
@@ -301,8 +294,7 @@ pub struct HintTotal {
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
     /// The number of them that may have filled the member's slot: this node is no owner of their
-    /// keys. A hint that an owner keeps fills no slot beside the owner's own copy. The store does
-    /// not know it.
+    /// keys. A hint that an owner keeps fills no slot beside the owner's own copy.
     pub pending: u64,
 }
 
@@ -311,18 +303,17 @@ pub struct HintTotal {
 pub struct Kept {
     /// The totals by the member that the hints are for.
     pub totals: BTreeMap<NodeId, HintTotal>,
-    /// How many hints there are for a member of keys of a partition.
-    pub counts: BTreeMap<(NodeId, Partition), u64>,
     /// How many hints there are of each GC epoch of a partition; a damaged one may be of the first.
     pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
 }
 
 impl Kept {
     /// Counts one more hint; a damaged one has no size.
-    pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, partition: Partition) {
+    pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, place: (Partition, bool)) {
+        let (partition, pending) = place;
         let total = self.totals.entry(target).or_default();
         total.count += 1;
-        *self.counts.entry((target, partition)).or_default() += 1;
+        total.pending += u64::from(pending);
         let mut gc_epoch = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);
@@ -398,8 +389,8 @@ pub trait Store: Send + Sync {
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
     /// The totals of all hints, by reading them, for the start. `place` returns the partition of a
-    /// key.
-    fn hint_totals(&self, place: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError>;
+    /// key, and whether its hint may have filled a slot.
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next
     /// [`Store::sync`]; a crash before it keeps some number of the oldest unsynced batches, each of
@@ -444,17 +435,6 @@ pub trait Store: Send + Sync {
         let _ = coming_bytes;
         Ok(None)
     }
-}
-
-/// The partitions of a ring of `partitions` that the store has records of.
-pub fn held(store: &dyn Store, partitions: u16) -> Result<Vec<Partition>, StoreError> {
-    let mut held = Vec::new();
-    for partition in (0..partitions).map(Partition) {
-        if !store.list(partition, None, 1)?.keys.is_empty() {
-            held.push(partition);
-        }
-    }
-    Ok(held)
 }
 
 /// The result of scrubbing one part of a store.

@@ -17,8 +17,6 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
-#[path = "machine/changes.rs"]
-mod changes;
 #[path = "machine/decisions.rs"]
 mod decisions;
 #[path = "machine/experiment.rs"]
@@ -216,7 +214,7 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     for peer in &peers {
         let seen = Some(IncarnationId { incarnation: Incarnation(6), nonce: 77 });
         let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
-        let out = bench.peer(*peer, bench.introduction(), known);
+        let out = bench.peer(*peer, 5, known);
         notices.extend(bench.disk(out, &Record::default()));
     }
     assert!(bench.node.is_settled());
@@ -424,7 +422,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     for (peer, birth) in bench.peers().into_iter().zip(2..) {
         bench.give(Input::Link { peer, up: true });
         let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
-        let out = bench.peer(peer, bench.introduction(), known);
+        let out = bench.peer(peer, 5, known);
         bench.disk(out, &Record::default());
         bench.peer(peer, 5, Body::Hints(0));
     }
@@ -478,11 +476,8 @@ fn a_silent_member_is_reported_down_once_there_is_a_cluster() {
     // It joins the cluster of the one that answers; the other two are silent as before.
     let cluster = Cluster::found("c", others.iter().copied().zip(2..).collect());
     bench.give(Input::Link { peer: others[0], up: true });
-    let out = bench.peer(
-        others[0],
-        bench.introduction(),
-        Body::Known { seen: None, birth: 2, cluster: Some(cluster) },
-    );
+    let out =
+        bench.peer(others[0], 5, Body::Known { seen: None, birth: 2, cluster: Some(cluster) });
     bench.disk(out, &Record::default());
     let mut down = Vec::new();
     bench.tick_for_liveness(1_000, |peer, liveness| down.push((peer, liveness)));

@@ -82,7 +82,6 @@ impl World {
                 }
             }
             Fault::Replace { host, back } => self.begin_replacing(host, back),
-            Fault::Plan { cancel, .. } => self.begin_plan(cancel),
             Fault::CopyAll
             | Fault::RestoreAll { .. }
             | Fault::LoseDisk { .. }
@@ -151,7 +150,7 @@ impl World {
             self.go_on(at);
             self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
-                self.start(at);
+                self.start(at, false);
             }
         }
     }

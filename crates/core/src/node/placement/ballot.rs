@@ -1,8 +1,6 @@
-//! Grants to make the next ring: a node that is ordered to change the ring, or that takes a change
-//! one step further, first queries all members that the change goes on with. It needs the grants of
-//! more than half of them, and of no less than half of all. A member grants one next ring at a
-//! time, to all that would make it, so of two next rings at most one is made, wherever the network
-//! is cut in two.
+//! Grants to change the ring: a node that is ordered to change it first queries all members, and
+//! needs the grants of more than half of them. A member gives one grant at a time, so of two
+//! changes at once at most one is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +9,7 @@ use super::super::interface::{Hindrance, RingChange};
 use super::super::io::Io;
 use crate::members::Member;
 use crate::message::{Body, Counter};
-use crate::ring::{Ring, RingId};
+use crate::ring::RingId;
 use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
@@ -22,8 +20,8 @@ const RETRY_INTERVAL: Micros = Micros::from_millis(200);
 /// by any two clocks.
 const GRANT: Micros = Micros::from_millis(10_000);
 
-/// The next ring that this node would make, and the one that it has granted to others: if both, the
-/// same one.
+/// The change that this node was ordered to make, or the one that it has granted to another node:
+/// never both.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ballot {
     proposal: Option<Proposal>,
@@ -32,55 +30,25 @@ pub(super) struct Ballot {
     last_op: u64,
 }
 
-/// A ring that comes after the one in force.
-#[derive(Clone, Debug)]
-pub(super) struct Next {
-    pub(super) ring: Ring,
-    pub(super) purpose: Purpose,
-}
-
-/// What a ring is made for.
-#[derive(Clone, Debug)]
-pub(super) enum Purpose {
-    /// It begins the change that was ordered, with these newcomers.
-    Begin(Vec<Member>),
-    /// It goes back to the table before, as was ordered.
-    Cancel,
-    /// It takes the change one step further.
-    Forward,
-}
-
-/// A next ring that needs grants.
+/// A change that needs grants.
 #[derive(Clone, Debug)]
 struct Proposal {
     request_id: RequestId,
-    made: Next,
-    /// The digest of the ring that is to be made: it names the change.
-    next: u64,
-    voters: Vec<NodeId>,
-    /// How many members there are, those included that the change goes on without.
-    all: usize,
+    old: NodeId,
+    new: Member,
     granted: BTreeSet<NodeId>,
     /// Members that did not grant it, with the node that they name as changing the ring.
     denied: BTreeMap<NodeId, NodeId>,
     until: Time,
-    query_at: Time,
+    next: Time,
 }
 
-impl Proposal {
-    fn is_granted(&self) -> bool {
-        let granted = self.granted.len();
-        2 * granted > self.voters.len() && 2 * granted >= self.all
-    }
-}
-
-/// What this node has promised to others.
-#[derive(Clone, Debug)]
+/// What this node has promised to another one.
+#[derive(Clone, Copy, Debug)]
 struct Grant {
-    /// The digest of the ring that they may make.
-    next: u64,
-    /// Each of them, with its last query, and when the grant ends.
-    holders: BTreeMap<NodeId, (RequestId, Time)>,
+    request_id: RequestId,
+    change: RingChange,
+    until: Time,
 }
 
 /// The members that grant a change of this ring.
@@ -88,84 +56,50 @@ struct Grant {
 pub(super) struct Voters<'a> {
     /// Its version and digest.
     pub(super) ring: RingId,
-    /// Those that the change goes on with, this node among them.
-    pub(super) voters: &'a [NodeId],
-    /// How many members have a place in it.
-    pub(super) all: usize,
+    pub(super) members: &'a [NodeId],
 }
 
 impl Ballot {
     /// The change that is in progress, as far as this node is concerned.
     pub(super) fn in_flight(&self, me: NodeId) -> Option<RingChange> {
         let own = self.proposal.as_ref();
-        let own = own.map(|own| RingChange { next: own.next, by: me });
-        own.or_else(|| {
-            let grant = self.grant.as_ref()?;
-            let by = *grant.holders.keys().next()?;
-            Some(RingChange { next: grant.next, by })
-        })
-    }
-
-    /// True if this node may propose the ring of this digest: it proposes none, and has granted no
-    /// other one.
-    pub(super) fn may_propose(&self, next: u64) -> bool {
-        self.proposal.is_none() && self.grant.as_ref().is_none_or(|grant| grant.next == next)
-    }
-
-    /// Gives up a step that this node would make, for an order of the operator.
-    pub(super) fn give_way(&mut self, ordered: &mut bool, io: &mut Io) {
-        let is_step = |own: &Proposal| matches!(own.made.purpose, Purpose::Forward);
-        if self.proposal.as_ref().is_some_and(is_step) {
-            let me = io.local.me();
-            self.fail(Hindrance::Other(None, me), ordered, io);
-        }
-    }
-
-    /// Another ring is in force: what was granted was a change of the one before.
-    pub(super) fn end_grant(&mut self) {
-        self.grant = None;
+        let own = own.map(|own| RingChange { old: own.old, new: own.new.id(), by: me });
+        own.or(self.grant.map(|grant| grant.change))
     }
 
     /// Forgets a grant that has ended.
     pub(super) fn expire(&mut self, now: Time) {
-        if let Some(grant) = &mut self.grant {
-            grant.holders.retain(|_, (_, until)| *until > now);
-        }
-        self.grant.take_if(|grant| grant.holders.is_empty());
+        self.grant.take_if(|grant| grant.until <= now);
     }
 
-    /// Begins to query grants for a change. There is none in progress. Returns it if it needs no
-    /// other grant than this node's.
+    /// Begins to query grants for a change. There is none in progress.
     pub(super) fn propose(
         &mut self,
         now: Time,
-        made: Next,
-        Voters { ring, voters, all }: Voters<'_>,
+        old: NodeId,
+        new: Member,
+        voters: Voters<'_>,
         io: &mut Io,
-    ) -> Option<Next> {
-        let next = made.ring.digest();
-        debug_assert!(self.may_propose(next), "one next ring at a time");
+    ) {
+        debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.0.max(self.last_op + 1);
         let (request_id, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
         let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
-        let (voters, query_at) = (voters.to_vec(), now);
-        let proposal =
-            Proposal { request_id, made, next, voters, all, granted, denied, until, query_at };
-        if proposal.is_granted() {
-            return Some(proposal.made);
-        }
-        self.proposal = Some(proposal);
-        self.query(now, ring, io);
-        None
+        self.proposal = Some(Proposal { request_id, old, new, granted, denied, until, next: now });
+        self.query(now, voters, io);
     }
 
-    /// Queries the members that have not granted the change of this ring, when that is due.
-    pub(super) fn query(&mut self, now: Time, ring: RingId, io: &mut Io) {
-        let Some(own) = self.proposal.as_mut().filter(|own| own.query_at <= now) else { return };
-        own.query_at = now + RETRY_INTERVAL;
-        let wanting = own.voters.iter().copied().filter(|id| !own.granted.contains(id));
-        let wanting: Vec<NodeId> = wanting.collect();
-        io.out.send(wanting, own.request_id, Body::QueryChange { ring, next: own.next });
+    /// Queries the members that have not granted the change, when that is due.
+    pub(super) fn query(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
+        let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
+        own.next = now + RETRY_INTERVAL;
+        let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
+        let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
+        io.out.send(
+            wanting,
+            own.request_id,
+            Body::QueryRing { ring, old: own.old, new: own.new.id() },
+        );
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
@@ -176,54 +110,50 @@ impl Ballot {
         request_id: RequestId,
         change: RingChange,
         changes: bool,
-        ordered: &mut bool,
         io: &mut Io,
     ) {
         self.expire(now);
         let (from, me) = (change.by, io.local.me());
-        let other = self.proposal.as_ref().filter(|own| own.next != change.next);
-        let goes_on = other.is_some() && me < from;
+        let goes_on = self.proposal.is_some() && me < from;
         if changes || goes_on {
             return io.out.send(vec![from], request_id, Body::RingDenied { by: me });
         }
-        let granted = self.grant.as_ref().filter(|grant| grant.next != change.next);
-        if let Some(granted) = granted {
-            let by = granted.holders.keys().next().copied().unwrap_or(me);
+        if self.grant.is_some_and(|grant| grant.change != change) {
+            let by = self.grant.map_or(me, |grant| grant.change.by);
             return io.out.send(vec![from], request_id, Body::RingDenied { by });
         }
-        if other.is_some() {
-            self.fail(Hindrance::Other(Some(change), from), ordered, io);
+        if self.proposal.is_some() {
+            self.fail(Hindrance::Other(Some(change), from), io);
         }
-        let grant = Grant { next: change.next, holders: BTreeMap::new() };
-        let holders = &mut self.grant.get_or_insert(grant).holders;
-        let known = holders.get(&from).map_or(request_id, |(known, _)| request_id.max(*known));
-        holders.insert(from, (known, now + GRANT));
+        let request_id = self.grant.map_or(request_id, |grant| request_id.max(grant.request_id));
+        self.grant = Some(Grant { request_id, change, until: now + GRANT });
         io.out.count(Counter::RingChangesGranted);
         io.out.send(vec![from], request_id, Body::RingGranted);
     }
 
-    /// A member grants a change; returns the change when enough have.
+    /// A member grants a change; returns the change when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
         request_id: RequestId,
+        members: &[NodeId],
         io: &mut Io,
-    ) -> Option<Next> {
+    ) -> Option<(NodeId, Member)> {
         let Some(own) = self.proposal.as_mut() else {
             // The grant of a change that was given up meanwhile: it is not needed.
             let by = io.local.me();
             io.out.send(vec![from], request_id, Body::RingDenied { by });
             return None;
         };
-        if own.request_id != request_id || !own.voters.contains(&from) {
+        if own.request_id != request_id || !members.contains(&from) {
             return None;
         }
         own.granted.insert(from);
         own.denied.remove(&from);
-        if !own.is_granted() {
+        if 2 * own.granted.len() <= members.len() {
             return None;
         }
-        self.proposal.take().map(|own| own.made)
+        self.proposal.take().map(|own| (own.old, own.new))
     }
 
     /// A member does not grant this node's change, or returns the grant of this node.
@@ -233,33 +163,30 @@ impl Ballot {
                 own.granted.remove(&from);
                 own.denied.insert(from, by);
             }
-            _ => {
-                if let Some(grant) = &mut self.grant
-                    && grant.holders.get(&from).is_some_and(|(known, _)| request_id >= *known)
-                {
-                    grant.holders.remove(&from);
-                }
-                self.grant.take_if(|grant| grant.holders.is_empty());
+            Some(_) => {}
+            None => {
+                self.grant
+                    .take_if(|grant| grant.change.by == from && request_id >= grant.request_id);
             }
         }
     }
 
     /// Gives up this node's own change when its time is over.
-    pub(super) fn tick(&mut self, now: Time, ordered: &mut bool, io: &mut Io) {
+    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], io: &mut Io) {
         self.expire(now);
         let Some(own) = self.proposal.as_ref().filter(|own| own.until <= now) else { return };
         let others = own.denied.values().find(|by| !own.denied.contains_key(by));
-        let (granted, members) = (own.granted.len(), own.voters.len());
+        let (granted, members) = (own.granted.len(), members.len());
         let why = match others.or(own.denied.values().next()) {
             Some(by) => Hindrance::Other(None, *by),
-            None => Hindrance::Grants { granted, members, all: own.all },
+            None => Hindrance::Grants { granted, members },
         };
-        self.fail(why, ordered, io);
+        self.fail(why, io);
     }
 
     /// Gives up this node's own change, if there is one: the ring is unchanged, and the grants are
     /// returned.
-    pub(super) fn fail(&mut self, why: Hindrance, ordered: &mut bool, io: &mut Io) {
+    pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
         let by = io.local.me();
         let queried = own.granted.iter().chain(own.denied.keys()).copied();
@@ -267,14 +194,16 @@ impl Ballot {
         if !queried.is_empty() {
             io.out.send(queried, own.request_id, Body::RingDenied { by });
         }
-        if !matches!(own.made.purpose, Purpose::Forward) {
-            *ordered = false;
-            io.out.ring_ordered(Err(why));
-        }
+        io.out.not_replaced(why);
+    }
+
+    /// The change that this node proposes: the member that goes, and the new one.
+    pub(super) fn own(&self) -> Option<(NodeId, NodeId)> {
+        self.proposal.as_ref().map(|own| (own.old, own.new.id()))
     }
 
     /// When the next query or the end of the time is due.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        self.proposal.as_ref().map(|own| own.query_at.min(own.until))
+        self.proposal.as_ref().map(|own| own.next.min(own.until))
     }
 }

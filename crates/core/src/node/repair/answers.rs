@@ -8,6 +8,7 @@ use crate::message::{Body, Counter, Item, Measure, Rejection, Resource};
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
 use crate::node::local_state::stalled;
+use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
 
@@ -30,6 +31,7 @@ impl Answers {
         from: NodeId,
         request_id: RequestId,
         body: Body,
+        ring: &Ring,
         io: &mut Io,
     ) -> Option<Partition> {
         let (partition, equal) = match &body {
@@ -38,7 +40,7 @@ impl Answers {
             _ => return None,
         };
         let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
-        match self.answer(from, request_id, partition, body, io) {
+        match self.answer(from, request_id, partition, body, ring, io) {
             Ok(None) => {}
             // What is reported of the own records holds only once they are synced.
             Ok(Some(answer)) => {
@@ -60,14 +62,14 @@ impl Answers {
         request_id: RequestId,
         partition: Partition,
         body: Body,
+        ring: &Ring,
         io: &mut Io,
     ) -> Result<Option<Body>, Rejection> {
-        let partitions = io.local.ring().partitions();
-        if partition.0 >= partitions {
-            return Err(Rejection::Partition(partition.0, partitions));
+        if partition.0 >= ring.partitions() {
+            return Err(Rejection::Partition(partition.0, ring.partitions()));
         }
-        // Who asks may be no owner any more, and have records left.
-        if !io.local.owns(partition) {
+        let owners = ring.owners(partition);
+        if !owners.contains(&io.local.me()) || !owners.contains(&from) {
             return Err(Rejection::NotOwner);
         }
         // An answer could wait for what is not synced.

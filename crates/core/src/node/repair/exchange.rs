@@ -33,27 +33,12 @@ const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of own records read at a time.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// What a comparison is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// Two owners are to hold the same.
-    Upkeep,
-    /// The same, and its outcome is to prove that nothing is missing here.
-    Proof,
-    /// This node does not own the partition: its outcome is to prove that the owner holds all that
-    /// is here. Nothing is fetched.
-    Release,
-}
-
 /// A comparison in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
     pub(super) moved: Moved,
-    purpose: Purpose,
-    /// True if it began when it could prove something.
-    may_prove: bool,
     /// The store's id and the partition's GC epoch when it began: under others it proves nothing.
     store: u64,
     gc_epoch: GcEpoch,
@@ -162,25 +147,24 @@ const GO_ON: Step = Ok(None);
 const DONE: Step = Ok(Some(()));
 
 impl Exchange {
-    /// Sends the first question of a comparison; `None` before the own tree is there.
+    /// Sends the first question of a comparison. `proof` if the outcome is to prove that nothing is
+    /// missing here.
     pub(super) fn begin(
         now: Time,
         partition: Partition,
         peer: NodeId,
-        purpose: Purpose,
+        proof: bool,
         in_flight: &mut InFlight,
         io: &mut Io,
     ) -> Option<Self> {
         let root = io.local.trees.tree(partition)?.root();
-        let width = if purpose == Purpose::Upkeep { WIDTH } else { WIDTH_OF_PROOF };
+        let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
         let gc_epoch = io.local.gc_epochs.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
             store: io.local.meta().store,
             moved: Moved::default(),
-            purpose,
-            may_prove: purpose == Purpose::Release || io.local.may_prove(),
             gc_epoch,
             begun: now,
             has_read: false,
@@ -209,16 +193,11 @@ impl Exchange {
         io.out.send(vec![self.peer], question, body);
     }
 
-    /// True if it is for a partition that this node does not own.
-    pub(super) fn is_release(&self) -> bool {
-        self.purpose == Purpose::Release
-    }
-
-    /// True if its outcome proves what it was begun for: all that differed was moved, and neither
-    /// the own store nor the partition's GC epoch is another one by now.
+    /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
+    /// differed was moved, and neither the own store nor the partition's GC epoch is another one
+    /// by now.
     pub(super) fn proves(&self, io: &Io) -> bool {
-        self.purpose != Purpose::Upkeep
-            && self.may_prove
+        self.width == WIDTH_OF_PROOF
             && self.moved.is_complete()
             && self.store == io.local.meta().store
             && self.gc_epoch == io.local.gc_epochs.number(self.partition)
@@ -279,11 +258,8 @@ impl Exchange {
         let Some(tree) = io.local.trees.tree(self.partition) else {
             return Err(ComparisonFault::NoTree.into());
         };
-        // A node that has nothing asks for everything, or has nothing to give.
+        // A node that has nothing asks for everything.
         if tree.root() == Default::default() {
-            if self.purpose == Purpose::Release {
-                return DONE;
-            }
             self.leaves = None;
             return self.list(now, in_flight, io);
         }
@@ -381,7 +357,7 @@ impl Exchange {
             (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
         let mut differ = differences(mine, theirs);
         let in_flux = self.changes != io.local.trees.changes(self.partition);
-        if in_flux && self.purpose == Purpose::Upkeep && !differ.is_empty() {
+        if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
                 self.stage = Stage::Resting(now + RECHECK_INTERVAL);
@@ -392,14 +368,7 @@ impl Exchange {
             self.moved.left += (all - differ.len()) as u64;
         }
         self.seen = None;
-        let directed = differ.into_iter().map(|(key, pair)| (key, direction(pair)));
-        self.todo = match self.purpose {
-            Purpose::Release => directed
-                .filter(|(_, direction)| *direction != Direction::Pull)
-                .map(|(key, _)| (key, Direction::Push))
-                .collect(),
-            _ => directed.collect(),
-        };
+        self.todo = differ.into_iter().map(|(key, pair)| (key, direction(pair))).collect();
         self.stage = Stage::Moving { next };
         self.go_on(now, in_flight, io)
     }

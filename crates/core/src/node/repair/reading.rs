@@ -55,17 +55,6 @@ impl Reader {
         }
     }
 
-    /// These are the partitions from now on: those without a tree are read at once.
-    pub(super) fn set_partitions(&mut self, now: Time, partitions: Vec<Partition>) {
-        let round = self.pace * self.partitions.len().max(1) as u64;
-        if self.current.is_some_and(|current| !partitions.contains(&current)) {
-            (self.current, self.token) = (None, None);
-        }
-        self.partitions = partitions;
-        self.next = self.next.min(self.partitions.len());
-        self.pace(now, round);
-    }
-
     /// From now on all partitions are read in the time `round`.
     pub(super) fn pace(&mut self, now: Time, round: Micros) {
         self.pace = round / self.partitions.len().max(1) as u64;
@@ -106,9 +95,8 @@ impl Reader {
             // Shown even if it is 0.
             io.out.count_many(Counter::PartitionsReadAtStart, 0);
         }
-        // What another ring has brought since, or what may be wrong.
-        if let Some(unbuilt) = io.local.trees.first_unbuilt().or(io.local.trees.doubtful()) {
-            return Some(unbuilt);
+        if let Some(doubtful) = io.local.trees.doubtful() {
+            return Some(doubtful);
         }
         let due = *self.scrub_at.get_or_insert(now + self.pace);
         if due > now {
@@ -116,7 +104,7 @@ impl Reader {
         }
         self.scrub_at = Some(now + self.pace);
         self.next = (self.next + 1) % self.partitions.len().max(1);
-        self.partitions.get(self.next).copied().filter(|partition| io.local.holds(*partition))
+        self.partitions.get(self.next).copied()
     }
 
     /// A page has been read, if this `token` names one. Returns its partition, and the damaged
@@ -130,13 +118,7 @@ impl Reader {
     ) -> Option<(Partition, Vec<Key>)> {
         let partition = self.current.filter(|_| self.token == Some(token))?;
         self.token = None;
-        if !io.local.holds(partition) {
-            // It has been released meanwhile.
-            self.current = None;
-            return None;
-        }
-        let reads = self.is_first || io.local.trees.first_unbuilt().is_some();
-        self.page_at = match (reads, io.local.is_busy()) {
+        self.page_at = match (self.is_first, io.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
                 let took = now.saturating_since(self.queried_at);

@@ -7,6 +7,7 @@ mod drain;
 mod kind;
 mod orders;
 mod peer;
+mod plan;
 mod reasons;
 mod rejection;
 mod status;
@@ -20,7 +21,7 @@ use crate::causal::Dot;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, CODED, DECIDED, Speech, WireError};
+use crate::wire::{self, CODED, DECIDED, RINGED, Speech, WireError};
 use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
@@ -28,7 +29,10 @@ pub use kind::Kind;
 pub use orders::{
     DrainRejection, EmulateRejection, LossRejection, RepairRejection, ReplaceRejection,
 };
-pub use peer::{Body, Change, Gossip, Item, PeerMessage, Premise, RequestId};
+pub use peer::{Body, Change, Gossip, Item, PeerMessage, Premise, RequestId, RingProgress};
+pub use plan::{
+    MAX_STAGED, MAX_ZONE_BYTES, Outcome, PlanOrder, PlanRejection, PlanReport, Share, Staged,
+};
 pub use reasons::{
     Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
@@ -330,6 +334,8 @@ pub enum CallBody {
         /// The id of the earlier call on this connection.
         call: u64,
     },
+    /// Stages, shows, applies or cancels a change of the ring. Since protocol 9.
+    Plan(PlanOrder),
 }
 
 impl Call {
@@ -342,6 +348,7 @@ impl Call {
                 CallBody::Data { request, timeout_ms }
             }
             CallBody::GiveUp { .. } if protocol < DECIDED => return None,
+            CallBody::Plan(_) if protocol < RINGED => return None,
             body => body,
         };
         Some(Call { id, body })
@@ -363,9 +370,22 @@ impl Reply {
     pub fn frame(self, speech: impl Into<Speech>) -> Bytes {
         let Speech { protocol, checksum } = speech.into();
         match protocol {
-            CODED.. => wire::checked_frame(&self, checksum),
-            _ => wire::checked_frame(&Before(self), checksum),
+            RINGED.. => wire::checked_frame(&self, checksum),
+            CODED.. => wire::checked_frame(&self.before_rings(), checksum),
+            _ => wire::checked_frame(&Before(self.before_rings()), checksum),
         }
+    }
+
+    /// The reply for a program that knows no rings in a change: it is shown the table that reads
+    /// ask, which is the one that it can place keys by.
+    fn before_rings(self) -> Self {
+        let body = match self.body {
+            ReplyBody::Ring(report) => {
+                ReplyBody::Ring(RingReport { ring: report.ring.of_reads(), ..report })
+            }
+            body => body,
+        };
+        Reply { body, ..self }
     }
 
     /// The reply in the payload of a frame of a node with which `protocol` is spoken.
@@ -405,6 +425,8 @@ pub enum ReplyBody {
     LossAccepted(Result<u32, LossRejection>),
     /// To `GiveUp`: the earlier call is void, or is decided and its answer on the way.
     GivenUp,
+    /// To `Plan`: what is staged after the order, or why it was not carried out.
+    Plan(Box<Result<PlanReport, PlanRejection>>),
 }
 
 /// How a node is linked with the other members.

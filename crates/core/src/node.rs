@@ -19,10 +19,12 @@ mod placement;
 mod reach;
 mod repair;
 mod replica;
+pub mod rules;
 mod tombstone_gc;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::gc_epoch::{GcEpoch, PurgeableKey};
 use crate::members::Members;
@@ -30,7 +32,7 @@ use crate::merkle::KeptTree;
 use crate::message::{
     Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Rejection, Request,
 };
-use crate::ring::RingId;
+use crate::ring::{Ring, RingId};
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
@@ -44,12 +46,11 @@ pub use ids::{ReadToken, ScanToken, SyncSeq};
 use ids::{RequestId, Role, ScanPurpose, role_of};
 pub use interface::{
     ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
-    PeerView, RingChange, Shortage, Stall, Work,
+    PeerView, RingChange, RingOrder, Shortage, Stall, Work,
 };
 use io::Io;
 pub use merkle_trees::own_partitions;
-use placement::Placement;
-pub use placement::reconcile;
+use placement::{Placement, Verdict};
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
@@ -71,6 +72,10 @@ pub struct Node {
     /// Time between two rounds of gossip.
     interval: Micros,
     last_input: Option<Time>,
+    /// The nodes with a link that is up, whether they belong to the cluster or not, and those of
+    /// them that the roles know of.
+    links: BTreeSet<NodeId>,
+    peers: BTreeSet<NodeId>,
     /// Until when writes are refused, and how long this process did not run.
     stale: (Time, Micros),
     /// True from an operator's order to another one: requests and hints go elsewhere.
@@ -89,18 +94,21 @@ const STALE_AFTER: Micros = Micros::from_millis(1_000);
 impl Node {
     /// A node at the start of an incarnation of its store (`store::begin_incarnation`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
+        let mut io = Io::new(&config, meta);
         Node {
             replica: Replica::new(&config),
             identity: Identity::new(&config),
             placement: Placement::new(&config),
-            gossip: Gossip::new(&config, seed),
+            gossip: Gossip::new(&config, seed, &mut io),
             handoff: Handoff::new(&config, seed),
-            repair: Repair::new(&config, seed),
+            repair: Repair::new(&config, seed, &io),
             tombstone_gc: TombstoneGc::new(&config, seed),
             catching_up: CatchUp::new(config.boot_nonce, config.ring.members().len() - 1),
-            io: Io::new(&config, meta),
+            io,
             interval: config.gossip_interval,
             last_input: None,
+            links: BTreeSet::new(),
+            peers: BTreeSet::new(),
             stale: (Time::START, Micros::ZERO),
             drained: false,
             coordinator: Coordinator::new(config, seed),
@@ -132,13 +140,16 @@ impl Node {
                 self.repair.tick(now, io);
                 self.tombstone_gc.tick(now, io);
             }
-            // One that has no place in the ring is no peer.
-            Input::Link { peer, .. } if !self.placement.has(peer) => {}
             Input::Link { peer, up } => {
-                self.identity.link(now, peer, up, io);
-                self.placement.link(peer, up);
-                let usable = up && !self.identity.is_foreign(peer);
-                self.link(now, peer, usable);
+                if up {
+                    self.links.insert(peer);
+                } else {
+                    self.links.remove(&peer);
+                }
+                // One that does not belong to the cluster is no peer.
+                if io.local.is_peer(peer) || self.peers.contains(&peer) {
+                    self.meet(now, peer, up);
+                }
             }
             Input::Peer { from, message } => self.dispatch(now, from, message),
             Input::Client { client, id, request, timeout_ms } => {
@@ -147,9 +158,7 @@ impl Node {
             Input::GiveUp { client, call } => self.coordinator.give_up(client, call, io),
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
             Input::AcceptLoss => self.repair.accept_loss(io),
-            Input::Replace { old, new } => {
-                self.placement.replace(now, old, new, io);
-            }
+            Input::Ring(order) => self.placement.order(now, order, io),
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Stalled(stall) => {
                 io.local.set_stall(stall);
@@ -159,7 +168,7 @@ impl Node {
             Input::Limits(limits) => {
                 io.local.hints.set_limit(limits.hint_limit_bytes);
                 self.handoff.limit_age(limits.hint_age);
-                self.repair.pace(now, limits.repair_interval, limits.scrub_interval);
+                self.repair.pace(now, &limits);
             }
             Input::Store(Done::Read { token, found, hints }) => {
                 self.replica.read_done(token, found, hints, io);
@@ -175,7 +184,10 @@ impl Node {
                 io.release(seq);
                 self.replica.synced(seq);
                 self.identity.synced(io);
-                self.placement.synced(io);
+                if let Some(ring) = self.placement.synced(io) {
+                    self.change_ring(now, ring);
+                }
+                let io = &mut self.io;
                 self.repair.synced(io);
                 self.tombstone_gc.settled(now, io);
             }
@@ -218,15 +230,73 @@ impl Node {
                 self.handoff.set_liveness(now, peer, liveness, io);
                 self.repair.set_liveness(now, peer, liveness);
                 self.tombstone_gc.set_liveness(peer, liveness);
+                self.placement.set_liveness(peer, liveness);
+            } else if self.io.local.take_membership_changed() {
+                self.io.out.set_members(self.io.local.members().clone());
+                self.change_members(now);
             } else if let Some((partition, key)) = self.io.out.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.io);
             } else if let Some((from, incarnation)) = self.io.out.next_own_incarnation() {
                 self.identity.hear_of_own_incarnation(from, incarnation, &mut self.io);
+            } else if self.placement.make_next(now, &self.links, &mut self.io) {
+                // It is on its way to the disk.
             } else {
                 break;
             }
         }
         self.handoff.notice_changes(now, &mut self.io);
+        let is_idle = self.coordinator.is_idle();
+        self.placement.advance(now, is_idle, &mut self.io);
+    }
+
+    /// A link with a peer came up or went down, or the node at its other end becomes a peer or
+    /// ceases to be one.
+    fn meet(&mut self, now: Time, peer: NodeId, up: bool) {
+        let io = &mut self.io;
+        if up {
+            self.peers.insert(peer);
+        } else {
+            self.peers.remove(&peer);
+            io.local.lose(peer);
+        }
+        self.identity.link(now, peer, up, io);
+        self.placement.link(peer, up, io);
+        let usable = up && !self.identity.is_foreign(peer);
+        self.link(now, peer, usable);
+    }
+
+    /// A later ring is durable: it is in force from now on.
+    fn change_ring(&mut self, now: Time, ring: Arc<Ring>) {
+        let io = &mut self.io;
+        let before = io.local.ring().clone();
+        io.local.set_ring(ring.clone());
+        io.out.count(Counter::RingsTaken);
+        io.out.set_ring(ring, io.local.members().clone());
+        self.change_members(now);
+        let io = &mut self.io;
+        self.coordinator.set_ring(now, io);
+        self.repair.set_ring(now, io);
+        self.tombstone_gc.set_ring(io);
+        self.handoff.set_ring(now, io);
+        self.placement.set_ring(&before, io);
+        self.identity.set_ring(now, io);
+    }
+
+    /// Another node belongs to the cluster from now on, or one does no more.
+    fn change_members(&mut self, now: Time) {
+        let io = &mut self.io;
+        self.gossip.set_members(io);
+        self.catching_up.set_peers(io.local.ring().members().len().saturating_sub(1));
+        let gone: Vec<NodeId> =
+            self.peers.iter().copied().filter(|peer| !self.io.local.is_peer(*peer)).collect();
+        for peer in gone {
+            self.meet(now, peer, false);
+        }
+        let come = self.links.difference(&self.peers).copied();
+        let come: Vec<NodeId> = come.filter(|peer| self.io.local.is_peer(*peer)).collect();
+        for peer in come {
+            self.meet(now, peer, true);
+        }
     }
 
     /// A peer can be sent to from now on, or no more.
@@ -253,10 +323,10 @@ impl Node {
 
     /// Passes a message to the role that it is for.
     fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
-        let PeerMessage { request_id, body } = message;
+        let PeerMessage { ring, request_id, body } = message;
         let io = &mut self.io;
         let own = from == io.local.me();
-        if !own && !self.placement.has(from) {
+        if !own && !io.local.is_peer(from) {
             return self.placement.hear_stranger(from, body, io);
         }
         if !own && !self.identity.is_foreign(from) {
@@ -269,21 +339,64 @@ impl Node {
             return self.io.out.send(vec![from], request_id, Body::NotYet(NotYet::RepeatedPut));
         }
         let io = &mut self.io;
+        if !own && ring != RingId::UNSAID {
+            io.local.hear_of_ring(from, ring);
+        }
         match body {
-            Body::Introduce { ring, cluster, .. } => {
-                match self.placement.meet(from, request_id, ring, cluster, io) {
+            Body::Introduce { incarnation, ring, cluster } => {
+                match self.placement.meet(now, from, (incarnation, ring), cluster, io) {
                     Ordering::Less => {}
                     Ordering::Equal => self.identify(now, from, request_id, body),
                     // It is notified of this node's ring, and answers with its own.
                     Ordering::Greater => self.identity.introduce(vec![from], io),
                 }
             }
-            Body::Known { .. } => self.identify(now, from, request_id, body),
+            Body::Known { .. } => {
+                if self.identity.is_own(request_id, io) {
+                    self.placement.confirm(from, io);
+                }
+                self.identify(now, from, request_id, body);
+            }
             Body::Placement { ring, members } => {
                 self.placement.hear(from, ring, &members, io);
             }
             _ if self.identity.is_foreign(from) => {}
-            body => self.deliver(now, from, request_id, body),
+            body if own => self.deliver(now, from, request_id, body),
+            body => match self.placement.judge(from, ring, &body, io) {
+                Verdict::Taken => self.deliver(now, from, request_id, body),
+                verdict => self.turn_away(now, from, (request_id, ring), &body, verdict),
+            },
+        }
+    }
+
+    /// A message of another ring does not count: who waits for an answer is refused, and who has
+    /// the older ring is sent the later one.
+    fn turn_away(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        (request_id, ring): (RequestId, RingId),
+        body: &Body,
+        verdict: Verdict,
+    ) {
+        let io = &mut self.io;
+        io.out.count(Counter::MessagesOfOtherRings);
+        let (given, own) = (ring.version, io.local.ring_id().version);
+        match body {
+            Body::Equal | Body::Summaries(_) | Body::Items { .. } | Body::Records { .. } => {}
+            Body::Agreed | Body::NotYet(_) | Body::Progress(_) => {}
+            Body::Propose { .. } => {
+                io.out.send(vec![from], request_id, Body::NotYet(NotYet::Members));
+            }
+            _ => {
+                let refused = Body::Failed(Rejection::OtherRing { given, own });
+                io.out.send(vec![from], request_id, refused);
+            }
+        }
+        match verdict {
+            Verdict::Older => self.placement.correct(now, from, io),
+            Verdict::Other => self.identity.introduce(vec![from], io),
+            Verdict::Taken => debug_assert!(false, "what is taken is not turned away"),
         }
     }
 
@@ -306,10 +419,13 @@ impl Node {
             | Body::GcEpochNumbers(_)
             | Body::QueryGcEpoch(_)
             | Body::GcState { .. } => self.tombstone_gc.hear(now, from, request_id, body, io),
-            Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
+            Body::Equal | Body::Summaries(_) | Body::Items { .. } | Body::Records { .. } => {
                 self.repair.hear(now, from, request_id, body, io);
             }
-            Body::Compare { .. } | Body::Descend { .. } | Body::Leaves { .. } => {
+            Body::Compare { .. }
+            | Body::Descend { .. }
+            | Body::Leaves { .. }
+            | Body::Fetch { .. } => {
                 self.repair.query(now, from, request_id, body, io);
             }
             Body::Coordinated(_)
@@ -328,23 +444,27 @@ impl Node {
             | Body::Purge { .. }
             | Body::Discard { .. }
             | Body::Decide { .. }
-            | Body::Withdraw { .. } => match own {
+            | Body::Withdraw { .. }
+            | Body::Erase { .. } => match own {
                 true => self.replica.query(from, request_id, body, io),
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::Abandon => self.coordinator.abandon(from, request_id, io),
             Body::QueryWanted(wanted) => self.coordinator.confirm(from, request_id, wanted, io),
             Body::Wanted => self.coordinator.confirmed(now, request_id, from, io),
-            Body::StoreHint { .. } => match self.drained && !own {
+            // A node that is on its way out keeps nothing more for others.
+            Body::StoreHint { .. } => match !own && (self.drained || io.local.is_leaving()) {
                 true => io.out.send(vec![from], request_id, Body::Failed(Rejection::Stopping)),
                 false => self.replica.query(from, request_id, body, io),
             },
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
                 self.replica.query(from, request_id, body, io);
             }
-            Body::QueryRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
-                self.placement.vote(now, from, request_id, body, io);
-            }
+            Body::QueryRing { .. }
+            | Body::QueryChange { .. }
+            | Body::RingGranted
+            | Body::RingDenied { .. } => self.placement.vote(now, from, request_id, body, io),
+            Body::Progress(progress) => self.placement.hear_progress(from, progress, io),
         }
     }
 
@@ -378,11 +498,12 @@ impl Node {
         match token.purpose() {
             ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, io),
             ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, io),
-            ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, io),
+            ScanPurpose::PeerList => self.repair.peer_list_scanned(token, page, io),
             ScanPurpose::PurgeableKeys => {
                 self.tombstone_gc.purgeable_keys_scanned(now, token, &page, io);
             }
             ScanPurpose::Task => self.tombstone_gc.task_scanned(token, &page, io),
+            ScanPurpose::Surplus => self.repair.surplus_scanned(now, token, &page, io),
         }
     }
 
@@ -416,9 +537,11 @@ impl Node {
     pub fn rejection(&self, now: Time, writes: bool) -> Option<Rejection> {
         let io = &self.io;
         let unsure = || writes && !self.tombstone_gc.is_ready(now, io);
-        let rejection = self.drained.then_some(Rejection::Stopping);
+        // Others may have removed a node that is on its way out before it can answer.
+        let goes = self.drained || io.local.is_leaving();
+        let rejection = goes.then_some(Rejection::Stopping);
         let rejection = rejection.or_else(|| self.identity.rejection(io));
-        rejection.or_else(|| unsure().then(|| self.identity.starting()))
+        rejection.or_else(|| unsure().then(|| self.identity.starting(io)))
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
@@ -450,7 +573,7 @@ impl Node {
     /// How many of the other members have reported what they know of this node, and how many there
     /// are.
     pub fn heard(&self) -> (u32, u32) {
-        self.identity.heard()
+        self.identity.heard(&self.io)
     }
 
     /// The peers that belong to another cluster of the same name, and its id.
@@ -474,7 +597,7 @@ impl Node {
     /// The members that cannot be used now: unreachable, silent or marked down.
     pub fn avoided(&self, now: Time) -> Vec<NodeId> {
         let mut others = self.members().ids();
-        others.retain(|id| *id != self.io.local.me() && self.placement.has(*id));
+        others.retain(|id| *id != self.io.local.me() && self.io.local.ring().has(*id));
         others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
     }
 
@@ -535,7 +658,7 @@ impl Node {
     /// Own partitions that cannot be read and written with the configured R and W, because too few
     /// other nodes can be reached. Whether this node itself takes requests is another question.
     pub fn unservable(&self) -> usize {
-        self.coordinator.unservable(self.io.local.trees.partitions())
+        self.coordinator.unservable(self.io.local.own())
     }
 
     /// The trees for the next start, if this node stops now and all that it wanted written is; none
@@ -566,20 +689,30 @@ impl Node {
 
     /// The members that live with another ring, each with its version, as they introduced
     /// themselves.
-    pub fn other_rings(&self) -> impl Iterator<Item = (NodeId, u64)> {
-        self.placement.with_other_rings()
+    pub fn other_rings(&self) -> Vec<(NodeId, u64)> {
+        self.placement.with_other_rings(&self.io)
     }
 
-    /// The members that have not confirmed, in this node's incarnation, that they live with its
-    /// ring: what they acknowledge may count for members that are removed. The fence behind the
-    /// ring has passed when there is none left.
-    pub fn unconfirmed(&self) -> impl Iterator<Item = NodeId> {
-        self.placement.unconfirmed()
+    /// The members that have not confirmed, since this node has its ring, that they have it too:
+    /// what they acknowledge may count for members that are removed. The fence behind the ring has
+    /// passed when there is none left.
+    pub fn unconfirmed(&self) -> Vec<NodeId> {
+        self.placement.unconfirmed(&self.io)
     }
 
-    /// The version and digest of the ring that this incarnation uses.
+    /// The ring in force here, which is durable.
+    pub fn ring(&self) -> &Arc<Ring> {
+        self.io.local.ring()
+    }
+
+    /// The version and digest of that ring.
     pub fn ring_id(&self) -> RingId {
-        self.placement.id()
+        self.io.local.ring_id()
+    }
+
+    /// Partitions that this node does not own and may hold records of, which go to their owners.
+    pub fn surplus(&self) -> usize {
+        self.io.local.surplus().len()
     }
 
     /// True once the node serves.

@@ -71,6 +71,30 @@ impl QuorumTracker {
         self
     }
 
+    /// Goes on with these owners, and with `also` as those of the other table: the ring has
+    /// changed. What counted counts, as far as its node has a place; all others are to be asked
+    /// again. A fallback that is an owner now holds a hint and no copy.
+    pub fn move_to(&mut self, owners: &[NodeId], also: Option<&[NodeId]>) {
+        let mut moved = QuorumTracker::new(owners, self.needed, self.strict);
+        if let Some(also) = also {
+            moved = moved.with(also);
+        }
+        for (owner, state) in &mut moved.owners {
+            let counted = (*owner, Answer::Counted);
+            if self.owners.contains(&counted) {
+                *state = Answer::Counted;
+            }
+        }
+        for Fallback { node, answer, slots } in std::mem::take(&mut self.fallbacks) {
+            let ids: Vec<NodeId> = slots.iter().map(|slot| self.owners[*slot].0).collect();
+            let slots = moved.slots(&ids);
+            if answer == Answer::Counted && !slots.is_empty() && !moved.is_owner(node) {
+                moved.fallbacks.push(Fallback { node, answer, slots });
+            }
+        }
+        *self = moved;
+    }
+
     /// Notes that an owner has been asked.
     pub fn query(&mut self, owner: NodeId) {
         debug_assert!(self.is_owner(owner), "only an owner is asked as one");
@@ -82,6 +106,14 @@ impl QuorumTracker {
         debug_assert!(!self.is_owner(node), "an owner acts as a fallback for nobody");
         let slots = self.slots(owners);
         self.fallbacks.push(Fallback { node, answer: Answer::Queried, slots });
+    }
+
+    /// Notes that this node itself, which is no owner, has been asked in the place of the first
+    /// owner of each table.
+    pub fn query_own_fallback(&mut self, me: NodeId) {
+        let firsts = self.tables.iter().filter_map(|table| table.first());
+        let firsts: Vec<NodeId> = firsts.map(|slot| self.owners[*slot].0).collect();
+        self.query_fallback(me, &firsts);
     }
 
     fn slots(&self, owners: &[NodeId]) -> Vec<usize> {
@@ -157,6 +189,16 @@ impl QuorumTracker {
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
         let fallbacks = self.fallbacks.iter().map(|fallback| (fallback.node, fallback.answer));
         self.owners.iter().copied().chain(fallbacks)
+    }
+
+    /// True if only owner replicas count.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// True if the answer of this node has counted.
+    pub fn has_counted(&self, node: NodeId) -> bool {
+        self.nodes().any(|known| known == (node, Answer::Counted))
     }
 
     /// The owners, in order of preference.

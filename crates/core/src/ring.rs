@@ -29,7 +29,6 @@
 
 mod change;
 mod flow;
-mod join;
 mod moves;
 mod plan;
 mod shares;
@@ -86,6 +85,9 @@ pub enum RingError {
     /// No version number is left.
     #[error("the ring has version {0}, and none comes after it")]
     Version(u64),
+    /// A change that changes nothing.
+    #[error("nothing changes")]
+    Unchanged,
     /// A change of a ring that is between two tables.
     #[error("ring version {0} is in a change, which has to end or be cancelled first")]
     Changing(u64),
@@ -149,6 +151,11 @@ pub struct RingId {
     pub digest: u64,
 }
 
+impl RingId {
+    /// Of a message that does not say which ring it is of: its sender speaks a protocol before 9.
+    pub const UNSAID: RingId = RingId { version: 0, digest: 0 };
+}
+
 /// A placement table: the owners of every partition. A ring in a change has a second one
 /// (`ring/change.rs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +203,7 @@ impl Ring {
     }
 
     /// The next version, in which `new`, which is no member yet, has all places of `old`, its
-    /// weight and its zone. Nothing else moves.
+    /// weight and its zone, in both tables if the ring is in a change. Nothing else moves.
     pub fn replace(&self, old: NodeId, new: NodeId) -> Result<Self, RingError> {
         if !self.has(old) {
             return Err(RingError::Stranger(old));
@@ -219,6 +226,12 @@ impl Ring {
         let change = self.change.as_ref().map(|change| change.mapped(renamed, moved));
         let (members, owners) = (renamed(&self.members), moved(&self.owners));
         Ok(Ring { version, members, owners, n: self.n, change })
+    }
+
+    /// True if the two have the same members and owners, in both tables, whatever their versions.
+    pub fn places_like(&self, other: &Ring) -> bool {
+        self.change == other.change
+            && (&self.members, &self.owners, self.n) == (&other.members, &other.owners, other.n)
     }
 
     /// The one of these that is in force.
@@ -290,7 +303,7 @@ impl Ring {
 
     /// All members in the order in which they serve the partition: its owners, then the fallbacks.
     pub fn preference_list(&self, partition: Partition) -> Vec<NodeId> {
-        let owners = self.owners(partition);
+        let owners = &self.all_owners(partition)[..];
         let ids = self.members.iter().map(|member| member.id);
         let mut others: Vec<NodeId> = ids.filter(|id| !owners.contains(id)).collect();
         others.sort_unstable_by_key(|member| rank(partition, *member));

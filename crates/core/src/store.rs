@@ -108,6 +108,13 @@ impl Meta {
         }
     }
 
+    /// Notes that the node is read-ineligible in these partitions, too.
+    pub fn lose(&mut self, partitions: &[Partition]) {
+        self.read_ineligible.extend(partitions);
+        self.read_ineligible.sort_unstable();
+        self.read_ineligible.dedup();
+    }
+
     /// What a store knows of itself before its first incarnation; `store` is its id.
     pub fn new(identity: StoreIdentity, store: u64) -> Self {
         Meta {
@@ -219,8 +226,20 @@ pub struct Span {
     pub leaves: Option<LeafSet>,
     /// Stop after about this many bytes of records, whether they are wanted or not.
     pub limit_bytes: usize,
-    /// True if the contexts are not needed: the reading of a tree reads everything without them.
-    pub without_contexts: bool,
+    /// What is wanted of each record.
+    pub detail: Detail,
+}
+
+/// What a [`Span`] wants of each record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// A summary, with the context.
+    #[default]
+    Contexts,
+    /// A summary without the context: the reading of a tree reads everything without them.
+    Digests,
+    /// The object itself, without a summary.
+    Objects,
 }
 
 impl Span {
@@ -235,7 +254,7 @@ impl Span {
 pub struct Scanned {
     /// The key of the record.
     pub key: Key,
-    /// Every event that its object knows of; empty in a [`Span`] without contexts.
+    /// Every event that its object knows of; empty in a [`Span`] that wants none.
     pub context: Context,
     /// The digest of key and object, which the Merkle tree adds up.
     pub digest: Digest,
@@ -250,7 +269,10 @@ impl Scanned {
     pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
-        let context = if span.without_contexts { Context::default() } else { object.context() };
+        let context = match span.detail {
+            Detail::Contexts => object.context(),
+            Detail::Digests | Detail::Objects => Context::default(),
+        };
         Scanned { key, context, digest, dead: object.dead(), bytes }
     }
 }
@@ -260,6 +282,8 @@ impl Scanned {
 pub struct ScanPage {
     /// The wanted keys whose record could be read.
     pub items: Vec<Scanned>,
+    /// The same, where their objects are wanted in place of summaries.
+    pub objects: Vec<(Key, Object)>,
     /// Wanted keys whose record fails its checksum.
     pub damaged: Vec<Key>,
     /// Where to go on behind; `None` when all of the span has been read.
@@ -270,6 +294,9 @@ impl ScanPage {
     /// Adds the record or the damage that was found at a key.
     pub fn add(&mut self, key: Key, found: Found, span: &Span) {
         match found {
+            Found::Record(record) if span.detail == Detail::Objects => {
+                self.objects.push((key, record.object));
+            }
             Found::Record(record) => self.items.push(Scanned::of(key, &record.object, span)),
             Found::Damaged => self.damaged.push(key),
             Found::Nothing => {}
@@ -294,7 +321,8 @@ pub struct HintTotal {
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
     /// The number of them that may have filled the member's slot: this node is no owner of their
-    /// keys. A hint that an owner keeps fills no slot beside the owner's own copy.
+    /// keys. A hint that an owner keeps fills no slot beside the owner's own copy. The store does
+    /// not know it.
     pub pending: u64,
 }
 
@@ -303,17 +331,18 @@ pub struct HintTotal {
 pub struct Kept {
     /// The totals by the member that the hints are for.
     pub totals: BTreeMap<NodeId, HintTotal>,
+    /// How many hints there are for a member of keys of a partition.
+    pub counts: BTreeMap<(NodeId, Partition), u64>,
     /// How many hints there are of each GC epoch of a partition; a damaged one may be of the first.
     pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
 }
 
 impl Kept {
     /// Counts one more hint; a damaged one has no size.
-    pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, place: (Partition, bool)) {
-        let (partition, pending) = place;
+    pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, partition: Partition) {
         let total = self.totals.entry(target).or_default();
         total.count += 1;
-        total.pending += u64::from(pending);
+        *self.counts.entry((target, partition)).or_default() += 1;
         let mut gc_epoch = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);
@@ -389,8 +418,8 @@ pub trait Store: Send + Sync {
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
     /// The totals of all hints, by reading them, for the start. `place` returns the partition of a
-    /// key, and whether its hint may have filled a slot.
-    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
+    /// key.
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next
     /// [`Store::sync`]; a crash before it keeps some number of the oldest unsynced batches, each of
@@ -435,6 +464,17 @@ pub trait Store: Send + Sync {
         let _ = coming_bytes;
         Ok(None)
     }
+}
+
+/// The partitions of a ring of `partitions` that the store has records of.
+pub fn held(store: &dyn Store, partitions: u16) -> Result<Vec<Partition>, StoreError> {
+    let mut held = Vec::new();
+    for partition in (0..partitions).map(Partition) {
+        if !store.list(partition, None, 1)?.keys.is_empty() {
+            held.push(partition);
+        }
+    }
+    Ok(held)
 }
 
 /// The result of scrubbing one part of a store.

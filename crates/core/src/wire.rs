@@ -24,13 +24,16 @@ use crate::types::{
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 /// The newest protocol version that this program speaks.
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;
 /// The oldest one that it speaks: what that says otherwise is in [`crate::message::before`].
 pub const OLDEST_PROTOCOL: u16 = 6;
 /// The first version with codes for reasons, counters and gauges.
 pub const CODED: u16 = 7;
 /// The first version with writes that their issuer decides.
 pub const DECIDED: u16 = 8;
+/// The first version in which messages between nodes say which ring they are of, and rings can be
+/// in a change.
+pub const RINGED: u16 = 9;
 /// In the highest version of a preamble: its sender understands frames with
 /// [`Checksum::Crc32`]. A program that does not know it takes the number for a very late version,
 /// and goes on with its own highest one.

@@ -17,6 +17,8 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
+#[path = "machine/changes.rs"]
+mod changes;
 #[path = "machine/decisions.rs"]
 mod decisions;
 #[path = "machine/experiment.rs"]
@@ -29,12 +31,16 @@ mod hints;
 mod limits;
 #[path = "machine/placement.rs"]
 mod placement;
+#[path = "machine/release.rs"]
+mod release;
 #[path = "machine/repair.rs"]
 mod repair;
 #[path = "machine/repeats.rs"]
 mod repeats;
 #[path = "machine/stalls.rs"]
 mod stalls;
+#[path = "machine/streaming.rs"]
+mod streaming;
 #[path = "machine/tombstone_gc.rs"]
 mod tombstone_gc;
 #[path = "machine/trips.rs"]
@@ -199,6 +205,27 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
 }
 
 #[test]
+fn gossip_of_members_with_a_later_incarnation_of_the_node_raises_the_own_one() {
+    let mut bench = Bench::new();
+    let (peer, me) = (bench.peers()[0], bench.me);
+    let list = |incarnation: u64| {
+        let own = Member::configured("n0", "host:1");
+        assert_eq!(own.id(), me);
+        let members = vec![Member { incarnation: Incarnation(incarnation), ..own }];
+        Body::Gossip(Gossip::News {
+            heartbeats: Vec::new(),
+            members,
+            digest: 0,
+            wanted: Vec::new(),
+        })
+    };
+    bench.peer(peer, 1, list(1 << 40));
+    assert_eq!(bench.node.meta().incarnation.0, 1, "no incarnation is that high");
+    bench.peer(peer, 1, list(7));
+    assert_eq!(bench.node.meta().incarnation.0, 8, "no heartbeat of that incarnation is left");
+}
+
+#[test]
 fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() {
     let mut bench = Bench::at_start(4);
     let peers = bench.peers();
@@ -214,7 +241,7 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     for peer in &peers {
         let seen = Some(IncarnationId { incarnation: Incarnation(6), nonce: 77 });
         let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
-        let out = bench.peer(*peer, 5, known);
+        let out = bench.peer(*peer, bench.introduction(), known);
         notices.extend(bench.disk(out, &Record::default()));
     }
     assert!(bench.node.is_settled());
@@ -422,7 +449,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     for (peer, birth) in bench.peers().into_iter().zip(2..) {
         bench.give(Input::Link { peer, up: true });
         let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
-        let out = bench.peer(peer, 5, known);
+        let out = bench.peer(peer, bench.introduction(), known);
         bench.disk(out, &Record::default());
         bench.peer(peer, 5, Body::Hints(0));
     }
@@ -476,8 +503,11 @@ fn a_silent_member_is_reported_down_once_there_is_a_cluster() {
     // It joins the cluster of the one that answers; the other two are silent as before.
     let cluster = Cluster::found("c", others.iter().copied().zip(2..).collect());
     bench.give(Input::Link { peer: others[0], up: true });
-    let out =
-        bench.peer(others[0], 5, Body::Known { seen: None, birth: 2, cluster: Some(cluster) });
+    let out = bench.peer(
+        others[0],
+        bench.introduction(),
+        Body::Known { seen: None, birth: 2, cluster: Some(cluster) },
+    );
     bench.disk(out, &Record::default());
     let mut down = Vec::new();
     bench.tick_for_liveness(1_000, |peer, liveness| down.push((peer, liveness)));

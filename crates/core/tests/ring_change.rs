@@ -1,13 +1,11 @@
-//! The rings of a change, one step apart: which may be in force at once, that every write of one is
-//! seen by every read of the other, and what a plan says of it.
+//! The rings of a change, one step apart: which may be in force at once, and that every write of
+//! one is seen by every read of the other.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use pixii_core::quorum::QuorumTracker;
-use pixii_core::ring::{
-    Edit, PlanFault, Ring, RingError, RingMember, RingPlan, Step, Zone, target,
-};
+use pixii_core::ring::{Edit, Ring, RingError, RingMember, Step, target};
 use pixii_core::types::{NodeId, Partition};
 use pixii_core::wire::{decode, encode};
 use proptest::prelude::*;
@@ -21,12 +19,26 @@ fn old_ring(members: usize, n: u8, partitions: u16) -> Ring {
     Ring::new(&(0..members).map(node).collect::<Vec<_>>(), n, partitions).unwrap()
 }
 
-/// The four rings of a change.
-fn ladder(old: &Ring, target: &Ring) -> [Ring; 4] {
-    let fill = old.fill(target, &[]).unwrap();
-    let turn = fill.forward().unwrap();
-    let settled = turn.forward().unwrap();
-    [old.clone(), fill, turn, settled]
+/// The rings of a change, one after the other; the last one is settled.
+fn ladder(old: &Ring, target: &Ring) -> Vec<Ring> {
+    let mut rings = vec![old.clone(), old.fill(target).unwrap()];
+    while let Some(next) = rings.last().unwrap().forward() {
+        rings.push(next);
+    }
+    rings
+}
+
+/// Every ring that may come of a change, by steps and cancellations.
+fn all_rings(old: &Ring, target: &Ring) -> Vec<Ring> {
+    let mut rings = ladder(old, target);
+    for ring in rings.clone() {
+        let mut undone = ring.cancelled();
+        while let Some(ring) = undone {
+            undone = ring.forward();
+            rings.push(ring);
+        }
+    }
+    rings
 }
 
 fn partitions(ring: &Ring) -> impl Iterator<Item = Partition> + use<> {
@@ -100,48 +112,56 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, rng_seed: RngSeed::Fixed(23),
         ..ProptestConfig::default() })]
 
-    /// M2, M3 and M19: only neighbours meet, each sees what the other one writes, and pairs are of
-    /// one owner that goes and one that comes.
+    /// Neighbours see what each other writes, and so do any two rings in a change.
     #[test]
-    fn rings_meet_if_and_only_if_every_read_of_one_sees_every_write_of_the_other(
+    fn rings_meet_only_if_every_read_of_one_sees_every_write_of_the_other(
         (members, edits) in (4..8usize).prop_flat_map(|members| (Just(members), edits(members))),
         n in 1..=3u8,
     ) {
         let old = old_ring(members, n, 8);
+        let edits: Vec<Edit> =
+            edits.into_iter().filter(|edit| !matches!(edit, Edit::Replace { .. })).collect();
         let Ok(new) = target(&old, &edits) else { return Ok(()) };
-        let rings = ladder(&old, &new);
-        let changes = partitions(&old).any(|p| {
-            let set = |ring: &Ring| ring.owners(p).iter().copied().collect::<BTreeSet<_>>();
-            set(&old) != set(&new)
-        });
-        for (a, one) in rings.iter().enumerate() {
-            for (b, other) in rings.iter().enumerate() {
-                let near = a.abs_diff(b) <= 1;
-                prop_assert!(one.meets(other) || !near || !changes);
+        let rings = all_rings(&old, &new);
+        for one in &rings {
+            for other in &rings {
                 if one.meets(other) {
-                    prop_assert_eq!(missed(one, other), None);
-                } else {
-                    prop_assert!(missed(one, other).is_some() || missed(other, one).is_some());
+                    prop_assert_eq!(missed(one, other), None, "{:?} {:?}", one, other);
+                    prop_assert_eq!(missed(other, one), None, "{:?} {:?}", one, other);
                 }
-                if changes && !near {
-                    prop_assert!(!one.meets(other), "{} steps apart", a.abs_diff(b));
+                if one.step().is_some() && other.step().is_some() {
+                    prop_assert!(one.meets(other), "{:?} {:?}", one.step(), other.step());
                 }
+            }
+            for next in one.forward().into_iter().chain(one.cancelled()) {
+                prop_assert!(one.meets(&next), "{:?} {:?}", one.step(), next.step());
+                prop_assert!(next.id() > one.id());
             }
         }
         for partition in partitions(&old) {
             let before: BTreeSet<_> = old.owners(partition).iter().copied().collect();
             let after: BTreeSet<_> = new.owners(partition).iter().copied().collect();
-            for ring in &rings[1..3] {
-                let pairs = ring.pairs(partition);
-                let goes: BTreeSet<_> = pairs.iter().map(|pair| pair.old).collect();
-                let comes: BTreeSet<_> = pairs.iter().map(|pair| pair.new).collect();
-                prop_assert_eq!(&goes, &before.difference(&after).copied().collect());
-                prop_assert_eq!(&comes, &after.difference(&before).copied().collect());
+            for ring in rings.iter().filter(|ring| ring.step().is_some()) {
                 let all: BTreeSet<_> = ring.all_owners(partition).into_iter().collect();
                 prop_assert_eq!(&all, &before.union(&after).copied().collect());
-                prop_assert_eq!(ring.all_owners(partition).len(), all.len());
+                let pairs = ring.pairs(partition);
+                let olds: BTreeSet<_> = pairs.iter().map(|pair| pair.old).collect();
+                let news: BTreeSet<_> = pairs.iter().map(|pair| pair.new).collect();
+                let (goes, comes) = (&before - &after, &after - &before);
+                let same = (&olds, &news) == (&goes, &comes) || (&olds, &news) == (&comes, &goes);
+                prop_assert!(same, "{:?}", pairs);
             }
         }
+    }
+
+    /// The order of edits makes no difference.
+    #[test]
+    fn edits_in_any_order_make_the_same_ring(edits in edits(5), turn in 0..3usize) {
+        let old = old_ring(5, 3, 8);
+        let mut turned = edits.clone();
+        let turn = turn.min(edits.len());
+        turned.rotate_left(turn);
+        prop_assert_eq!(old.begin(&edits), old.begin(&turned));
     }
 
     /// What is on disk and on the wire is the ring, in every step of a change.
@@ -172,110 +192,98 @@ proptest! {
 }
 
 #[test]
-fn a_change_goes_on_or_back_one_step_at_a_time_and_never_down() {
+fn a_change_goes_on_one_step_at_a_time_and_back_from_the_fill_and_the_turn() {
     let old = old_ring(4, 3, 8);
-    let new = target(&old, &[Edit::Join(RingMember::plain(node(9)))]).unwrap();
-    let [_, fill, turn, settled] = ladder(&old, &new);
-    let steps: Vec<_> = [&old, &fill, &turn, &settled].map(|ring| ring.step()).into();
-    assert_eq!(steps, [None, Some(Step::Fill), Some(Step::Turn), None]);
-    let versions: Vec<u64> = [&old, &fill, &turn, &settled].map(Ring::version).into();
-    assert_eq!(versions, [1, 2, 3, 4]);
-    assert!(settled.forward().is_none() && settled.back().is_none() && old.back().is_none());
+    let join = [Edit::Join(RingMember::plain(node(9)))];
+    let new = target(&old, &join).unwrap();
+    let rings = ladder(&old, &new);
+    let steps: Vec<_> = rings.iter().map(Ring::step).collect();
+    let middle = [Step::Fill, Step::Turn, Step::End].map(Some);
+    assert_eq!(steps, [&[None], &middle[..], &[None]].concat());
+    let versions: Vec<u64> = rings.iter().map(Ring::version).collect();
+    assert_eq!(versions, [1, 2, 3, 4, 5]);
+    assert_eq!(old.begin(&join).as_ref(), Ok(&rings[1]));
     for partition in partitions(&old) {
-        assert_eq!(fill.owners(partition), old.owners(partition));
-        assert_eq!(turn.owners(partition), new.owners(partition));
-        assert_eq!(settled.owners(partition), new.owners(partition));
+        let reads = |ring: &Ring| ring.owners(partition).to_vec();
+        assert_eq!([0, 1].map(|at: usize| reads(&rings[at])), [reads(&old), reads(&old)]);
+        assert!((2..5).all(|at| reads(&rings[at]) == reads(&new)));
     }
-    assert_eq!((settled.members(), fill.members().len()), (new.members(), 5));
-
-    // Back from the turn through the fill to the old table, under later versions.
-    let filling = turn.back().unwrap();
-    assert_eq!((filling.step(), filling.version()), (Some(Step::Fill), 4));
-    assert!(filling.is_cancelled() && filling.forward().is_none());
-    let cancelled = filling.back().unwrap();
-    assert!(cancelled.of_version(1).places_like(&old));
-    assert!(turn.meets(&filling) && filling.meets(&old) && !turn.meets(&old));
-    // Begun anew, with the same newcomer, twice.
-    let mut ring = old.clone();
-    for version in [2, 4] {
-        let new = target(&ring, &[Edit::Join(RingMember::plain(node(9)))]).unwrap();
-        let fill = ring.fill(&new, &[]).unwrap();
-        assert_eq!(fill.version(), version);
-        ring = fill.back().unwrap();
-        assert!(ring.clone().of_version(1).places_like(&old));
+    assert!(rings[4].has(node(9)));
+    for at in [1, 2] {
+        let undo = rings[at].cancelled().unwrap();
+        assert_eq!((undo.step(), undo.cancelled()), (Some(Step::Undo), None));
+        let settled = undo.forward().unwrap();
+        assert_eq!((settled.step(), settled.has(node(9))), (None, false));
+        for partition in partitions(&old) {
+            assert_eq!(settled.owners(partition), old.owners(partition));
+        }
+        // Begun anew, with the same newcomer.
+        assert_eq!(settled.begin(&join).unwrap().version(), settled.version() + 1);
     }
+    assert!([0, 3, 4].iter().all(|at: &usize| rings[*at].cancelled().is_none()));
 }
 
 #[test]
 fn a_ring_in_a_change_takes_no_other_change_but_a_replacement() {
     let old = old_ring(5, 3, 8);
-    let new = target(&old, &[Edit::Join(RingMember::plain(node(9)))]).unwrap();
-    let fill = old.fill(&new, &[node(4)]).unwrap();
-    assert_eq!(fill.dead(), [node(4)]);
-    assert_eq!(fill.next(new.members()), Err(RingError::Changing(2)));
-    assert_eq!(fill.fill(&new, &[]), Err(RingError::Changing(2)));
-    assert_eq!(old.fill(&new, &[node(9)]), Err(RingError::Stranger(node(9))));
+    let join = |number| Edit::Join(RingMember::plain(node(number)));
+    let fill = old.begin(&[join(9)]).unwrap();
+    assert_eq!(fill.begin(&[join(10)]), Err(RingError::Changing(2)));
+    assert_eq!(fill.begin(&[]), Err(RingError::Changing(2)));
+    assert_eq!(old.begin(&[]), Err(RingError::Unchanged));
     let small = old_ring(5, 3, 16);
-    assert_eq!(old.fill(&small, &[]), Err(RingError::Sizes(1, 1)));
-    // Whoever dies meanwhile is replaced in both tables, and the step stays.
-    let replaced = fill.replace(node(1), node(8)).unwrap();
-    assert_eq!((replaced.step(), replaced.version()), (Some(Step::Fill), 3));
-    assert!(!replaced.has(node(1)) && replaced.has(node(8)));
-    let turned = replaced.forward().unwrap();
+    assert_eq!(old.fill(&small), Err(RingError::Sizes(1, 1)));
+    // Whoever is gone meanwhile is replaced in both tables, and the step stays.
+    let replace = [Edit::Replace { old: node(1), new: node(8) }];
     let name = |id: &NodeId| if *id == node(1) { node(8) } else { *id };
-    for partition in partitions(&old) {
-        let expected: Vec<NodeId> = new.owners(partition).iter().map(name).collect();
-        assert_eq!(turned.owners(partition), expected);
+    for ring in all_rings(&old, &target(&old, &[join(9)]).unwrap()) {
+        if ring.step().is_none() {
+            continue;
+        }
+        let replaced = ring.begin(&replace).unwrap();
+        assert_eq!((replaced.step(), replaced.version()), (ring.step(), ring.version() + 1));
+        assert!(!replaced.has(node(1)) && replaced.has(node(8)));
+        for partition in partitions(&old) {
+            let expected: Vec<NodeId> = ring.owners(partition).iter().map(name).collect();
+            assert_eq!(replaced.owners(partition), expected);
+        }
     }
 }
 
 #[test]
-fn a_plan_names_what_moves_and_what_makes_it_impossible() {
-    let zone = |number: usize| Some(Zone::of(["a", "b", "c"][number % 3]));
-    let members: Vec<RingMember> =
-        (0..6).map(|at| RingMember { zone: zone(at), ..RingMember::plain(node(at)) }).collect();
-    let old = Ring::place(&members, 3, 64).unwrap();
-    let newcomer = RingMember { zone: zone(0), ..RingMember::plain(node(9)) };
-    let edits = [Edit::Join(newcomer), Edit::Leave(node(1))];
-    let new = target(&old, &edits).unwrap();
-    let plan = RingPlan::new(&old, &new, &[], |_| 1_000, |_| Some(40_000)).unwrap();
-    assert_eq!(plan.moves.len(), new.moves_from(&old));
-    assert_eq!(plan.bytes, 1_000 * plan.moves.len() as u64);
-    assert_eq!(plan.fewest_zones, (3, 3));
-    let of = |id| plan.members.iter().find(|member| member.id == id).unwrap();
-    assert_eq!(of(node(1)).after, 0);
-    assert_eq!(of(node(1)).loses.0, of(node(1)).before);
-    assert_eq!(of(node(9)).gains, (of(node(9)).after, 1_000 * of(node(9)).after as u64));
-    let after: BTreeMap<NodeId, usize> = plan.members.iter().map(|m| (m.id, m.after)).collect();
-    assert!(new.members().iter().all(|member| after[&member.id] == new.share(member.id)));
-    assert_eq!(plan.faults, []);
-
-    let tight =
-        RingPlan::new(&old, &new, &[], |_| 1_000, |id| (id == node(9)).then_some(1)).unwrap();
-    let coming = of(node(9)).gains.1;
-    assert_eq!(tight.faults, [PlanFault::Room { member: node(9), coming, room: 1 }]);
-    assert_eq!(tight.digest, plan.digest, "what disks have left does not name another plan");
-    let without = RingPlan::new(&old, &new, &[node(1)], |_| 1_000, |_| None).unwrap();
-    assert_ne!(without.digest, plan.digest);
-    let nothing = RingPlan::new(&old, &old, &[], |_| 1_000, |_| None).unwrap();
-    assert_eq!((nothing.faults, nothing.moves.len()), (vec![PlanFault::Nothing], 0));
+fn two_gone_of_five_and_the_one_gone_of_two_are_replaced_by_one_change() {
+    let replace = |old, new| Edit::Replace { old: node(old), new: node(new) };
+    let five = old_ring(5, 3, 16);
+    let begun = five.begin(&[replace(0, 7), replace(1, 8)]).unwrap();
+    let heir = |id: &NodeId| match *id {
+        id if id == node(0) => node(7),
+        id if id == node(1) => node(8),
+        id => id,
+    };
+    for partition in partitions(&five) {
+        let expected: Vec<NodeId> = five.owners(partition).iter().map(heir).collect();
+        assert_eq!(begun.owners(partition), expected);
+    }
+    assert!(begun.moves_nothing());
+    let settled = begun.forward().unwrap();
+    assert_eq!((settled.step(), settled.version()), (None, 3));
+    let two = old_ring(2, 2, 16);
+    let begun = two.begin(&[replace(1, 7)]).unwrap();
+    assert!(begun.has(node(7)) && !begun.has(node(1)));
 }
 
 #[test]
-fn two_dead_of_five_and_the_dead_one_of_two_are_replaced_by_one_plan() {
-    let five = old_ring(5, 3, 16);
-    let replace = |old, new| Edit::Replace { old: node(old), new: node(new) };
-    let new = target(&five, &[replace(0, 7), replace(1, 8)]).unwrap();
-    let plan = RingPlan::new(&five, &new, &[node(0), node(1)], |_| 1, |_| None).unwrap();
-    assert!(plan.moves.iter().all(|(_, pair)| {
-        let heir = if pair.old == node(0) { node(7) } else { node(8) };
-        pair.new == heir
-    }));
-    assert_eq!(plan.moves.len(), five.share(node(0)) + five.share(node(1)));
-    let two = old_ring(2, 2, 16);
-    let new = target(&two, &[replace(1, 7)]).unwrap();
-    let fill = two.fill(&new, &[node(1)]).unwrap();
-    assert_eq!(fill.pairs(Partition(3)).len(), 1);
+fn who_is_removed_has_no_place_in_any_ring_of_the_change() {
+    let old = old_ring(5, 3, 16);
+    for ring in ladder(&old, &target(&old, &[Edit::Remove(node(2))]).unwrap()).into_iter().skip(4) {
+        assert!(!ring.has(node(2)));
+    }
+    let begun = old.begin(&[Edit::Remove(node(2))]).unwrap();
+    for partition in partitions(&old) {
+        let all = begun.all_owners(partition);
+        assert!(!all.contains(&node(2)) && begun.owners(partition).len() == 3, "{all:?}");
+    }
+    assert!(!begun.has(node(2)));
 }
 
 #[test]

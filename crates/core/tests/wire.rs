@@ -20,7 +20,7 @@ use pixii_core::members::{
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
-use pixii_core::ring::{Ring, RingId};
+use pixii_core::ring::{Edit, Ring, RingId, RingMember, Step};
 use pixii_core::rng::Rng;
 use pixii_core::secret::{Exchange, Role, SecretKey};
 use pixii_core::store::{self, Found, Meta, Record, StoreIdentity};
@@ -32,6 +32,8 @@ use proptest::prelude::*;
 mod before;
 #[path = "wire/before_decisions.rs"]
 mod before_decisions;
+#[path = "wire/before_rings.rs"]
+mod before_rings;
 #[path = "wire/checksums.rs"]
 mod checksums;
 #[path = "wire/codes.rs"]
@@ -48,6 +50,8 @@ fn blob(bytes: &'static [u8]) -> Blob {
     Blob(Bytes::from_static(bytes))
 }
 
+/// The ring of every message here.
+const RING: RingId = RingId { version: 4, digest: 0x0102_0304_0506_0708 };
 const INCARNATION: IncarnationId = IncarnationId { incarnation: Incarnation(3), nonce: u64::MAX };
 
 fn cluster() -> Cluster {
@@ -199,6 +203,7 @@ fn rejections() -> Vec<Rejection> {
         Rejection::Absent,
         Rejection::GivenUp,
         Rejection::OldIssuer,
+        Rejection::OtherRing { given: 3, own: 4 },
     ]
 }
 
@@ -222,6 +227,13 @@ fn decision(premise: Premise) -> Body {
     let (key, answers, change) = (key(), object(), Change::Delete);
     let (gc_epoch, hint_for) = (GcEpoch(3), vec![NodeId(1)]);
     Body::Decide { key, premise, answers, gc_epoch, change, hint_for }
+}
+
+/// A ring in a change, as it is reported.
+fn changing() -> Body {
+    let newcomer = RingMember { weight: 50, ..RingMember::plain(NodeId(9)) };
+    let ring = ring().begin(&[Edit::Join(newcomer)]).unwrap();
+    Body::Placement { ring, members: Members::new(vec![member()]) }
 }
 
 fn bodies() -> Vec<(&'static str, Body)> {
@@ -344,6 +356,21 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 new: NodeId(2),
             },
         ),
+        ("query-change", Body::QueryChange { ring: RING, next: 5, newcomers: vec![member()] }),
+        ("progress", Body::Progress(RingProgress { ineligible: 300, empty: true })),
+        ("erase", Body::Erase { key: key(), digest: Some(Digest::default()) }),
+        ("erase-damaged", Body::Erase { key: key(), digest: None }),
+        ("fetch", Body::Fetch { partition, leaves: Some(vec![0, 4_095]), after: Some(key()) }),
+        ("fetch-all", Body::Fetch { partition, leaves: None, after: None }),
+        (
+            "records",
+            Body::Records {
+                records: vec![(key(), object())],
+                gc_epoch: GcEpoch(3),
+                next: Some(key()),
+            },
+        ),
+        ("placement-in-a-change", changing()),
         ("ring-granted", Body::RingGranted),
         ("ring-denied", Body::RingDenied { by: NodeId(1) }),
         ("decide", decision(Premise::OneValue)),
@@ -353,6 +380,33 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("query-wanted", Body::QueryWanted(RequestId::of_wire(77))),
         ("wanted", Body::Wanted),
     ]
+}
+
+fn staged() -> Vec<Staged> {
+    let (name, address) = (|| String::from("n4"), || String::from("h:4"));
+    vec![
+        Staged::Join { name: name(), address: address(), weight: 300, zone: Some("a".into()) },
+        Staged::Leave { name: name() },
+        Staged::Remove { name: name() },
+        Staged::Set { name: name(), weight: Some(300), zone: None },
+        Staged::Replace { old: "n3".into(), new: name(), address: address() },
+    ]
+}
+
+fn outcome() -> Outcome {
+    let share = Share { name: "n4".into(), before: 0, after: 300, gains: 300, loses: 0 };
+    let (digest, version, partitions) = (300, 5, 256);
+    Outcome { digest, version, partitions, moves: 300, bytes: 1 << 40, members: vec![share] }
+}
+
+fn plan(outcome: Result<Outcome, PlanRejection>) -> PlanReport {
+    PlanReport {
+        staged: staged(),
+        version: 2,
+        step: Some(Step::Turn),
+        unconfirmed: vec!["n2".into()],
+        outcome: Some(outcome),
+    }
 }
 
 fn replies() -> Vec<(&'static str, ReplyBody)> {
@@ -479,6 +533,9 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("loss-accepted", ReplyBody::LossAccepted(Ok(64))),
         ("no-loss-accepted", ReplyBody::LossAccepted(Err(loss_rejections().remove(0)))),
         ("given-up", ReplyBody::GivenUp),
+        ("plan", ReplyBody::Plan(Box::new(Ok(plan(Ok(outcome())))))),
+        ("plan-impossible", ReplyBody::Plan(Box::new(Ok(plan(Err(PlanRejection::Unchanged)))))),
+        ("no-plan", ReplyBody::Plan(Box::new(Err(PlanRejection::NoChange)))),
     ]
 }
 
@@ -548,6 +605,12 @@ fn golden_bytes() {
         ("links", CallBody::Links),
         ("accept-loss", CallBody::AcceptLoss),
         ("give-up", CallBody::GiveUp { call: 300 }),
+        ("plan-join", CallBody::Plan(PlanOrder::Stage(staged().remove(0)))),
+        ("plan-show", CallBody::Plan(PlanOrder::Show)),
+        ("plan-clear", CallBody::Plan(PlanOrder::Clear)),
+        ("plan-apply", CallBody::Plan(PlanOrder::Apply { digest: 300 })),
+        ("plan-cancel", CallBody::Plan(PlanOrder::Cancel)),
+        ("plan-dismiss", CallBody::Plan(PlanOrder::Dismiss { name: "n4".into() })),
         ("show", CallBody::Emulate(EmulateOrder::Show)),
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
@@ -590,14 +653,18 @@ fn golden_bytes() {
         golden(
             &mut out,
             &format!("peer-{name}"),
-            PeerMessage { request_id: RequestId::of_wire(77), body },
+            PeerMessage { ring: RING, request_id: RequestId::of_wire(77), body },
         );
     }
     codes::write(&mut out);
     raw(
         &mut out,
         "frame-held",
-        &wire::frame(&PeerMessage { request_id: RequestId::of_wire(77), body: Body::Ack }),
+        &wire::frame(&PeerMessage {
+            ring: RING,
+            request_id: RequestId::of_wire(77),
+            body: Body::Ack,
+        }),
     );
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record =
@@ -652,8 +719,11 @@ fn every_rejection_is_one_sentence() {
 
 #[test]
 fn frames_are_bounded_checked_and_waited_for() {
-    let message =
-        PeerMessage { request_id: RequestId::of_wire(1), body: Body::Read { key: key() } };
+    let message = PeerMessage {
+        ring: RING,
+        request_id: RequestId::of_wire(1),
+        body: Body::Read { key: key() },
+    };
     let frame = wire::frame(&message);
     assert_eq!(wire::frame_len(&message), frame.len());
     let mut input = BytesMut::new();
@@ -685,7 +755,7 @@ fn frames_are_bounded_checked_and_waited_for() {
 #[test]
 fn preambles_name_what_is_wrong() {
     let good = wire::preamble();
-    assert_eq!(wire::check_preamble(&good), Ok(8));
+    assert_eq!(wire::check_preamble(&good), Ok(9));
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let check = |low: u8, high: u8| {
@@ -696,11 +766,11 @@ fn preambles_name_what_is_wrong() {
     let refused = |low, high, stated: &str| {
         Err(format!("protocol versions {low} to {high} are offered; this node speaks {stated}"))
     };
-    assert_eq!(check(9, 9), refused(9, 9, "6 to 8"));
-    assert_eq!(check(1, 5), refused(1, 5, "6 to 8"));
-    assert_eq!(check(7, 6), refused(7, 6, "6 to 8"));
-    assert_eq!(check(5, 5), refused(5, 5, "6 to 8"));
-    assert_eq!([check(1, 6), check(6, 9), check(7, 7)], [Ok(6), Ok(8), Ok(7)]);
+    assert_eq!(check(10, 10), refused(10, 10, "6 to 9"));
+    assert_eq!(check(1, 5), refused(1, 5, "6 to 9"));
+    assert_eq!(check(7, 6), refused(7, 6, "6 to 9"));
+    assert_eq!(check(5, 5), refused(5, 5, "6 to 9"));
+    assert_eq!([check(1, 6), check(6, 10), check(7, 7)], [Ok(6), Ok(9), Ok(7)]);
 }
 
 /// A type with a value that has no encoding.
@@ -840,7 +910,8 @@ proptest! {
     fn a_flipped_bit_in_a_message_never_panics(seed in any::<u64>()) {
         let mut rng = Rng::new(seed);
         for (_, body) in bodies() {
-            let mut bytes = wire::encode(&PeerMessage { request_id: RequestId::of_wire(1), body });
+            let request_id = RequestId::of_wire(1);
+            let mut bytes = wire::encode(&PeerMessage { ring: RING, request_id, body });
             let at = rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << rng.below(8);
             let _ = wire::decode::<PeerMessage>(&Bytes::from(bytes));

@@ -92,7 +92,7 @@ impl Pair {
             let owner =
                 StoreIdentity { cluster: "c".into(), name: name.into(), ring: ring.digest() };
             let meta: Meta =
-                begin_incarnation(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
+                begin_incarnation(&store, &owner, Process(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
             // What is measured is begun by the measurement alone.
@@ -197,6 +197,7 @@ impl Pair {
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
         let message = PeerMessage {
+            ring: self.sides[at].node.ring_id(),
             request_id: RequestId::of_wire(1),
             body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST },
         };

@@ -1,5 +1,6 @@
 //! A batch of simulated clusters through the library alone: `cargo run -p pixii-sim --example batch
-//! -- SEED RUNS`. Ends with 1 when a run breaks a promise, and says how to see it again.
+//! -- SEED RUNS`. Ends with 1 when a run breaks a promise, and says how to see it again; of a
+//! single run, also what happened in it.
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
         Some(failure) => {
             println!("A promise is broken: {}", failure.what);
             println!("To see it again: pixii sim --seed {} --runs 1", failure.seed);
+            if runs == 1 {
+                println!("{}", failure.trace.join("\n"));
+            }
             ExitCode::FAILURE
         }
     }

@@ -161,13 +161,10 @@ impl Cluster {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
         let identity = StoreIdentity { cluster: "lab".into(), name, ring: self.ring.digest() };
-        let begun = begin_incarnation(store, &identity, Process::New(self.rng.next_u64()));
+        let begun = begin_incarnation(store, &identity, Process(self.rng.next_u64()));
         let meta = begun.map_err(|error: IncarnationError| error.to_string())?;
         let ring = &self.ring;
-        let place = |key: &Key| {
-            let partition = ring.partition(key);
-            (partition, !ring.owners(partition).contains(&me))
-        };
+        let place = |key: &Key| ring.partition(key);
         let config = Config {
             hint_limit_bytes: setup.hint_limit_bytes,
             repair_interval: setup.repair_interval,

@@ -42,8 +42,9 @@ pub(super) struct Image {
     pub(super) owner: Option<usize>,
     /// Its own replica; an empty object if it has none.
     pub(super) own: Object,
-    /// The hints that it keeps, with the place of the owner that each is for.
-    pub(super) hints: Vec<(usize, Object)>,
+    /// The hints that it keeps, with the place of the owner that each is for; `None` if that one
+    /// is an owner under the other table of a change only.
+    pub(super) hints: Vec<(Option<usize>, Object)>,
 }
 
 impl Image {
@@ -79,6 +80,7 @@ fn place(
     tried: &mut BTreeSet<usize>,
 ) -> bool {
     for (slot, hint) in &images[host].hints {
+        let Some(slot) = slot else { continue };
         if !holds(hint) || !tried.insert(*slot) {
             continue;
         }
@@ -179,7 +181,26 @@ impl Judge {
         self.cut_from = Some(values);
     }
 
-    fn is_purged(&self, key: &Key, dot: Dot) -> bool {
+    /// A host erases what it holds of a key: from now on these hold it. Losses of the host before
+    /// go on to count.
+    pub(super) fn pass_on(&mut self, key: &Key, host: usize, heirs: &[usize]) {
+        for id in self.by_key.get(key).into_iter().flatten() {
+            let write = self.writes.get_mut(id).and_then(|write| write.acknowledged.as_mut());
+            let Some(acknowledged) = write else { continue };
+            if acknowledged.holders.contains(&host) {
+                acknowledged.holders.extend(heirs);
+                acknowledged.holders.sort_unstable();
+                acknowledged.holders.dedup();
+            }
+        }
+    }
+
+    /// True if a host has lost data since then.
+    pub(super) fn has_lost_since(&self, host: usize, since: Time) -> bool {
+        self.losses.iter().any(|loss| loss.host == host && loss.at >= since)
+    }
+
+    pub(super) fn is_purged(&self, key: &Key, dot: Dot) -> bool {
         let counter = self.purged.get(key).and_then(|known| known.get(&dot.actor));
         counter.is_some_and(|counter| *counter >= dot.counter)
     }
@@ -241,7 +262,7 @@ impl Judge {
         let kept =
             durable.iter().filter(|image| image.owner.is_none()).flat_map(|image| &image.hints);
         let heirs: BTreeSet<usize> =
-            kept.filter(|(_, hint)| holds(hint)).map(|(owner, _)| *owner).collect();
+            kept.filter(|(_, hint)| holds(hint)).filter_map(|(owner, _)| *owner).collect();
         let heirs =
             |(_, image): &(usize, &Image)| image.owner.is_some_and(|at| heirs.contains(&at));
         holders.extend(durable.iter().enumerate().filter(heirs).map(|(host, _)| host));
@@ -507,6 +528,12 @@ impl Judge {
                     && self.superseded(key, id, dot))
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));
+            }
+            // A write that was sent to two nodes is one event, and each of them decides what it
+            // covers. The one that was not acknowledged may have lost its disk since.
+            let twice = write.is_decided && reported.dot.is_some_and(|dot| dot.actor.is_of_write());
+            if twice && self.losses.iter().any(|loss| loss.concerns(key)) {
+                continue;
             }
             let covered = |(dot, other): &(&Dot, &WriteId)| {
                 write.context.covers(**dot)

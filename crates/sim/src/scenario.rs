@@ -53,6 +53,10 @@ pub(super) enum Fault {
     /// A host dies for good and a new one takes its places in the ring. After `back`, the old host
     /// starts again with its old data.
     Replace { host: usize, back: Micros },
+    /// An operator changes the ring: `joins` new hosts come, and the hosts whose bit in `leaves` is
+    /// set go. If `cancel` is given, it is cancelled after that time; `again` if it begins anew
+    /// then.
+    Plan { joins: usize, leaves: u64, cancel: Option<Micros>, again: bool },
     /// All hosts lose power at the same instant.
     PowerCut { down: Micros },
     /// All hosts are stopped cleanly at the same instant and start again.
@@ -173,7 +177,18 @@ impl Scenario {
             faults.push((when, Fault::Replace { host, back }));
             faults.extend(second_replacement(seed, hosts, host, back).map(|second| (when, second)));
         }
-        let replaces = faults.iter().any(|(_, fault)| matches!(fault, Fault::Replace { .. }));
+        faults.extend(plans(seed, hosts, n, span, &faults));
+        if faults.iter().any(|(_, fault)| matches!(fault, Fault::Plan { .. })) {
+            // What is left elsewhere of a key whose every copy is damaged can never go.
+            let mut damaged = 1;
+            faults.retain(|(_, fault)| {
+                damaged += u8::from(matches!(fault, Fault::Damage { .. }));
+                damaged <= n || !matches!(fault, Fault::Damage { .. })
+            });
+        }
+        let replaces = faults
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::Replace { .. } | Fault::Plan { .. }));
         faults.extend(whole_cluster(seed, span, replaces));
         faults.extend(lost_pages(seed, span, hosts).filter(|_| !replaces));
         faults.extend(hang(seed, hosts, span));
@@ -216,6 +231,10 @@ impl Scenario {
             scenario.faults.push((others.within(span), Fault::CleanStop { host, down }));
             scenario.faults.sort_by_key(|(at, _)| *at);
         }
+        if scenario.faults.iter().any(|(_, fault)| matches!(fault, Fault::Plan { .. })) {
+            // A change waits until a client has settled what outgrows every limit.
+            scenario.object_limit = None;
+        }
         scenario
     }
 
@@ -247,6 +266,7 @@ impl Scenario {
     pub(super) fn check(&self) -> Result<(), String> {
         let hosts = |fault: &Fault| match *fault {
             Fault::PowerCut { .. }
+            | Fault::Plan { .. }
             | Fault::StopAll { .. }
             | Fault::CopyAll
             | Fault::RestoreAll { .. }
@@ -411,6 +431,47 @@ fn second_replacement(seed: u64, hosts: usize, first: usize, back: Micros) -> Op
     let other = (first + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
     let host = if hosts > 4 && rng.chance(0.7) { other } else { first };
     Some(Fault::Replace { host, back })
+}
+
+/// Changes of the ring, mostly one. Drawn apart, so that all else is the same with and without
+/// them. A host that is to be replaced does not leave.
+fn plans(
+    seed: u64,
+    hosts: usize,
+    n: u8,
+    span: Micros,
+    faults: &[(Micros, Fault)],
+) -> Vec<(Micros, Fault)> {
+    let rng = &mut Rng::new(seed ^ 0x914a);
+    if !rng.chance(0.15) {
+        return Vec::new();
+    }
+    let replaced = |host: usize| {
+        faults.iter().any(|(_, fault)| {
+            matches!(fault,
+            Fault::Replace { host: old, .. } if *old == host)
+        })
+    };
+    let (mut left, mut members, mut plans) = (0_u64, hosts, Vec::new());
+    for at in 0..1 + rng.below(2) {
+        let joins = rng.below(3) as usize;
+        let mut leaves = 0_u64;
+        for host in (0..hosts).filter(|host| !replaced(*host)) {
+            let fewer = members + joins - 1;
+            // Client requests go to the hosts of the beginning, and most of these stay.
+            let stays = left.count_ones() as usize + 3 > hosts || fewer < usize::from(n).max(2);
+            if rng.chance(0.2) && left >> host & 1 == 0 && !stays {
+                (leaves, left, members) = (leaves | 1 << host, left | 1 << host, members - 1);
+            }
+        }
+        let joins = if joins + leaves.count_ones() as usize == 0 { 1 } else { joins };
+        members += joins;
+        let cancel = rng.chance(0.3).then(|| rng.within(3_000 * MILLI));
+        let again = rng.chance(0.5);
+        let when = at * span / 3 + rng.within(span / 2);
+        plans.push((when, Fault::Plan { joins, leaves, cancel, again }));
+    }
+    plans
 }
 
 /// Draws a clock that may be days off and may run fast or slow.

@@ -7,6 +7,7 @@ mod health;
 mod incarnations;
 mod links;
 mod pauses;
+mod planning;
 mod replacing;
 mod requests;
 mod steady;
@@ -19,13 +20,14 @@ use pixii_core::emulation::{Delay, Emulation};
 use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{Counter, Reply, ReplyBody, Request};
 use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
-use pixii_core::ring::Ring;
+use pixii_core::ring::{Ring, RingId};
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, StoreIdentity};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
+use self::planning::Planning;
 use self::replacing::{Replacing, planned};
 use self::steady::Doubts;
 use super::Counts;
@@ -92,6 +94,8 @@ enum Event {
     Stop { at: usize, incarnation: u64, down: Micros, by: Time },
     Start { at: usize },
     Replace { which: usize },
+    Plan { which: usize },
+    Cancel { which: usize },
     Return { at: usize },
     Refused { at: usize },
     Next { client: usize },
@@ -112,6 +116,8 @@ impl Event {
                 | Event::Stop { .. }
                 | Event::Start { .. }
                 | Event::Replace { .. }
+                | Event::Plan { .. }
+                | Event::Cancel { .. }
                 | Event::Return { .. }
                 | Event::Refused { .. }
         )
@@ -128,6 +134,7 @@ const WATCHED: &[Counter] = &[
     Counter::Exchanges,
     Counter::ExchangesFailed,
     Counter::ObjectsPulled,
+    Counter::PagesFetched,
     Counter::ObjectsPushed,
     Counter::TreesConfirmed,
     Counter::TreesTakenOver,
@@ -137,7 +144,10 @@ const WATCHED: &[Counter] = &[
     Counter::ComparisonsRefused,
     Counter::RingChangesGranted,
     Counter::RingsOfStrangersTaken,
-    Counter::RingsWithPlacesOfRemovedMembers,
+    Counter::RingsTaken,
+    Counter::MessagesOfOtherRings,
+    Counter::PartitionsReleased,
+    Counter::RecordsErased,
     Counter::ForgedIncarnationsRefused,
     Counter::GcEpochsAdopted,
     Counter::GcEpochsBegun,
@@ -182,6 +192,8 @@ pub(super) struct World {
     ring: Arc<Ring>,
     /// The replacements of this run: which host, and by which newcomer.
     replacing: Vec<Replacing>,
+    /// The changes of the ring of this run, in the order in which they begin.
+    plans: Vec<Planning>,
     time: Timeline<Event>,
     hosts: Vec<Host>,
     clients: Vec<Client>,
@@ -219,12 +231,17 @@ impl World {
             let others = (0..plan.hosts).filter(|other| *other != old);
             hosts.push(Host::new(new, others.chain([new]), n, q));
         }
+        let plans = Planning::all(&plan.faults, hosts.len());
+        for at in plans.iter().flat_map(|planning| planning.joining.clone()) {
+            hosts.push(Host::new(at, (0..plan.hosts).chain([at]), n, q));
+        }
         let clients = (0..plan.clients).map(|_| Client::new(rng.next_u64())).collect();
         let delay = Delay::Exponential(plan.mean_delay);
         let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
         let mut world = World {
             ring: hosts[0].ring.clone(),
             replacing,
+            plans,
             time: Timeline::default(),
             hosts,
             clients,
@@ -248,7 +265,7 @@ impl World {
         };
         world.judge.limit_lateness(world.plan.lateness());
         for at in 0..world.plan.hosts {
-            world.start(at, false);
+            world.start(at);
         }
         for (at, fault) in world.plan.faults.clone() {
             world.schedule(Time::START + at, Event::Fault(fault));
@@ -422,10 +439,12 @@ impl World {
                 if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                     self.note(|| format!("n{at} starts"));
                     self.count("restarts");
-                    self.start(at, false);
+                    self.start(at);
                 }
             }
             Event::Replace { which } => self.replace(which),
+            Event::Plan { which } => self.go_on_with_plan(which),
+            Event::Cancel { which } => self.cancel_plan(which),
             Event::Return { at } => self.come_back(at),
             Event::Refused { at } => self.refuse(at),
             Event::Next { client } => self.next_request(client),
@@ -482,7 +501,7 @@ impl World {
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };
-        let (mut out, mut begins_incarnation) = (Vec::new(), false);
+        let mut out = Vec::new();
         node.handle(now, input, &mut out);
         // Rounded up, so that the host's clock has reached the time of the wake-up.
         let wake = node.next_wake();
@@ -500,10 +519,14 @@ impl World {
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
-                Output::BeginIncarnation => begins_incarnation = true,
-                Output::NotReplaced(why) => {
-                    self.count(hindrance_name(&why));
-                    self.note(|| format!("n{at} replaces nobody: {why:?}"));
+                Output::Ring { ring, .. } => {
+                    self.note(|| format!("n{at} takes ring {} {:?}", ring.version(), ring.step()));
+                    self.take_ring(at, &ring);
+                }
+                Output::Members(_) => {}
+                Output::RingOrdered(done) => {
+                    self.count(order_name(&done));
+                    self.note(|| format!("n{at} answers the order about the ring: {done:?}"));
                 }
                 Output::Notice(notice) => {
                     self.count(notice_name(&notice));
@@ -520,9 +543,6 @@ impl World {
             let incarnation = host.incarnation;
             self.schedule(wake, Event::Wake { at, incarnation });
         }
-        if begins_incarnation {
-            self.begin_incarnation(at);
-        }
     }
 }
 
@@ -531,11 +551,16 @@ fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
 }
 
-fn hindrance_name(why: &Hindrance) -> &'static str {
-    match why {
-        Hindrance::Other(..) => "replacements refused for another one",
-        Hindrance::Grants { .. } => "replacements without enough grants",
-        Hindrance::Ring(_) => "replacements that make no ring",
+fn order_name(done: &Result<RingId, Hindrance>) -> &'static str {
+    match done {
+        Ok(_) => "orders about the ring carried out",
+        Err(Hindrance::Other(..)) => "orders refused for another change",
+        Err(Hindrance::Grants { .. }) => "orders without enough grants",
+        Err(Hindrance::Ring(_)) => "orders that make no ring",
+        Err(Hindrance::NoPlace) => "orders to a node without a place",
+        Err(Hindrance::Protocol(_)) => "orders beside an old protocol",
+        Err(Hindrance::NoCancel(_)) => "cancellations of nothing",
+        Err(Hindrance::NoGuest(_)) => "dismissals of nobody",
     }
 }
 

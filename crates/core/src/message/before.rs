@@ -24,6 +24,7 @@ use super::{
     TombstoneGcStatus,
 };
 use crate::members::Incarnation;
+use crate::ring::RingId;
 use crate::types::{NodeId, Partition};
 
 /// A message as protocol 6 has it on the wire.
@@ -110,8 +111,8 @@ impl Changed for PeerMessage {
     fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let request_id = RequestId::borrow_decode(decoder)?;
-        Ok(PeerMessage { request_id, body: Changed::decode(decoder)? })
+        let (ring, request_id) = (RingId::UNSAID, RequestId::borrow_decode(decoder)?);
+        Ok(PeerMessage { ring, request_id, body: Changed::decode(decoder)? })
     }
 }
 

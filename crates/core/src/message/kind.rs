@@ -75,7 +75,9 @@ impl Body {
             | Body::Descend { .. }
             | Body::Summaries(_)
             | Body::Leaves { .. }
-            | Body::Items { .. } => Kind::Repair,
+            | Body::Items { .. }
+            | Body::Fetch { .. }
+            | Body::Records { .. } => Kind::Repair,
             _ => Kind::Other,
         }
     }

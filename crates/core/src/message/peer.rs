@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use bincode::de::BorrowDecoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
@@ -13,7 +16,7 @@ use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::{Ring, RingId};
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, CODED, DECIDED, Speech};
+use crate::wire::{self, CODED, DECIDED, RINGED, Speech, WireError};
 
 /// What a put or delete does at the replica that coordinates it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -63,6 +66,8 @@ impl RequestId {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
+    /// The ring in force at its sender when it was sent. Since protocol 9.
+    pub ring: RingId,
     /// Chosen by the querying node; answers repeat it.
     pub request_id: RequestId,
     /// The query or answer.
@@ -75,10 +80,37 @@ impl PeerMessage {
     pub fn frame(&self, speech: impl Into<Speech>) -> Option<Bytes> {
         let Speech { protocol, checksum } = speech.into();
         Some(match protocol {
-            DECIDED.. => wire::checked_frame(self, checksum),
-            CODED.. => wire::checked_frame(&*self.before_decisions()?, checksum),
-            _ => wire::checked_frame(&Before(self.before_decisions()?.into_owned()), checksum),
+            RINGED.. => wire::checked_frame(self, checksum),
+            DECIDED.. => wire::checked_frame(&Unringed::of(self.before_rings()?), checksum),
+            CODED.. => {
+                let message = self.before_rings()?.before_decisions()?;
+                wire::checked_frame(&Unringed::of(&message), checksum)
+            }
+            _ => {
+                let message = self.before_rings()?.before_decisions()?;
+                wire::checked_frame(&Before(message.into_owned()), checksum)
+            }
         })
+    }
+
+    /// The message in the payload of a frame of a node with which `protocol` is spoken.
+    pub fn decode(payload: &Bytes, protocol: u16) -> Result<Self, WireError> {
+        match protocol {
+            RINGED.. => wire::decode(payload),
+            CODED.. => wire::decode(payload).map(|Unringed(message)| message.into_owned()),
+            _ => wire::decode(payload).map(|Before(message)| message),
+        }
+    }
+
+    /// The message as protocol 8 has it, if it has it: there are no rings in a change.
+    fn before_rings(&self) -> Option<&Self> {
+        match &self.body {
+            Body::QueryChange { .. } | Body::Progress(_) | Body::Erase { .. } => None,
+            Body::Fetch { .. } | Body::Records { .. } => None,
+            Body::Placement { ring, .. } if ring.step().is_some() => None,
+            Body::Failed(Rejection::OtherRing { .. }) => None,
+            _ => Some(self),
+        }
     }
 
     /// The message as protocol 7 has it, if it has it. A request that it has nothing like becomes a
@@ -100,8 +132,46 @@ impl PeerMessage {
             (None, _) => return Some(Cow::Borrowed(self)),
         };
         let body = Body::Coordinate { request, timeout_ms: *timeout_ms };
-        Some(Cow::Owned(PeerMessage { request_id: self.request_id, body }))
+        Some(Cow::Owned(PeerMessage { body, ..*self }))
     }
+}
+
+/// A message as it was before protocol 9: it does not say which ring it is of.
+struct Unringed<'a>(Cow<'a, PeerMessage>);
+
+impl<'a> Unringed<'a> {
+    fn of(message: &'a PeerMessage) -> Self {
+        Unringed(Cow::Borrowed(message))
+    }
+}
+
+impl Encode for Unringed<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.request_id.encode(encoder)?;
+        self.0.body.encode(encoder)
+    }
+}
+
+impl<'de> BorrowDecode<'de, Bytes> for Unringed<'_> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let request_id = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        let body = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        let ring = RingId::UNSAID;
+        Ok(Unringed(Cow::Owned(PeerMessage { ring, request_id, body })))
+    }
+}
+
+/// How far a member is with what a change of the ring waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RingProgress {
+    /// Partitions of the member in which it is read-ineligible.
+    pub ineligible: u32,
+    /// True if the member has no place in the ring, keeps no record and no hint, and knows that
+    /// nobody sends it any more: it can go.
+    pub empty: bool,
 }
 
 /// The content of a [`PeerMessage`].
@@ -351,7 +421,8 @@ pub enum Body {
         /// The key of the write.
         key: Key,
     },
-    /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
+    /// May I change the ring? Answered by `RingGranted` or `RingDenied`. Of nodes of protocol 8,
+    /// which are granted nothing.
     QueryRing {
         /// Version and digest of the ring that I change.
         ring: RingId,
@@ -391,6 +462,45 @@ pub enum Body {
     QueryWanted(RequestId),
     /// The client waits for it.
     Wanted,
+    /// May I change the ring? Answered by `RingGranted` or `RingDenied`. Since protocol 9, in the
+    /// place of `QueryRing`.
+    QueryChange {
+        /// The ring that I change.
+        ring: RingId,
+        /// The digest of the ring that I am to make.
+        next: u64,
+        /// Nodes that are to become members with it: dial them.
+        newcomers: Vec<Member>,
+    },
+    /// How far I am with what the change of the ring waits for. Since protocol 9.
+    Progress(RingProgress),
+    /// From a node to itself: the owners of the key, of which this node is none, hold all of the
+    /// record, synced. It goes if it is still the one with this digest.
+    Erase {
+        /// The key of the record.
+        key: Key,
+        /// The digest of the record; `None` of one that cannot be read.
+        digest: Option<Digest>,
+    },
+    /// Send me your records of these leaves: I have none of them, or few. Answered by `Records`.
+    /// Since protocol 9.
+    Fetch {
+        /// The partition of the comparison.
+        partition: Partition,
+        /// The leaves; all if not given.
+        leaves: Option<Vec<u16>>,
+        /// Start behind this key.
+        after: Option<Key>,
+    },
+    /// The records of the leaves, in byte order of the keys; what they report is synced.
+    Records {
+        /// The keys, each with its object.
+        records: Vec<(Key, Object)>,
+        /// My GC epoch of the partition while they were read.
+        gc_epoch: GcEpoch,
+        /// Go on behind this key; `None` when there are no more.
+        next: Option<Key>,
+    },
 }
 
 /// What has to hold of a key for a write, at the moment in which its issuer carries it out.

@@ -193,6 +193,9 @@ codes! {
         /// A message of another kind, which answers no question about a tree.
         #[error("word of another kind")]
         Else = 4,
+        /// The records of leaves.
+        #[error("list of records")]
+        Records = 5,
     }
 }
 
@@ -208,6 +211,9 @@ codes! {
         /// No answer: the peer was not queried.
         #[error("nothing")]
         Nothing = 3,
+        /// The records of leaves.
+        #[error("records")]
+        Records = 4,
     }
 }
 

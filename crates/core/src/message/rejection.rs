@@ -205,6 +205,15 @@ pub enum Rejection {
          deletes without a context: upgrade it first"
     )]
     OldIssuer,
+    /// The sender has another ring than this node. Nothing is waited for: the one with the older
+    /// ring is sent the later one.
+    #[error("a request of ring version {given}: this node has version {own}")]
+    OtherRing {
+        /// The version of the ring at the sender.
+        given: u64,
+        /// The version of the ring at this node.
+        own: u64,
+    },
 }
 
 impl Rejection {

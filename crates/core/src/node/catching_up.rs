@@ -56,6 +56,11 @@ impl CatchUp {
         }
     }
 
+    /// There are this many other members from now on.
+    pub(super) fn set_peers(&mut self, peers: usize) {
+        self.peers = peers;
+    }
+
     /// When peers are queried again.
     pub(super) fn next_wake(&self) -> Option<Time> {
         self.next_round

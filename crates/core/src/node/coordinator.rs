@@ -1,6 +1,7 @@
 //! The coordinator: carries a request through the owners of its key, and the nodes that
 //! act as a fallback for them, until enough of them have answered or the deadline has passed.
 
+mod change;
 mod common;
 mod env;
 mod forward;
@@ -130,7 +131,7 @@ impl Coordinator {
     }
 
     /// How many of these partitions no request with the configured R and W can be carried out for.
-    pub(super) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
+    pub(super) fn unservable(&self, partitions: &[Partition]) -> usize {
         self.env.unservable(partitions)
     }
 
@@ -201,8 +202,8 @@ impl Coordinator {
         if plan.decision().is_some() {
             return self.survey(now, origin, plan, timeout_ms, io);
         }
-        let quorum_tracker = self.env.tracker(&plan.owners, plan.needed, plan.strict);
-        let Plan { owners, fallbacks, needed, work, .. } = plan;
+        let quorum_tracker = self.env.write_tracker(&plan);
+        let Plan { fallbacks, needed, work, .. } = plan;
         let fallbacks: VecDeque<NodeId> = fallbacks.into();
         let query_all = self.env.experiment.query_all;
         let first = if query_all { quorum_tracker.unasked().count() as u8 } else { needed };
@@ -222,8 +223,8 @@ impl Coordinator {
             }
             Work::Write(writing) => {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
-                let (places, answers, env) = ((owners, fallbacks), Merged::default(), &self.env);
-                Operation::Write(WriteOp::begin(common, places, writing, &answers, env, io))
+                let (answers, env) = (Merged::default(), &self.env);
+                Operation::Write(WriteOp::begin(common, fallbacks, writing, &answers, env, io))
             }
         };
         self.operations.insert(operation.common().request_id, operation);
@@ -262,14 +263,13 @@ impl Coordinator {
         }
         let reached = common.quorum_tracker.reached();
         let unread = (!reached).then(|| common.unreachable(&self.env.config.members));
-        let quorum_tracker = self.env.tracker(&plan.owners, plan.needed, plan.strict);
+        let quorum_tracker = self.env.write_tracker(&plan);
         // Another id: a late answer to the survey is none to the write.
         let request_id = self.ids.next();
         self.env.timers.insert((common.deadline, request_id));
         let common = Common { request_id, quorum_tracker, open: SmallVec::new(), ..common };
-        let Plan { owners, fallbacks, work: Work::Write(writing), .. } = plan else { return };
-        let places = (owners, fallbacks.into());
-        let mut write = WriteOp::begin(common, places, writing, &merged, &self.env, io);
+        let Plan { fallbacks, work: Work::Write(writing), .. } = plan else { return };
+        let mut write = WriteOp::begin(common, fallbacks.into(), writing, &merged, &self.env, io);
         write.unread = unread;
         self.operations.insert(request_id, Operation::Write(write));
     }
@@ -352,6 +352,10 @@ impl Coordinator {
         io: &mut Io,
     ) {
         self.env.view.note_heard(from);
+        if matches!(body, Body::Failed(Rejection::OtherRing { .. })) {
+            // The later ring comes here too, and all that is open is asked again under it.
+            return;
+        }
         let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let env = &mut self.env;
         let question = operation.common_mut().close(from, env);

@@ -3,6 +3,8 @@
 
 mod detector;
 
+use std::collections::BTreeMap;
+
 use self::detector::Detector;
 use super::ids::RequestId;
 use super::io::Io;
@@ -39,7 +41,7 @@ pub(super) struct Gossip {
     timeout: Micros,
     rng: Rng,
     count: u64,
-    /// Every other member, sorted.
+    /// Every other member that has a place in the ring or is on its way out, sorted.
     ids: Vec<NodeId>,
     /// What is known of the member at the same place in `ids`. Rounds walk through all of them:
     /// lists, not trees.
@@ -91,30 +93,49 @@ impl Peer {
 
 impl Gossip {
     /// Every member counts as up at first, until the timeout has passed without a sign of life.
-    pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let mut members = config.members.ids();
-        members.retain(|id| config.ring.has(*id));
-        let seeds = members.iter().copied().take(SEEDS).collect();
-        let mut ids: Vec<NodeId> = members.into_iter().filter(|id| *id != config.me).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let detector = Detector::new(config.gossip_interval);
-        let peer = Peer { heartbeat: Heartbeat::default(), detector, liveness: Liveness::Up };
-        Gossip {
+    pub(super) fn new(config: &Config, seed: u64, io: &mut Io) -> Self {
+        let mut gossip = Gossip {
             me: config.me,
             interval: config.gossip_interval,
             timeout: config.gossip_timeout,
             rng: Rng::new(seed ^ 0x0060_551b),
             count: 0,
-            peers: vec![peer; ids.len()],
-            ids,
-            seeds,
+            peers: Vec::new(),
+            ids: Vec::new(),
+            seeds: Vec::new(),
             links: Vec::new(),
             next_round: Time::START,
             eager: EAGER,
-            digest: config.members.digest(),
+            digest: 0,
             reports: false,
+        };
+        gossip.set_members(io);
+        gossip
+    }
+
+    /// Other nodes are members from now on. What is known of those that stay is kept; those that do
+    /// not are not watched any more, and so not down.
+    pub(super) fn set_members(&mut self, io: &mut Io) {
+        let mut seeds: Vec<NodeId> = io.local.members().ids();
+        seeds.retain(|id| io.local.is_counted(*id));
+        let mut ids: Vec<NodeId> = seeds.iter().copied().filter(|id| *id != self.me).collect();
+        seeds.truncate(SEEDS);
+        ids.sort_unstable();
+        ids.dedup();
+        let known: BTreeMap<NodeId, Peer> = std::mem::take(&mut self.ids)
+            .into_iter()
+            .zip(std::mem::take(&mut self.peers))
+            .collect();
+        let gone = known.iter().filter(|(id, _)| ids.binary_search(id).is_err());
+        for (id, _) in gone.filter(|(_, peer)| peer.liveness != Liveness::Up) {
+            io.out.set_liveness(*id, Liveness::Up);
         }
+        let detector = Detector::new(self.interval);
+        let new = Peer { heartbeat: Heartbeat::default(), detector, liveness: Liveness::Up };
+        let peer = |id: &NodeId| known.get(id).cloned().unwrap_or_else(|| new.clone());
+        (self.peers, self.ids, self.seeds) = (ids.iter().map(peer).collect(), ids, seeds);
+        self.digest = io.local.members().digest();
+        self.eager = EAGER;
     }
 
     /// When the next round is due.
@@ -266,6 +287,7 @@ impl Gossip {
                 if heartbeats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
                     return io.out.count(Counter::GossipOverTheLimit);
                 }
+                self.hear_of_own_entry(from, &members, io);
                 self.learn_members(&members, io);
                 self.learn_heartbeats(now, from, heartbeats, io);
                 if request_id == ANSWER && (!wanted.is_empty() || digest != self.digest) {
@@ -383,6 +405,19 @@ impl Gossip {
             io.out.hear_of_own_incarnation(from, heartbeat.incarnation);
         } else {
             self.count = heartbeat.count + 1;
+        }
+    }
+
+    /// A list of members may have an entry of a later incarnation of this node: one that nobody
+    /// heard a heartbeat of since.
+    fn hear_of_own_entry(&mut self, from: NodeId, members: &[Member], io: &mut Io) {
+        let own = io.local.meta().incarnation;
+        let entry = members.iter().find(|member| member.id() == self.me);
+        let entry = entry.filter(|entry| entry.incarnation > own);
+        if let Some(Member { incarnation, .. }) = entry
+            && is_credible(Heartbeat { incarnation: *incarnation, count: 0 }, own)
+        {
+            io.out.hear_of_own_incarnation(from, *incarnation);
         }
     }
 

@@ -3,7 +3,6 @@
 //! its object.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use super::gc_epochs::Stamped;
 use super::ids::{ReadToken, RequestId, RequestIds, Role};
@@ -14,7 +13,6 @@ use crate::causal::Object;
 use crate::gc_epoch::GcEpoch;
 use crate::members::Liveness;
 use crate::message::{Body, Counter, Rejection};
-use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, Micros, NodeId, Time};
 
@@ -46,7 +44,6 @@ const RETRY_BACKOFF: Micros = Micros::from_millis(1_000);
 #[derive(Clone, Debug)]
 pub(super) struct Handoff {
     me: NodeId,
-    ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
     /// Members that were out of reach and have not been sent the number of their hints: they need
@@ -104,8 +101,11 @@ struct Delivery {
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
-    /// False if it went to other owners because its target has been absent for long.
+    /// False if it went to other owners: its target has been absent for long, or has no place.
     to_target: bool,
+    /// True if the hint goes when they have it. A hint that only the other owners took stays: a
+    /// write with W = N needs it.
+    goes: bool,
 }
 
 /// How a flight has ended.
@@ -135,7 +135,6 @@ impl Handoff {
     pub(super) fn new(config: &Config, seed: u64) -> Self {
         Handoff {
             me: config.me,
-            ring: config.ring.clone(),
             max_age: config.hint_age,
             reach: Reach::default(),
             absent: BTreeSet::new(),
@@ -160,6 +159,16 @@ impl Handoff {
     pub(super) fn next_wake(&self) -> Option<Time> {
         let timeout = self.timeouts.front().map(|(due, _)| *due);
         [timeout, self.next_look].into_iter().flatten().min()
+    }
+
+    /// Another ring is in force: hints go to those who own their keys now.
+    pub(super) fn set_ring(&mut self, now: Time, io: &mut Io) {
+        self.deliveries.clear();
+        self.lists.clear();
+        self.stuck.clear();
+        self.sweeps.clear();
+        self.fetches.clear();
+        self.look(now, io);
     }
 
     /// A link came up or went down.
@@ -219,6 +228,9 @@ impl Handoff {
     /// True if all that is kept for a member was declined, and none of it is to be offered again
     /// yet.
     fn all_wait(&self, now: Time, target: NodeId, io: &Io) -> bool {
+        if io.local.is_leaving() {
+            return false;
+        }
         let count = io.local.hints.of(target).map_or(0, |(total, _)| total.count);
         let waits = |stuck: &&Stuck| stuck.until > now;
         let waiting = self.stuck.get(&target).map_or(0, |keys| keys.values().filter(waits).count());
@@ -232,7 +244,8 @@ impl Handoff {
         for target in targets {
             let Some((total, since)) = io.local.hints.of(target) else { continue };
             let reachable = self.reach.has(target);
-            if !reachable && self.ring.has(target) && now < since + self.max_age {
+            let waits = io.local.ring().has(target) && now < since + self.max_age;
+            if !reachable && waits && !io.local.is_leaving() {
                 continue;
             }
             if !self.sweeps.contains_key(&target) && reachable {
@@ -287,7 +300,7 @@ impl Handoff {
     fn go_on(&mut self, now: Time, target: NodeId, io: &mut Io) {
         let Some(mut sweep) = self.sweeps.remove(&target) else { return };
         // What is kept for a member that was removed is the other owners' now.
-        let absent = sweep.aged && self.ring.has(target);
+        let absent = sweep.aged && io.local.ring().has(target) && !io.local.is_leaving();
         let window = match (absent, io.local.is_busy()) {
             (true, _) => MAX_AGED_FLIGHTS,
             (false, false) => MAX_FLIGHTS,
@@ -299,7 +312,7 @@ impl Handoff {
         {
             let Some((key, hint)) = sweep.page.pop_front() else { break };
             let stuck = self.stuck.get(&target).and_then(|keys| keys.get(&key));
-            if stuck.is_some_and(|stuck| stuck.until > now) {
+            if !io.local.is_leaving() && stuck.is_some_and(|stuck| stuck.until > now) {
                 continue;
             }
             self.send(now, target, &mut sweep, key, hint, io);
@@ -340,22 +353,30 @@ impl Handoff {
         Record { object, gc_epoch, .. }: Record,
         io: &mut Io,
     ) {
-        let to_target = !sweep.aged;
-        let (waiting, needed) = if sweep.aged {
-            let owners = self.ring.owners(self.ring.partition(&key)).iter().copied();
-            let owners: Vec<NodeId> = owners
-                .filter(|owner| *owner != target && (*owner == self.me || self.reach.has(*owner)))
-                .collect();
-            // What was kept for a removed member goes when all owners have it, which takes all of
-            // them.
-            let enough = if self.ring.has(target) { 1 } else { self.ring.n().into() };
+        let ring = io.local.ring();
+        let partition = ring.partition(&key);
+        // Who has lost the place that it was kept for gets nothing: those who have it now do.
+        let has_place = ring.is_owner(partition, target);
+        let is_stuck = self.stuck.get(&target).is_some_and(|keys| keys.contains_key(&key));
+        if io.local.is_leaving() && (is_stuck || sweep.aged && has_place) {
+            let hint = Record { object, gc_epoch, ..Record::default() };
+            return self.pass_on(now, target, sweep, (key, hint), io);
+        }
+        let to_target = !sweep.aged && has_place;
+        let (waiting, needed) = if to_target {
+            (vec![target], 1)
+        } else {
+            let all = ring.all_owners(partition);
+            let usable = |owner: &NodeId| *owner == self.me || self.reach.has(*owner);
+            let owners: Vec<NodeId> =
+                all.iter().copied().filter(|id| *id != target && usable(id)).collect();
+            // It goes when all owners have it, which takes all of them.
+            let enough = if has_place { 1 } else { all.len() };
             if owners.len() < enough {
                 return;
             }
             let needed = owners.len();
             (owners, needed)
-        } else {
-            (vec![target], 1)
         };
         let request_id = self.ids.next();
         let bytes = key.as_bytes().len()
@@ -363,8 +384,57 @@ impl Handoff {
         io.out.count(if sweep.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
         let merge = Body::Merge { key: key.clone(), object: object.clone(), gc_epoch };
         io.out.send(waiting.clone(), request_id, merge);
+        let goes = to_target || !has_place;
         let delivery =
-            Delivery { target, key, object, gc_epoch, bytes, waiting, needed, to_target };
+            Delivery { target, key, object, gc_epoch, bytes, waiting, needed, to_target, goes };
+        self.deliveries.insert(request_id, delivery);
+        self.timeouts.push_back((now + TIMEOUT, request_id));
+        sweep.deliveries += 1;
+        sweep.bytes += bytes;
+    }
+
+    /// A node on its way out cannot wait until a target is back, or takes what it has declined: it
+    /// gives the hint to another fallback, or to another owner if there is none.
+    fn pass_on(
+        &mut self,
+        now: Time,
+        target: NodeId,
+        sweep: &mut Sweep,
+        (key, hint): (Key, Record),
+        io: &mut Io,
+    ) {
+        let ring = io.local.ring();
+        let partition = ring.partition(&key);
+        let owners = ring.all_owners(partition);
+        let (first, others) =
+            ring.preference_list(partition).into_iter().partition(|node| !owners.contains(node));
+        let (first, others): (Vec<NodeId>, Vec<NodeId>) = (first, others);
+        let mut fallbacks = first.into_iter().chain(others);
+        let Some(fallback) = fallbacks.find(|node| *node != target && self.reach.has(*node)) else {
+            return;
+        };
+        let Record { object, gc_epoch, .. } = hint;
+        let mut hint_for = if owners.contains(&target) { vec![target] } else { owners };
+        hint_for.retain(|owner| *owner != fallback);
+        let request_id = self.ids.next();
+        io.out.count(Counter::HintsSent);
+        // Only hints of the present GC epoch are kept anew: what an owner would make of this one
+        // is.
+        let epoch = io.local.gc_epochs.of(partition);
+        let (of, mut copy) = (key.clone(), object.clone());
+        for dead in epoch.purgeable_of(&key).into_iter().chain(epoch.purged_of(&key)) {
+            copy = copy.discard(dead);
+        }
+        if let Some(purged) = epoch.purged_of(&key) {
+            copy = copy.forget(purged);
+        }
+        let stamp = if epoch.takes(gc_epoch) { epoch.number } else { gc_epoch };
+        let body = Body::StoreHint { key: of, object: copy, hint_for, gc_epoch: stamp };
+        io.out.send(vec![fallback], request_id, body);
+        let (waiting, needed, bytes) = (vec![fallback], 1, key.as_bytes().len());
+        let (to_target, goes) = (false, true);
+        let delivery =
+            Delivery { target, key, object, gc_epoch, bytes, waiting, needed, to_target, goes };
         self.deliveries.insert(request_id, delivery);
         self.timeouts.push_back((now + TIMEOUT, request_id));
         sweep.deliveries += 1;
@@ -396,8 +466,8 @@ impl Handoff {
     fn fetch(&mut self, now: Time, target: NodeId, key: Key, io: &mut Io) {
         io.out.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
-        let owners = self.ring.owners(self.ring.partition(&key)).iter().copied();
-        let waiting: Vec<NodeId> = owners.filter(|owner| *owner != target).collect();
+        let mut waiting = io.local.ring().all_owners(io.local.ring().partition(&key));
+        waiting.retain(|owner| *owner != target);
         let reachable = |owner: &NodeId| *owner == self.me || self.reach.has(*owner);
         if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
             return;
@@ -450,7 +520,8 @@ impl Handoff {
         let Some(delivery) = self.deliveries.get_mut(&request_id) else { return };
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
-        let own = io.local.gc_epochs.number(self.ring.partition(&delivery.key));
+        let partition = io.local.ring().partition(&delivery.key);
+        let own = io.local.gc_epochs.number(partition);
         if delivery.gc_epoch.next() < own && matches!(refused, Some(Rejection::GcState { .. })) {
             let (key, target) = (delivery.key.clone(), Some(delivery.target));
             io.out.send(vec![self.me], RequestId::NONE, Body::Discard { key, target });
@@ -466,7 +537,8 @@ impl Handoff {
         }
         let (target, key, to_target) = (delivery.target, delivery.key.clone(), delivery.to_target);
         let (done, hopeless) = (delivery.needed == 0, delivery.waiting.len() < delivery.needed);
-        self.note_stuck(now, target, &key, to_target, refused.as_ref());
+        let is_owner = io.local.owns(partition);
+        self.note_stuck(now, (target, &key), to_target, is_owner, refused.as_ref());
         if (done || hopeless)
             && let Some(delivery) = self.deliveries.remove(&request_id)
         {
@@ -483,12 +555,11 @@ impl Handoff {
     fn note_stuck(
         &mut self,
         now: Time,
-        target: NodeId,
-        key: &Key,
+        (target, key): (NodeId, &Key),
         to_target: bool,
+        is_owner: bool,
         refused: Option<&Rejection>,
     ) {
-        let is_owner = self.ring.owners(self.ring.partition(key)).contains(&self.me);
         let keys = self.stuck.entry(target).or_default();
         let before = keys.get(key).map_or(0, |stuck| stuck.declined);
         let stuck = match refused {
@@ -512,8 +583,7 @@ impl Handoff {
 
     /// Ends a delivery; an acknowledged hint is removed, if it is still the one that was sent.
     fn land(&mut self, now: Time, delivery: &Delivery, landing: Landing, io: &mut Io) {
-        let Delivery { target, key, object, bytes, to_target, .. } = delivery;
-        let to_target = *to_target;
+        let Delivery { target, key, object, bytes, goes, .. } = delivery;
         if let Some(sweep) = self.sweeps.get_mut(target) {
             sweep.deliveries -= 1;
             sweep.bytes -= bytes;
@@ -523,10 +593,7 @@ impl Handoff {
                 Landing::Lost => sweep.paused_until = now + RETRY_BACKOFF,
             }
         }
-        // A hint that only the other owners took stays, unless its target is gone: a write with W =
-        // N needs it.
-        let is_taken = landing == Landing::Taken;
-        if is_taken && (to_target || !self.ring.has(*target)) {
+        if landing == Landing::Taken && *goes {
             let (key, target, object) = (key.clone(), *target, object.clone());
             io.out.send(vec![self.me], RequestId::NONE, Body::DeleteHint { key, target, object });
         }

@@ -38,6 +38,8 @@ impl HintSize {
 #[derive(Clone, Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
+    /// How many hints there are for a member of keys of a partition.
+    counts: BTreeMap<(NodeId, Partition), u64>,
     /// How many hints there are of each GC epoch of a partition.
     stamps: BTreeMap<(Partition, GcEpoch), u64>,
     /// Members whose last pending hint has gone, until [`HintLedger::take_drained`].
@@ -47,13 +49,34 @@ pub(super) struct HintLedger {
 }
 
 impl HintLedger {
-    /// As the store has them.
-    pub(super) fn new(kept: &Kept, limit_bytes: u64) -> Self {
+    /// As the store has them; `is_own` is true for the partitions that this node owns.
+    pub(super) fn new(kept: &Kept, limit_bytes: u64, is_own: impl Fn(Partition) -> bool) -> Self {
         let bytes = kept.totals.values().map(|total| total.bytes).sum();
         let totals = kept.totals.iter().filter(|(_, total)| total.count > 0);
         let totals = totals.map(|(id, total)| (*id, (*total, Time::START))).collect();
-        let stamps = kept.stamps.clone();
-        HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
+        let (counts, stamps) = (kept.counts.clone(), kept.stamps.clone());
+        let mut ledger =
+            HintLedger { totals, counts, stamps, drained: Vec::new(), bytes, limit_bytes };
+        ledger.judge_pending(is_own);
+        ledger
+    }
+
+    /// The ring has changed: which hints may have filled the slot of their target follows from who
+    /// owns what.
+    pub(super) fn judge_pending(&mut self, is_own: impl Fn(Partition) -> bool) {
+        let mut pending: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for ((target, partition), count) in &self.counts {
+            if !is_own(*partition) {
+                *pending.entry(*target).or_default() += count;
+            }
+        }
+        for (target, (total, _)) in &mut self.totals {
+            let now = pending.get(target).copied().unwrap_or_default();
+            if now == 0 && total.pending > 0 {
+                self.drained.push(*target);
+            }
+            total.pending = now;
+        }
     }
 
     /// Replaces the size `before` of a hint by `after`; `None` is no hint.
@@ -80,6 +103,12 @@ impl HintLedger {
         }
         if total.count == 0 {
             self.totals.remove(&target);
+        }
+        let place = (target, partition);
+        let count = self.counts.get(&place).copied().unwrap_or_default();
+        match count + u64::from(after.is_some()) - u64::from(before.is_some()) {
+            0 => drop(self.counts.remove(&place)),
+            count => drop(self.counts.insert(place, count)),
         }
         if let Some(after) = after {
             *self.stamps.entry((partition, after.gc_epoch)).or_default() += 1;
@@ -118,6 +147,16 @@ impl HintLedger {
     /// How many hints for a member may have filled its slot.
     pub(super) fn pending(&self, target: NodeId) -> u64 {
         self.totals.get(&target).map_or(0, |(total, _)| total.pending)
+    }
+
+    /// True if there are hints for a member of keys of this partition.
+    pub(super) fn has(&self, target: NodeId, partition: Partition) -> bool {
+        self.counts.contains_key(&(target, partition))
+    }
+
+    /// How many hints there are in all.
+    pub(super) fn count(&self) -> u64 {
+        self.totals.values().map(|(total, _)| total.count).sum()
     }
 
     /// All members that there are hints for.

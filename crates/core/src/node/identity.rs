@@ -3,15 +3,12 @@
 //! client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::ids::{RequestId, SyncSeq};
 use super::io::Io;
-use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Incarnation, IncarnationId};
 use crate::message::{Body, Counter, Rejection};
-use crate::ring::{Ring, RingId};
 use crate::types::{Micros, NodeId, Time};
 
 /// A peer that has not answered is queried again after this time.
@@ -29,10 +26,6 @@ const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(1_000);
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     me: NodeId,
-    ring: Arc<Ring>,
-    /// Version and digest of the ring.
-    placement: RingId,
-    continues: bool,
     bootstrap: bool,
     nonce: u64,
     started: Option<Time>,
@@ -68,9 +61,6 @@ impl Identity {
     pub(super) fn new(config: &Config) -> Self {
         Identity {
             me: config.me,
-            ring: config.ring.clone(),
-            placement: config.ring.id(),
-            continues: config.continues,
             bootstrap: config.bootstrap,
             nonce: config.boot_nonce,
             started: None,
@@ -99,18 +89,20 @@ impl Identity {
 
     /// Why the node does not serve yet, if it does not.
     pub(super) fn rejection(&self, io: &Io) -> Option<Rejection> {
-        (!io.local.is_settled()).then(|| self.starting())
+        (!io.local.is_settled()).then(|| self.starting(io))
     }
 
     /// The rejection of a node that does not serve yet.
-    pub(super) fn starting(&self) -> Rejection {
-        let (heard, peers) = self.heard();
+    pub(super) fn starting(&self, io: &Io) -> Rejection {
+        let (heard, peers) = self.heard(io);
         Rejection::Starting { heard, peers }
     }
 
     /// How many peers have answered, and how many there are.
-    pub(super) fn heard(&self) -> (u32, u32) {
-        (self.heard.len() as u32, self.peers().count() as u32)
+    pub(super) fn heard(&self, io: &Io) -> (u32, u32) {
+        let peers = || self.peers(io);
+        let heard = peers().filter(|peer| self.heard.contains_key(peer)).count();
+        (heard as u32, peers().count() as u32)
     }
 
     /// True while the link to the peer is up.
@@ -123,8 +115,18 @@ impl Identity {
         self.next_round
     }
 
-    fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
+    /// The other members that have a place in the ring.
+    fn peers<'a>(&self, io: &'a Io) -> impl Iterator<Item = NodeId> + use<'a> {
+        let me = self.me;
+        io.local.ring().members().iter().map(|member| member.id).filter(move |id| *id != me)
+    }
+
+    /// Another ring is in force: it is made known, and confirmed by those that answer.
+    pub(super) fn set_ring(&mut self, now: Time, io: &mut Io) {
+        self.unanswered = self.links.clone();
+        self.introduce(self.links.iter().copied().collect(), io);
+        self.next_round = Some(now + ROUND);
+        self.decide(now, io);
     }
 
     /// A link came up or went down. This incarnation is introduced to every peer, even after it has
@@ -171,16 +173,22 @@ impl Identity {
         IncarnationId { incarnation: io.local.meta().incarnation, nonce: self.nonce }
     }
 
-    /// Names the introductions of this incarnation.
-    fn id(&self) -> RequestId {
-        RequestId::of_wire(self.nonce)
+    /// Names the introductions of this incarnation under the ring in force: the answer to an
+    /// earlier one does not confirm it.
+    fn id(&self, io: &Io) -> RequestId {
+        RequestId::of_wire(self.nonce ^ io.local.ring_id().digest)
+    }
+
+    /// True if this names the introductions under the ring in force.
+    pub(super) fn is_own(&self, request_id: RequestId, io: &Io) -> bool {
+        request_id == self.id(io)
     }
 
     /// Notifies peers of this incarnation and its ring.
     pub(super) fn introduce(&self, to: Vec<NodeId>, io: &mut Io) {
         let cluster = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
-        let (incarnation, ring) = (self.incarnation(io), self.placement);
-        io.out.send(to, self.id(), Body::Introduce { incarnation, cluster, ring });
+        let (incarnation, ring) = (self.incarnation(io), io.local.ring_id());
+        io.out.send(to, self.id(io), Body::Introduce { incarnation, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -192,9 +200,6 @@ impl Identity {
         body: Body,
         io: &mut Io,
     ) {
-        if !self.peers().any(|peer| peer == from) {
-            return;
-        }
         match body {
             Body::Introduce { incarnation, cluster, .. } => {
                 self.judge_cluster(from, cluster, io);
@@ -204,7 +209,7 @@ impl Identity {
                 }
             }
             // The answer to an introduction of an earlier incarnation says nothing about this one.
-            Body::Known { seen, birth, cluster } if request_id == self.id() => {
+            Body::Known { seen, birth, cluster } if request_id == self.id(io) => {
                 self.unanswered.remove(&from);
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), io);
                 if self.is_foreign(from) {
@@ -319,14 +324,9 @@ impl Identity {
         }
         let passed = now.saturating_since(started);
         // Nobody else is heard.
-        let all = self.heard.len() == self.peers().count();
+        let all = self.peers(io).all(|peer| self.heard.contains_key(&peer));
         if io.local.meta().cluster.is_none() {
             self.find_cluster(all, passed, io);
-        }
-        if self.continues && io.local.meta().cluster.is_some() {
-            // Nobody can know of a later incarnation.
-            self.decided = Some(io.out.last_mark());
-            return self.synced(io);
         }
         let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
         if io.local.meta().cluster.is_none() || !ready {
@@ -366,17 +366,17 @@ impl Identity {
             if !founder {
                 io.out.notice(Notice::Reborn);
             }
-            let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
+            let lost = if founder { Vec::new() } else { io.local.own().to_vec() };
             io.change_meta(|meta| {
                 meta.cluster = Some(cluster);
-                meta.read_ineligible = lost;
+                meta.lose(&lost);
                 // It does not know what the others have purged; what it issues meanwhile is not
                 // old.
                 if !founder {
                     meta.suspect();
                 }
             });
-        } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
+        } else if (all && self.is_first(io)) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
             let founders = peers.chain([(self.me, birth)]).collect();
             let cluster = Cluster::found(&io.local.meta().identity.cluster, founders);
@@ -384,25 +384,26 @@ impl Identity {
             io.out.notice(Notice::Founded);
         } else if passed >= SILENCE_REPORTED_AFTER && !std::mem::replace(&mut self.complained, true)
         {
-            let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
-            silent.for_each(|peer| io.out.notice(Notice::WaitsFor(peer)));
+            let silent = self.peers(io).filter(|peer| !self.heard.contains_key(peer));
+            let silent: Vec<NodeId> = silent.collect();
+            silent.into_iter().for_each(|peer| io.out.notice(Notice::WaitsFor(peer)));
         }
     }
 
     /// True for the one member that may found a cluster unasked.
-    fn is_first(&self) -> bool {
-        self.ring.members().first().is_some_and(|member| member.id == self.me)
+    fn is_first(&self, io: &Io) -> bool {
+        io.local.ring().members().first().is_some_and(|member| member.id == self.me)
     }
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
     /// read eligibility.
     fn suspect(&mut self, rolled_back: bool, incarnation: Incarnation, io: &mut Io) -> SyncSeq {
-        let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
+        let lost = if rolled_back { io.local.own().to_vec() } else { Vec::new() };
         io.change_meta(|meta| {
             meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
-                meta.read_ineligible = lost;
+                meta.lose(&lost);
             }
         })
     }
@@ -415,7 +416,7 @@ impl Identity {
         {
             io.local.settle();
             io.out.notice(Notice::Settled);
-            if !self.heard.is_empty() || self.peers().next().is_none() {
+            if !self.heard.is_empty() || self.peers(io).next().is_none() {
                 io.local.witness();
             }
             // Peers that heard of an outdated life hear of the one that goes on.

@@ -101,6 +101,8 @@ pub(super) enum ScanPurpose {
     PurgeableKeys,
     /// Records that are to be discarded.
     Task,
+    /// Records that are left of a partition that this node does not own.
+    Surplus,
 }
 
 impl ScanToken {

@@ -7,7 +7,7 @@ use crate::gc_epoch::GcState;
 use crate::members::{Liveness, Member, Members};
 use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
-use crate::ring::{Ring, RingError};
+use crate::ring::{Edit, Ring, RingError, RingId, Step};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition, REPEAT_WINDOW};
 
@@ -24,7 +24,7 @@ pub const EXPLORE: u64 = 64;
 pub struct Config {
     /// The id of this node.
     pub me: NodeId,
-    /// The ring of this incarnation; a later ring begins another incarnation.
+    /// The ring in force at the start.
     pub ring: Arc<Ring>,
     /// R of requests that name none, 1 to N.
     pub r: u8,
@@ -50,19 +50,23 @@ pub struct Config {
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
+    /// Most bytes a second of records that are taken over from others; 0 for no limit.
+    pub transfer_bytes_per_second: u64,
+    /// Bytes of records in one page that is sent to another node, about. Only tests have others.
+    pub transfer_page_bytes: usize,
     /// A GC epoch of a partition lasts at least this long: longer than most requests.
     pub gc_epoch_pause: Micros,
     /// What the store keeps for other members at the start.
     pub hints: Kept,
     /// The GC epochs of partitions that the store knows at the start.
     pub gc_epochs: Vec<(Partition, GcState)>,
+    /// The partitions that the store has records of at the start ([`crate::store::held`]), whether
+    /// the node owns them or not.
+    pub held: Vec<Partition>,
     /// The trees of a clean stop, if nothing was written since.
     pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
-    /// True if this incarnation follows another one of the same process, which never let go of the
-    /// store: its disk is known to be the newest.
-    pub continues: bool,
     /// True if the operator says that this is a new cluster: it is founded by the members that
     /// answer, not only by all.
     pub bootstrap: bool,
@@ -70,6 +74,10 @@ pub struct Config {
     /// they are known to be dead, twice that at most; see [`REPEAT_WINDOW`].
     pub repeat_window: Micros,
 }
+
+/// A page of records that is sent to another node, in bytes. A frame has room for it and the
+/// largest record, which may come behind it.
+const PAGE_OF_RECORDS: usize = 512 << 10;
 
 impl Config {
     /// A node of these members as a daemon is by default, on an empty disk; W and R are the
@@ -90,12 +98,14 @@ impl Config {
             hint_age: 10_800_000 * MILLI,
             repair_interval: 60_000 * MILLI,
             scrub_interval: 86_400_000 * MILLI,
+            transfer_bytes_per_second: 32 << 20,
+            transfer_page_bytes: PAGE_OF_RECORDS,
             gc_epoch_pause: 2_000 * MILLI,
             hints: Kept::default(),
             gc_epochs: Vec::new(),
+            held: Vec::new(),
             trees: Vec::new(),
             boot_nonce: 0,
-            continues: false,
             bootstrap: false,
             repeat_window: REPEAT_WINDOW,
         }
@@ -155,15 +165,9 @@ pub enum Input {
     /// The operator accepts that acknowledged writes are gone where this node is the only owner and
     /// has lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
     AcceptLoss,
-    /// The operator gives the places of a member to a new one, which is checked to be a name and an
-    /// address that no member has; [`Output::BeginIncarnation`] or [`Output::NotReplaced`] follows,
-    /// within about 3 s.
-    Replace {
-        /// The member that is removed for good.
-        old: NodeId,
-        /// The new member that takes its places.
-        new: Member,
-    },
+    /// The operator wants the ring changed; [`Output::RingOrdered`] follows, within about 3 s if
+    /// the disk answers.
+    Ring(RingOrder),
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
     /// The store makes no progress, or does again: until then no request waits for it.
@@ -175,31 +179,57 @@ pub enum Input {
     Limits(Limits),
 }
 
-/// A change of the ring that is in progress.
+/// An operator's order about the ring.
+#[derive(Clone, Debug)]
+pub enum RingOrder {
+    /// Begin a change.
+    Begin {
+        /// What is to be different after it ([`Ring::begin`]).
+        edits: Vec<Edit>,
+        /// The nodes that join, with their addresses: checked to be names and addresses that no
+        /// member has.
+        newcomers: Vec<Member>,
+    },
+    /// Go back to the table before the change that the ring is in.
+    Cancel,
+    /// Remove a node without a place in the ring for good, with whatever it still holds: one that
+    /// was to join, or one on its way out that is gone.
+    Dismiss(NodeId),
+}
+
+/// A change of the ring for which grants are collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingChange {
-    /// The member that is removed.
-    pub old: NodeId,
-    /// The new member that takes its places.
-    pub new: NodeId,
+    /// The digest of the ring that is to be made.
+    pub next: u64,
     /// The node that was ordered to make the change.
     pub by: NodeId,
 }
 
-/// The reason why a replacement was not made.
+/// The reason why an order about the ring was not carried out. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
     /// Another change is in progress, if it is known which, at this node.
     Other(Option<RingChange>, NodeId),
-    /// Not more than half of the members granted it in time.
+    /// Too few members granted it in time.
     Grants {
         /// How many did, this node among them.
         granted: usize,
-        /// Members that have places, this node included.
+        /// Members that the change would go on with, this node included.
         members: usize,
+        /// All members, those that are gone included.
+        all: usize,
     },
     /// There is no such ring.
     Ring(RingError),
+    /// The node that was ordered has no place in the ring, or is named as one that is gone.
+    NoPlace,
+    /// A member speaks a version of the protocol that has no rings in a change.
+    Protocol(NodeId),
+    /// The ring is in no change that can be cancelled, but in this step.
+    NoCancel(Option<Step>),
+    /// The node is none without a place in the ring.
+    NoGuest(NodeId),
 }
 
 /// The part of a node's configuration that can change within an incarnation.
@@ -213,6 +243,8 @@ pub struct Limits {
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
+    /// Most bytes a second of records that are taken over from others; 0 for no limit.
+    pub transfer_bytes_per_second: u64,
 }
 
 /// A disk that has less free space than its reserve.
@@ -356,11 +388,18 @@ pub enum Output {
         /// The address to dial, `host:port`.
         address: String,
     },
-    /// A later ring is durable: end this incarnation as at a clean stop, and begin the next one at
-    /// once, with what the store has.
-    BeginIncarnation,
-    /// The replacement that was ordered is not made, and nothing has happened.
-    NotReplaced(Hindrance),
+    /// Another ring is in force here from now on, and durable.
+    Ring {
+        /// The ring.
+        ring: Arc<Ring>,
+        /// Every member, removed ones included.
+        members: Members,
+    },
+    /// The list of members says something new of who belongs to the cluster.
+    Members(Members),
+    /// The order about the ring is carried out, and the ring with this name in force here; or it is
+    /// not, and nothing has happened.
+    RingOrdered(Result<RingId, Hindrance>),
     /// Notifies the operator of an event.
     Notice(Notice),
 }

@@ -1,15 +1,17 @@
-//! The state of a node that all its roles see: its store's own state, the members, the GC epochs,
-//! the trees, the hints for others, and whether it serves.
+//! The state of a node that all its roles see: its store's own state, the ring, the members, the GC
+//! epochs, the trees, the hints for others, and whether it serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::gc_epochs::GcEpochs;
 use super::hints::{HintLedger, HintPlace, HintSize};
 use super::merkle_trees::{MerkleTrees, own_partitions};
-use super::{Config, Stall};
+use super::{Config, Stall, rules};
 use crate::causal::Actor;
-use crate::members::{Member, Members};
+use crate::members::{Member, Members, MembershipStatus};
 use crate::message::{Rejection, Resource};
+use crate::ring::{Ring, RingId};
 use crate::store::{Change, Meta};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
@@ -29,7 +31,25 @@ pub(super) struct LocalState {
     me: NodeId,
     now: Time,
     meta: Meta,
+    /// The ring in force here, which is durable; its name; and the partitions that this node owns
+    /// in it, sorted.
+    ring: Arc<Ring>,
+    ring_id: RingId,
+    own: Vec<Partition>,
+    /// Those that it will own under the ring that is on its way to the disk.
+    coming: Vec<Partition>,
+    /// True once every member is known to have confirmed the ring.
+    fenced: bool,
+    /// Partitions that this node does not own and may hold records of: what is left of an earlier
+    /// ring, or has come by one that this node did not have yet.
+    surplus: BTreeSet<Partition>,
     members: Members,
+    /// Nodes whose messages say which ring they are of: they speak protocol 9, or a later one.
+    heard_of_ring: BTreeSet<NodeId>,
+    /// The latest ring that a message was of.
+    latest_ring: RingId,
+    membership_changed: bool,
+    has_leavers: bool,
     /// The trees of the own records.
     pub(super) trees: MerkleTrees,
     /// The GC epochs of all partitions.
@@ -49,17 +69,32 @@ pub(super) struct LocalState {
 
 impl LocalState {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
-        let own = own_partitions(&config.ring, config.me).into_iter();
-        let mut trees = MerkleTrees::new(own, config.object_limits.accepted);
+        let own = own_partitions(&config.ring, config.me);
+        let mut surplus: BTreeSet<Partition> = config.held.iter().copied().collect();
+        surplus.retain(|partition| own.binary_search(partition).is_err());
+        let held = own.iter().chain(&surplus).copied();
+        let mut trees = MerkleTrees::new(held, config.object_limits.accepted);
         trees.take_over(&config.trees);
+        let is_own = |partition: Partition| own.binary_search(&partition).is_ok();
+        let hints = HintLedger::new(&config.hints, config.hint_limit_bytes, is_own);
         LocalState {
             me: config.me,
             now: Time::START,
             meta,
+            ring: config.ring.clone(),
+            ring_id: config.ring.id(),
+            own,
+            coming: Vec::new(),
+            fenced: false,
+            surplus,
             members: config.members.clone(),
+            heard_of_ring: BTreeSet::new(),
+            latest_ring: config.ring.id(),
+            membership_changed: false,
+            has_leavers: has_leavers(&config.members),
             trees,
             gc_epochs: GcEpochs::new(&config.gc_epochs),
-            hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
+            hints,
             busy_until: Time::START,
             stall: None,
             catching_up: false,
@@ -83,6 +118,147 @@ impl LocalState {
         self.me
     }
 
+    /// The ring in force here.
+    pub(super) fn ring(&self) -> &Arc<Ring> {
+        &self.ring
+    }
+
+    /// The version and digest of that ring.
+    pub(super) fn ring_id(&self) -> RingId {
+        self.ring_id
+    }
+
+    /// A later ring is in force from now on. What was owned and is not any more becomes surplus.
+    pub(super) fn set_ring(&mut self, ring: Arc<Ring>) {
+        let id = ring.id();
+        debug_assert!(id > self.ring_id, "a ring is followed by a later one");
+        let own = own_partitions(&ring, self.me);
+        self.surplus.extend(std::mem::take(&mut self.own));
+        self.surplus.retain(|partition| own.binary_search(partition).is_err());
+        self.trees.hold(own.iter().copied());
+        (self.ring, self.ring_id, self.own, self.fenced) = (ring, id, own, false);
+        self.coming.clear();
+        let own = &self.own;
+        self.hints.judge_pending(|partition| own.binary_search(&partition).is_ok());
+    }
+
+    /// Notes whether every member has confirmed the ring.
+    pub(super) fn set_fenced(&mut self, fenced: bool) {
+        self.fenced = fenced;
+    }
+
+    /// True if a comparison that begins now can prove that an owner has all that was acknowledged.
+    pub(super) fn may_prove(&self) -> bool {
+        rules::may_prove(self.ring.step(), self.fenced)
+    }
+
+    /// The partitions that this node owns, in either table of a ring in a change; sorted.
+    pub(super) fn own(&self) -> &[Partition] {
+        &self.own
+    }
+
+    /// A ring is on its way to the disk, which gives these partitions to this node.
+    pub(super) fn expect(&mut self, own: Vec<Partition>) {
+        self.coming = own;
+    }
+
+    /// True if this node owns the partition, or will under the ring that is on its way to the disk.
+    pub(super) fn may_own(&self, partition: Partition) -> bool {
+        self.owns(partition) || self.coming.binary_search(&partition).is_ok()
+    }
+
+    /// True if this node owns the partition.
+    pub(super) fn owns(&self, partition: Partition) -> bool {
+        self.own.binary_search(&partition).is_ok()
+    }
+
+    /// True if this node owns the partition or may hold records that are left of it: what members
+    /// agree on about its records is done here, too.
+    pub(super) fn holds(&self, partition: Partition) -> bool {
+        self.owns(partition) || self.surplus.contains(&partition)
+    }
+
+    /// The partitions whose records are here: its own, and what is left of others.
+    pub(super) fn held(&self) -> Vec<Partition> {
+        self.own.iter().chain(&self.surplus).copied().collect()
+    }
+
+    /// Partitions that this node does not own and may hold records of.
+    pub(super) fn surplus(&self) -> &BTreeSet<Partition> {
+        &self.surplus
+    }
+
+    /// A record is about to be written: if its partition has no place here, it is surplus.
+    pub(super) fn note_record(&mut self, partition: Partition) {
+        if !self.holds(partition) {
+            self.surplus.insert(partition);
+            self.trees.hold([partition].into_iter());
+        }
+    }
+
+    /// Nothing is left of a partition that this node does not own.
+    pub(super) fn release(&mut self, partition: Partition) {
+        debug_assert!(!self.owns(partition), "what a node owns stays");
+        if self.surplus.remove(&partition) {
+            self.trees.drop(partition);
+        }
+    }
+
+    /// True for a node that belongs to the cluster: it has a place in the ring, or is to come, or
+    /// is on its way out. Nobody else is heard.
+    pub(super) fn is_peer(&self, node: NodeId) -> bool {
+        match self.members.get(node).map(|member| member.membership) {
+            Some(MembershipStatus::Removed) => false,
+            Some(MembershipStatus::Joining | MembershipStatus::Leaving) => true,
+            Some(MembershipStatus::Member) | None => self.ring.has(node),
+        }
+    }
+
+    /// True if this node is on its way out, or has been turned back before it came in: it has no
+    /// place in the ring.
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.ring.has(self.me) && self.meta.cluster.is_some()
+    }
+
+    /// A message of a node is of this ring.
+    pub(super) fn hear_of_ring(&mut self, from: NodeId, ring: RingId) {
+        self.heard_of_ring.insert(from);
+        self.latest_ring = self.latest_ring.max(ring);
+    }
+
+    /// True if some node uses a later ring: what is here may have come under that one, and have its
+    /// place here.
+    pub(super) fn is_behind(&self) -> bool {
+        self.latest_ring > self.ring_id || !self.coming.is_empty()
+    }
+
+    /// The link to a node is lost: it may come back with another program.
+    pub(super) fn lose(&mut self, node: NodeId) {
+        self.heard_of_ring.remove(&node);
+    }
+
+    /// True for a node whose messages say which ring they are of.
+    pub(super) fn has_heard_of_ring(&self, node: NodeId) -> bool {
+        self.heard_of_ring.contains(&node)
+    }
+
+    /// True for a node that has to agree to what members agree on: it has a place in the ring, or
+    /// is on its way out and may still hold records.
+    pub(super) fn is_counted(&self, node: NodeId) -> bool {
+        let membership = self.members.get(node).map(|member| member.membership);
+        match membership {
+            Some(MembershipStatus::Removed) => false,
+            Some(MembershipStatus::Leaving) => true,
+            _ => self.ring.has(node),
+        }
+    }
+
+    /// All such nodes but this one.
+    pub(super) fn counted_others(&self) -> Vec<NodeId> {
+        let ids = self.members.iter().map(Member::id);
+        ids.filter(|id| *id != self.me && self.is_counted(*id)).collect()
+    }
+
     /// The store's own state, as last written.
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
@@ -103,8 +279,19 @@ impl LocalState {
     /// Merges newer entries into the member list; returns the change to write, if there is any.
     #[must_use = "what has changed has to be written"]
     pub(super) fn learn_members(&mut self, news: &[&Member]) -> Option<Change> {
+        let known = self.members.clone();
         let learnt = self.members.merge(news.iter().copied());
+        let mut pairs = known.iter().zip(self.members.iter());
+        let changed = pairs.any(|(known, member)| known.membership != member.membership);
+        self.membership_changed |= changed;
+        self.has_leavers = has_leavers(&self.members);
         learnt.then(|| Change::Members(self.members.clone()))
+    }
+
+    /// True once after the list of members has come to say something new of who belongs to the
+    /// cluster.
+    pub(super) fn take_membership_changed(&mut self) -> bool {
+        std::mem::take(&mut self.membership_changed)
     }
 
     /// Replaces the member list by this one, with newer entries merged in; returns the change to
@@ -113,7 +300,14 @@ impl LocalState {
     pub(super) fn replace_members(&mut self, members: &Members) -> Change {
         let known = std::mem::replace(&mut self.members, members.clone());
         self.members.merge(known.iter());
+        self.membership_changed = true;
+        self.has_leavers = has_leavers(&self.members);
         Change::Members(self.members.clone())
+    }
+
+    /// True if some member is on its way out.
+    pub(super) fn has_leavers(&self) -> bool {
+        self.has_leavers
     }
 
     /// Notes that a store's actor has issued a dot: its actor epoch is not given out again in this
@@ -204,6 +398,10 @@ impl LocalState {
     pub(super) fn is_catching_up(&self) -> bool {
         self.catching_up
     }
+}
+
+fn has_leavers(members: &Members) -> bool {
+    members.iter().any(|member| member.membership == MembershipStatus::Leaving)
 }
 
 /// The rejection of work for a disk that does not answer.

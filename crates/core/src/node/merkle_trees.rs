@@ -28,7 +28,7 @@ impl TreeEntry {
     }
 }
 
-/// The trees of all partitions that this node owns.
+/// The trees of all partitions that this node holds records of.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MerkleTrees {
     stands: BTreeMap<Partition, Stand>,
@@ -93,10 +93,23 @@ pub(super) enum Verdict {
 }
 
 impl MerkleTrees {
-    /// The trees of the partitions that `me` owns, none of them read yet.
-    pub(super) fn new(owners: impl Iterator<Item = Partition>, limit: usize) -> Self {
-        let stands = owners.map(|partition| (partition, Stand::default())).collect();
-        MerkleTrees { stands, limit, ..MerkleTrees::default() }
+    /// The trees of these partitions, none of them read yet.
+    pub(super) fn new(held: impl Iterator<Item = Partition>, limit: usize) -> Self {
+        let mut trees = MerkleTrees { limit, ..MerkleTrees::default() };
+        trees.hold(held);
+        trees
+    }
+
+    /// These partitions have trees from now on: those that had none have to be read.
+    pub(super) fn hold(&mut self, partitions: impl Iterator<Item = Partition>) {
+        for partition in partitions {
+            self.stands.entry(partition).or_default();
+        }
+    }
+
+    /// Nothing is left of a partition here: it has no tree any more.
+    pub(super) fn drop(&mut self, partition: Partition) {
+        self.stands.remove(&partition);
     }
 
     /// Takes over the trees of a clean stop: they need not be built.
@@ -123,9 +136,10 @@ impl MerkleTrees {
         kept.collect()
     }
 
-    /// The partitions that have a tree, or will.
-    pub(super) fn partitions(&self) -> impl Iterator<Item = Partition> {
-        self.stands.keys().copied()
+    /// A partition that has not been read to its end; `None` if there is none.
+    pub(super) fn first_unbuilt(&self) -> Option<Partition> {
+        let unbuilt = |(_, stand): &(&Partition, &Stand)| !stand.is_built;
+        self.stands.iter().find(unbuilt).map(|(partition, _)| *partition)
     }
 
     /// The partition's tree, once it is built.
@@ -257,8 +271,8 @@ impl MerkleTrees {
     }
 }
 
-/// The partitions that a node owns.
+/// The partitions that a node owns, in either table of a ring in a change; sorted.
 pub fn own_partitions(ring: &Ring, me: NodeId) -> Vec<Partition> {
     let all = (0..ring.partitions()).map(Partition);
-    all.filter(|partition| ring.owners(*partition).contains(&me)).collect()
+    all.filter(|partition| ring.is_owner(*partition, me)).collect()
 }

@@ -2,11 +2,13 @@
 //! only when the store has synced past a mark.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::{Incarnation, Liveness};
+use crate::members::{Incarnation, Liveness, Members};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
+use crate::ring::{Ring, RingId};
 use crate::store::{Change, Span};
 use crate::types::{Key, NodeId, Nodes, Partition};
 
@@ -15,6 +17,8 @@ use crate::types::{Key, NodeId, Nodes, Partition};
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     me: NodeId,
+    /// The ring that messages are of.
+    ring: RingId,
     /// True if an experiment sends the node's messages to itself through the network.
     own_link: bool,
     out: Vec<Output>,
@@ -45,6 +49,7 @@ impl Outbox {
     pub(super) fn new(config: &Config) -> Self {
         Outbox {
             me: config.me,
+            ring: config.ring.id(),
             own_link: false,
             out: Vec::new(),
             local: VecDeque::new(),
@@ -67,7 +72,7 @@ impl Outbox {
     /// Sends a message now, the same to all; the node itself may be among them.
     pub(super) fn send(&mut self, to: impl Into<Nodes>, request_id: RequestId, body: Body) {
         let mut to = to.into();
-        let message = PeerMessage { request_id, body };
+        let message = PeerMessage { ring: self.ring, request_id, body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
             let all = to.len();
@@ -198,15 +203,23 @@ impl Outbox {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This incarnation is to end: the next one begins with what the store has.
-    pub(super) fn end_incarnation(&mut self) {
-        self.out.push(Output::BeginIncarnation);
+    /// Every message is of this ring from now on. The driver goes on with it and its members.
+    pub(super) fn set_ring(&mut self, ring: Arc<Ring>, members: Members) {
+        self.ring = ring.id();
+        self.out.push(Output::Ring { ring, members });
     }
 
-    /// The replacement that was ordered is not made.
-    pub(super) fn not_replaced(&mut self, why: Hindrance) {
-        self.count(Counter::ReplacementsRefused);
-        self.out.push(Output::NotReplaced(why));
+    /// The driver goes on with these members.
+    pub(super) fn set_members(&mut self, members: Members) {
+        self.out.push(Output::Members(members));
+    }
+
+    /// The order about the ring is carried out, or not.
+    pub(super) fn ring_ordered(&mut self, done: Result<RingId, Hindrance>) {
+        if done.is_err() {
+            self.count(Counter::RingOrdersRefused);
+        }
+        self.out.push(Output::RingOrdered(done));
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {

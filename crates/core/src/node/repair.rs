@@ -8,31 +8,34 @@
 //! over all that each other owner has.
 
 mod answers;
+mod difference;
 mod eligibility;
 mod exchange;
 mod healing;
 mod reading;
+mod release;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use self::answers::Answers;
+use self::difference::Direction;
 use self::eligibility::Loss;
-use self::exchange::{Direction, Exchange, Moved, Step, Stop};
+use self::exchange::{Exchange, Moved, Purpose, Step, Stop};
 use self::healing::Healing;
 use self::reading::Reader;
+use self::release::Release;
+use self::stream::Pace;
 use super::gc_epochs::Stamped;
 use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::io::Io;
-use super::merkle_trees::own_partitions;
 use super::reach::Reach;
-use super::{Config, Notice};
+use super::{Config, Limits, Notice};
 use crate::members::Liveness;
 use crate::message::{Body, ComparisonFault, Counter};
-use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
-use crate::types::{Key, Micros, NodeId, Partition, Time};
+use crate::types::{Key, Micros, NodeId, Partition, Time, hash64};
 
 /// Exchanges in progress while no client waits for this node, and while some do.
 const MAX_EXCHANGES: usize = 8;
@@ -53,7 +56,6 @@ const SPREAD: Micros = Micros::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) struct Repair {
     me: NodeId,
-    ring: Arc<Ring>,
     interval: Micros,
     rng: Rng,
     reach: Reach,
@@ -66,6 +68,7 @@ pub(super) struct Repair {
     answers: Answers,
     reader: Reader,
     healing: Healing,
+    release: Release,
     /// Partitions read-ineligible, each with the owners that have nothing any more that is missing
     /// here.
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
@@ -94,11 +97,12 @@ pub(super) struct Transfer {
     direction: Direction,
 }
 
-/// The ids of questions, and the objects in transfer.
+/// The ids of questions, the objects in transfer, and how fast records may be taken over.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
     ids: RequestIds,
     transfers: BTreeMap<RequestId, Transfer>,
+    pace: Pace,
 }
 
 impl InFlight {
@@ -116,6 +120,11 @@ impl InFlight {
         let request_id = self.question();
         self.transfers.insert(request_id, Transfer { peer, partition, key, direction });
         request_id
+    }
+
+    /// An object did not have to be moved.
+    fn land(&mut self, request_id: RequestId) {
+        self.transfers.remove(&request_id);
     }
 }
 
@@ -143,54 +152,80 @@ pub struct PairView {
 
 impl Repair {
     /// Every pair that this node is to begin with is due.
-    pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let me = config.me;
+    pub(super) fn new(config: &Config, seed: u64, io: &Io) -> Self {
         let mut rng = Rng::new(seed ^ Role::Repair.tag());
-        let own = own_partitions(&config.ring, me);
-        let mut pairs = BTreeMap::new();
-        for partition in &own {
-            let owners = config.ring.owners(*partition);
-            let place = owners.iter().position(|owner| *owner == me);
-            for (at, peer) in owners.iter().enumerate().filter(|(_, owner)| **owner != me) {
-                // One of the two begins.
-                let due = (Some(at) > place).then_some(Time::START);
-                pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
-            }
-        }
         let ids = RequestIds::new(Role::Repair, rng.next_u64());
-        Repair {
-            me,
-            ring: config.ring.clone(),
+        let mut repair = Repair {
+            me: config.me,
             interval: config.repair_interval,
             rng,
             reach: Reach::default(),
-            pairs,
+            pairs: BTreeMap::new(),
             exchanges: Vec::new(),
             look_at: Time::START,
             paused_until: Time::START,
-            in_flight: InFlight { ids, transfers: BTreeMap::new() },
-            answers: Answers::default(),
-            reader: Reader::new(own, config.scrub_interval),
+            in_flight: InFlight {
+                ids,
+                transfers: BTreeMap::new(),
+                pace: Pace::new(config.transfer_bytes_per_second),
+            },
+            answers: Answers::new(config.transfer_page_bytes),
+            reader: Reader::new(io.local.held(), config.scrub_interval),
             healing: Healing::default(),
+            release: Release::default(),
             lacking: BTreeMap::new(),
             store: 0,
             loss: Loss::default(),
+        };
+        repair.make_pairs(Time::START, io);
+        repair
+    }
+
+    /// Each partition of this node is compared with every other owner of it. What is known of pairs
+    /// that stay is kept.
+    fn make_pairs(&mut self, now: Time, io: &Io) {
+        let mut known = std::mem::take(&mut self.pairs);
+        let ring = io.local.ring();
+        for partition in io.local.own().iter().copied() {
+            for peer in ring.all_owners(partition).into_iter().filter(|owner| *owner != self.me) {
+                let pair = known.remove(&(partition, peer)).unwrap_or_default();
+                // One of the two begins.
+                let begins = self.initiates(partition, peer, io);
+                let due = begins.then_some(pair.due.unwrap_or(now));
+                self.pairs.insert((partition, peer), Pair { due, ..pair });
+            }
         }
     }
 
-    /// Each pair is compared about every `interval`, and all that is on disk read once in the time
-    /// `round`.
-    pub(super) fn pace(&mut self, now: Time, interval: Micros, round: Micros) {
+    /// Another ring is in force: what was compared under the one before proves nothing any more.
+    pub(super) fn set_ring(&mut self, now: Time, io: &mut Io) {
+        self.exchanges.clear();
+        self.in_flight.transfers.clear();
+        self.release.begin_anew();
+        self.make_pairs(now, io);
+        self.reader.set_partitions(now, io.local.held());
+        // Eligibility is regained under the ring in force only.
+        self.lacking.clear();
+        self.store = 0;
+    }
+
+    /// Other limits are in force.
+    pub(super) fn pace(&mut self, now: Time, limits: &Limits) {
+        let (interval, round) = (limits.repair_interval, limits.scrub_interval);
         self.interval = interval;
+        self.in_flight.pace.limit(now, limits.transfer_bytes_per_second);
         for pair in self.pairs.values_mut() {
             pair.due = pair.due.map(|due| due.min(now + interval));
         }
         self.reader.pace(now, round);
     }
 
-    /// When the next page of the disk is to be read. The node's periodic wake-up does the rest.
+    /// When the next page of the disk is to be read, or the next one of a peer to be asked for. The
+    /// node's periodic wake-up does the rest.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        self.reader.next_wake()
+        let free_at = self.in_flight.pace.free_at();
+        let pages = self.exchanges.iter().filter_map(Exchange::wants_page_at);
+        pages.map(|at| at.max(free_at)).chain(self.reader.next_wake()).min()
     }
 
     /// A link came up or went down.
@@ -257,10 +292,11 @@ impl Repair {
         self.look_at = now + CHECK_INTERVAL;
         self.check_read_eligibility(now, io);
         self.begin_exchanges(now, io);
-        let (ring, reach, me) = (&self.ring, &self.reach, self.me);
+        self.release_surplus(now, io);
+        let (ring, reach, me) = (io.local.ring().clone(), &self.reach, self.me);
         let others = |partition: Partition| {
-            let others = ring.owners(partition).iter().copied().filter(|owner| *owner != me);
-            let others: Vec<NodeId> = others.collect();
+            let mut others = ring.all_owners(partition);
+            others.retain(|owner| *owner != me);
             others.iter().all(|peer| reach.has(*peer)).then_some(others)
         };
         self.healing.tick(now, &others, &mut self.in_flight, io);
@@ -274,28 +310,36 @@ impl Repair {
         let due =
             |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
         // Those that wait longest first, with those that read eligibility depends on before all.
-        let mut due: Vec<(bool, Time, Partition, NodeId)> = self
+        let mut due: Vec<(bool, Time, Partition, u64, NodeId)> = self
             .pairs
             .iter()
             .filter(due)
             .filter(|((_, peer), _)| self.reach.has(*peer))
             .map(|((partition, peer), pair)| {
-                (!self.lacking.contains_key(partition), pair.due.unwrap_or(now), *partition, *peer)
+                let is_read_eligible = !self.lacking.contains_key(partition);
+                // Any of a partition's owners is the first source, so that all of them send.
+                let turn = hash64(&[&partition.0.to_be_bytes(), &peer.0.to_be_bytes()]);
+                (is_read_eligible, pair.due.unwrap_or(now), *partition, turn, *peer)
             })
             .collect();
         due.sort_unstable();
         // What read eligibility depends on does not rest: reads are refused meanwhile.
         let pauses = io.local.is_busy() && now < self.paused_until;
-        for (is_read_eligible, _, partition, peer) in due {
+        for (is_read_eligible, _, partition, _, peer) in due {
             if self.exchanges.len() >= most || (pauses && is_read_eligible) {
                 break;
+            }
+            // What would prove nothing yet waits, and so is moved once.
+            if !is_read_eligible && !io.local.may_prove() {
+                continue;
             }
             // One sender at a time for what may be missing.
             if self.exchanges.iter().any(|exchange| exchange.partition == partition) {
                 continue;
             }
             let in_flight = &mut self.in_flight;
-            let begun = Exchange::begin(now, partition, peer, !is_read_eligible, in_flight, io);
+            let purpose = if is_read_eligible { Purpose::Upkeep } else { Purpose::Proof };
+            let begun = Exchange::begin(now, partition, peer, purpose, in_flight, io);
             self.exchanges.extend(begun);
         }
     }
@@ -309,7 +353,7 @@ impl Repair {
         body: Body,
         io: &mut Io,
     ) {
-        if let Some(partition) = self.answers.query(from, request_id, body, &self.ring, io)
+        if let Some(partition) = self.answers.query(from, request_id, body, io)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
             pair.equal_at = Some(now);
@@ -327,6 +371,9 @@ impl Repair {
     ) {
         if self.healing.hear(now, from, request_id, &body, io) {
             return;
+        }
+        if from == self.me && self.release.erased(request_id) {
+            return self.release_surplus(now, io);
         }
         if self.in_flight.transfers.contains_key(&request_id) {
             self.fly_on(now, from, request_id, body, io);
@@ -408,7 +455,7 @@ impl Repair {
     }
 
     /// A page has been read for a peer's comparison.
-    pub(super) fn peer_list_scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
+    pub(super) fn peer_list_scanned(&mut self, token: ScanToken, page: ScanPage, io: &mut Io) {
         self.answers.scanned(token, page, io);
     }
 
@@ -416,6 +463,9 @@ impl Repair {
     fn end_if_over(&mut self, now: Time, at: usize, step: Step, io: &mut Io) -> bool {
         let Some(ended) = step.transpose() else { return false };
         let exchange = self.exchanges.swap_remove(at);
+        if exchange.is_release() {
+            return self.end_release(now, &exchange, &ended, io);
+        }
         let proves = exchange.proves(io);
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
         self.in_flight.transfers.retain(|_, f| f.peer != peer || f.partition != partition);
@@ -435,7 +485,7 @@ impl Repair {
             Ok(()) => Ok(()),
         };
         let (interval, half) = (self.interval, self.rng.within(self.interval / 2 + Micros(1)));
-        let initiates = self.initiates(partition, peer);
+        let initiates = self.initiates(partition, peer, io);
         let Some(pair) = self.pairs.get_mut(&(partition, peer)) else {
             debug_assert!(false, "only pairs are compared, and none is forgotten");
             return true;
@@ -500,11 +550,14 @@ impl Repair {
         }
     }
 
-    /// True if it is up to this node to compare a partition with another owner of it.
-    fn initiates(&self, partition: Partition, peer: NodeId) -> bool {
-        let first =
-            self.ring.owners(partition).iter().find(|owner| **owner == self.me || **owner == peer);
-        first == Some(&self.me)
+    /// True if it is up to this node to compare a partition with another owner of it: owners that
+    /// are to be filled first, so that what they get comes to them once.
+    fn initiates(&self, partition: Partition, peer: NodeId, io: &Io) -> bool {
+        let ring = io.local.ring();
+        let also = ring.also(partition).unwrap_or(&[]).iter();
+        let new = also.filter(|owner| !ring.owners(partition).contains(owner));
+        let mut order = new.chain(ring.owners(partition));
+        order.find(|owner| **owner == self.me || **owner == peer) == Some(&self.me)
     }
 
     /// Every partition of this node with each other owner of it.

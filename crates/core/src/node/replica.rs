@@ -5,7 +5,6 @@ mod key_transaction;
 mod update;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -19,8 +18,9 @@ use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
 use crate::gc_epoch::{GcEpoch, PurgeableKey};
+use crate::merkle::Digest;
 use crate::message::{self, Body, Counter, Premise, Rejection, Resource};
-use crate::ring::Ring;
+use crate::ring::RingId;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
 
@@ -37,7 +37,6 @@ const MAX_LIST_BYTES: u32 = 1 << 20;
 /// The copies of one store and the operations on them.
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
-    ring: Arc<Ring>,
     limits: ObjectLimits,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<ReadToken, Key>,
@@ -125,6 +124,8 @@ enum Kind {
     MarkDead(Context),
     Purge,
     Discard(Option<NodeId>),
+    /// What every owner holds under this ring.
+    Erase(Option<Digest>, RingId),
     Read,
     /// An update that no client waits for any more.
     Withdrawn,
@@ -142,7 +143,6 @@ impl Replica {
     /// The replica at the start of an incarnation.
     pub(super) fn new(config: &Config) -> Self {
         Replica {
-            ring: config.ring.clone(),
             limits: config.object_limits,
             keys: HashMap::new(),
             reads: HashMap::new(),
@@ -176,6 +176,7 @@ impl Replica {
             Body::Discard { key, target } => (key, Kind::Discard(target)),
             Body::DeleteHint { key, target, object } => (key, Kind::DeleteHint { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
+            Body::Erase { key, digest } => (key, Kind::Erase(digest, io.local.ring_id())),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
                 if io.local.stall().is_some() {
@@ -199,11 +200,9 @@ impl Replica {
         if state.copies.is_some() {
             self.run(&key, io);
         } else if !reading {
-            let partition = self.ring.partition(&key);
-            // Only owners are kept for, and those that were it before they were removed; where
-            // nothing is kept for anybody, there is nothing to look up.
-            let owners = self.ring.owners(partition);
-            let is_due = |target: &NodeId| owners.contains(target) || !self.ring.has(*target);
+            let partition = io.local.ring().partition(&key);
+            // Where nothing is kept for anybody, there is nothing to look up.
+            let is_due = |target: &NodeId| io.local.hints.has(*target, partition);
             let hints_for = io.local.hints.targets().filter(is_due).collect();
             let token = io.out.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
@@ -263,8 +262,13 @@ impl Replica {
         | Kind::Decide { hint_for, .. }
         | Kind::StoreHint { hint_for, .. } = kind
         {
-            let owners = self.ring.owners(self.ring.partition(key));
-            let odd = |target: &&NodeId| !owners.contains(target) || **target == io.local.me();
+            // One that this node does not know may come with a ring that it does not have yet.
+            let ring = io.local.ring();
+            let partition = ring.partition(key);
+            let odd = |target: &&NodeId| {
+                let stays = ring.step().is_none() && ring.has(**target);
+                **target == io.local.me() || stays && !ring.is_owner(partition, **target)
+            };
             if let Some(stranger) = hint_for.iter().find(odd) {
                 return Err(Rejection::Stranger(*stranger));
             }
@@ -314,8 +318,8 @@ impl Replica {
             return;
         };
         debug_assert!(state.copies.is_none(), "a key is read once, and then ahead of the disk");
-        let partition = self.ring.partition(&key);
-        if found == Found::Damaged && self.ring.owners(partition).contains(&io.local.me()) {
+        let partition = io.local.ring().partition(&key);
+        if found == Found::Damaged && io.local.holds(partition) {
             io.out.find_damaged(partition, key.clone());
         }
         let own = Copy::of(found, io).unwrap_or_else(|| Copy::Record(Record::default()));
@@ -364,8 +368,8 @@ impl Replica {
             return;
         };
         let waiting = work.len();
-        let partition = self.ring.partition(key);
-        let pending = !self.ring.owners(partition).contains(&io.local.me());
+        let partition = io.local.ring().partition(key);
+        let pending = !io.local.owns(partition);
         let (before, changed, answers) = (None, Places::default(), SmallVec::new());
         let gc_epoch = io.local.gc_epochs.of(partition);
         let purgeable = gc_epoch.purgeable_of(key).cloned();
@@ -398,6 +402,7 @@ impl Replica {
             let bytes = changes.iter().map(change_bytes).sum();
             let written = io.out.write(changes);
             if let (true, Copy::Record(own)) = (own_changed, &copies.own) {
+                io.local.note_record(partition);
                 let after = TreeEntry::of(key, &own.object);
                 io.local.trees.changed(partition, key, before, after, written);
             }
@@ -472,7 +477,17 @@ impl Replica {
             }
             Kind::Withdrawn => return,
             Kind::Read => {
-                Answer::Synced(transaction.read(self.ring.owners(transaction.partition), io))
+                // What is left of a partition of others is read to be brought to them, only.
+                let brings = from == io.local.me() && role_of(request_id) == Role::Repair;
+                let is_owner = io.local.owns(transaction.partition);
+                Answer::Synced(transaction.read(is_owner || brings, io))
+            }
+            Kind::Erase(digest, ring) => {
+                let is_surplus = !io.local.owns(transaction.partition) && !io.local.is_behind();
+                if ring == io.local.ring_id() && is_surplus {
+                    transaction.erase(digest, io);
+                }
+                Answer::Synced(Body::Ack)
             }
         };
         match answer {

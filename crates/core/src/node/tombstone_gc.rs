@@ -10,7 +10,6 @@ mod steps;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use self::choosing::Choosing;
 use self::pace::Pace;
@@ -21,9 +20,8 @@ use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::io::Io;
 use super::reach::Reach;
 use crate::gc_epoch::{GcEpoch, GcState, MAX_PURGEABLE_KEYS, PurgeableKey};
-use crate::members::{Liveness, MembershipStatus};
+use crate::members::Liveness;
 use crate::message::{Blocked, Body, Counter, NotYet};
-use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
 use crate::types::{Micros, NodeId, Nodes, Partition, Time};
@@ -48,7 +46,6 @@ const MAX_QUESTIONS: usize = 256;
 #[derive(Clone, Debug)]
 pub(super) struct TombstoneGc {
     me: NodeId,
-    ring: Arc<Ring>,
     pause: Micros,
     rng: Rng,
     reach: Reach,
@@ -103,7 +100,6 @@ impl TombstoneGc {
         let ids = RequestIds::new(Role::TombstoneGc, rng.next_u64());
         TombstoneGc {
             me: config.me,
-            ring: config.ring.clone(),
             pause: config.gc_epoch_pause,
             rng,
             reach: Reach::default(),
@@ -141,11 +137,20 @@ impl TombstoneGc {
         }
         if self.settled_at.is_none() && io.local.is_settled() {
             self.settled_at = Some(now);
-            if others(self.me, io).is_empty() && !io.local.meta().fresh.is_empty() {
+            if io.local.counted_others().is_empty() && !io.local.meta().fresh.is_empty() {
                 io.change_meta(|meta| meta.fresh.clear());
             }
             self.query_all(io);
         }
+    }
+
+    /// Another ring is in force: others may have to agree, and what was asked under the one before
+    /// counts no more.
+    pub(super) fn set_ring(&mut self, io: &mut Io) {
+        self.rounds.clear();
+        self.holding.clear();
+        self.agreeing.1.clear();
+        self.query_all(io);
     }
 
     fn query_all(&mut self, io: &mut Io) {
@@ -234,12 +239,13 @@ impl TombstoneGc {
 
     /// Looks at the partitions that this node is the first owner of.
     fn begin_rounds(&mut self, now: Time, io: &mut Io) {
+        let ring = io.local.ring().clone();
         let most = if io.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
-        let count = self.ring.partitions();
+        let count = ring.partitions();
         for partition in (self.next..count).chain(0..self.next.min(count)).map(Partition) {
-            let owners = self.ring.owners(partition);
+            let owners = ring.owners(partition);
             let first = owners.first() == Some(&self.me);
-            if owners.iter().skip(1).any(|owner| *owner == self.me) {
+            if !first && ring.is_owner(partition, self.me) {
                 self.watch(partition, io);
             }
             let pauses = self.rest.get(&partition).is_some_and(|until| *until > now);
@@ -269,11 +275,12 @@ impl TombstoneGc {
 
     /// Another owner is to propose: if it is away, that is what holds the tombstone GC back.
     fn watch(&mut self, partition: Partition, io: &mut Io) {
-        let away = |first: &&NodeId| !self.reach.has(**first);
-        let away = self.ring.owners(partition).first().filter(away);
+        let away_now = |first: &NodeId| !self.reach.has(*first);
+        let away = io.local.ring().owners(partition).first().copied();
+        let away = away.filter(|first| away_now(first));
         match away.filter(|_| io.local.trees.dead(partition) > 0) {
             Some(first) => {
-                let member = io.local.members().name(*first);
+                let member = io.local.members().name(first);
                 self.holding.insert(partition, Blocked::ProposerAway { member });
             }
             None => drop(self.holding.remove(&partition)),
@@ -282,7 +289,7 @@ impl TombstoneGc {
 
     /// The reason why this node cannot propose now; `None` if it can.
     fn obstacle(&self, partition: Partition, io: &mut Io) -> Option<Blocked> {
-        let away = others(self.me, io).into_iter().find(|member| !self.reach.has(*member));
+        let away = io.local.counted_others().into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
             return Some(Blocked::Away { member: io.local.members().name(member) });
         }
@@ -301,7 +308,7 @@ impl TombstoneGc {
         io: &mut Io,
     ) {
         let request_id = self.ids.next();
-        let mut waiting: BTreeSet<NodeId> = others(self.me, io).into_iter().collect();
+        let mut waiting: BTreeSet<NodeId> = io.local.counted_others().into_iter().collect();
         waiting.insert(self.me);
         let gc_epoch = io.local.gc_epochs.number(partition);
         let members = io.local.members().digest();
@@ -368,7 +375,7 @@ impl TombstoneGc {
             }
             Body::GcEpochNumbers(numbers) => {
                 let later = |(partition, number): &&(Partition, GcEpoch)| {
-                    partition.0 < self.ring.partitions()
+                    partition.0 < io.local.ring().partitions()
                         && *number > io.local.gc_epochs.number(*partition)
                         && !self.is_adopting(*partition)
                 };
@@ -405,8 +412,8 @@ impl TombstoneGc {
         purgeable: &[PurgeableKey],
         io: &mut Io,
     ) -> Result<(), NotYet> {
-        let outside = partition.0 >= self.ring.partitions();
-        if outside || self.ring.owners(partition).first() != Some(&from) {
+        let outside = partition.0 >= io.local.ring().partitions();
+        if outside || io.local.ring().owners(partition).first() != Some(&from) {
             return Err(NotYet::NotProposer { partition: partition.0 });
         }
         if purgeable.len() > MAX_PURGEABLE_KEYS {
@@ -464,11 +471,4 @@ fn known(io: &Io, may_query: bool) -> Body {
     let digest = io.local.gc_epochs.digest();
     let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();
     Body::GcEpochs { digest, certain, query: may_query && !certain }
-}
-
-/// All members but this one and those that are removed.
-fn others(me: NodeId, io: &Io) -> Vec<NodeId> {
-    let members =
-        io.local.members().iter().filter(|member| member.membership != MembershipStatus::Removed);
-    members.map(|member| member.id()).filter(|id| *id != me).collect()
 }

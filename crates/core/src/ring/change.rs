@@ -1,15 +1,22 @@
-//! The rings between two tables. A change of the ring goes through four of them, one after the
-//! other, each in force at every member before the next one is made:
+//! The rings between two tables. A change of the ring goes through them one after the other, each
+//! in force at every member before the next one is made:
 //!
 //! | ring | a write counts when enough owners have it | reads ask |
 //! |---|---|---|
 //! | old | of the old table | the old table |
 //! | fill | of both tables | the old table |
 //! | turn | of both tables | the new table |
+//! | end | of both tables | the new table |
 //! | target | of the new table | the new table |
 //!
-//! Of two rings that may be in force at once, each writes the table that the other one reads
-//! ([`Ring::meets`]). A cancelled change walks back the same way.
+//! A cancelled change goes from the fill or the turn to the *undo*, which writes both tables and
+//! reads the old one, and from there to the old table. Of two rings that may be in force at once,
+//! each writes the table that the other one reads ([`Ring::meets`]). The rings of the middle all
+//! write both tables, so any two of them meet: a step forward and a cancellation that are made at
+//! once do no harm, and the one with the higher id is in force. The end and the undo are there for
+//! this reason: only from them is a table given up, and there is no way from one to the other.
+
+use std::fmt;
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -21,10 +28,32 @@ use crate::types::{NodeId, Partition, hash64};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Step {
-    /// Writes go to both tables, reads to the old one: new owners are filled.
+    /// Reads ask the old table: new owners are filled.
     Fill,
-    /// Writes go to both tables, reads to the new one.
+    /// Reads ask the new table.
     Turn,
+    /// Reads ask the new table, and every member has done so: nothing is cancelled any more.
+    End,
+    /// The change is cancelled, and reads ask the old table.
+    Undo,
+}
+
+impl Step {
+    /// True if reads ask the new table.
+    pub fn reads_new(self) -> bool {
+        matches!(self, Step::Turn | Step::End)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Fill => "fill",
+            Step::Turn => "turn",
+            Step::End => "end",
+            Step::Undo => "undo",
+        })
+    }
 }
 
 /// An old owner of a partition that goes, and the new owner that takes its slot.
@@ -40,14 +69,10 @@ pub struct Pair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) step: Step,
-    /// True on the way back to the old table.
-    pub(super) cancelled: bool,
     /// The members of the table that reads ask.
     pub(super) members: Vec<RingMember>,
     /// The other table: writes go to it too.
     pub(super) other: Table,
-    /// Members that the change does not wait for, sorted: they are removed for good.
-    pub(super) dead: Vec<NodeId>,
 }
 
 /// Members, sorted by id, and the owners of each partition.
@@ -78,9 +103,7 @@ impl Change {
         };
         let reads = table(&self.members, &ring.owners);
         let other = table(&self.other.members, &self.other.owners);
-        let flags = [self.step as u8, u8::from(self.cancelled)];
-        let dead: Vec<u8> = self.dead.iter().flat_map(|id| id.0.to_be_bytes()).collect();
-        hash64(&[b"ring in a change", &reads, &other, &flags, &dead])
+        hash64(&[b"ring in a change", &reads, &other, &[self.step as u8]])
     }
 }
 
@@ -93,63 +116,79 @@ pub(super) fn union(old: &[RingMember], new: &[RingMember]) -> Vec<RingMember> {
 }
 
 impl Ring {
-    /// The ring that begins the change to `target`, which [`Ring::next`] or [`Ring::replace`] has
-    /// made of this one: nothing is read otherwise yet. `dead` are members that the change goes on
-    /// without, for good.
-    pub fn fill(&self, target: &Ring, dead: &[NodeId]) -> Result<Ring, RingError> {
+    /// The ring that begins the change to `target`, which [`target`](super::target) or
+    /// [`Ring::next`] has made of this one: nothing is read otherwise yet.
+    pub fn fill(&self, target: &Ring) -> Result<Ring, RingError> {
         if let Some(ring) = [self, target].into_iter().find(|ring| ring.change.is_some()) {
             return Err(RingError::Changing(ring.version));
         }
         if (self.n, self.owners.len()) != (target.n, target.owners.len()) {
             return Err(RingError::Sizes(self.version, target.version));
         }
-        if let Some(stranger) = dead.iter().find(|dead| !self.has(**dead)) {
-            return Err(RingError::Stranger(*stranger));
-        }
-        let mut dead = dead.to_vec();
-        dead.sort_unstable();
-        dead.dedup();
         let other = Table { members: target.members.clone(), owners: target.owners.clone() };
-        let (step, cancelled) = (Step::Fill, false);
-        let change = Change { step, cancelled, members: self.members.clone(), other, dead };
+        let change = Change { step: Step::Fill, members: self.members.clone(), other };
         let members = union(&self.members, &target.members);
         let (owners, change) = (self.owners.clone(), Some(change));
         Ok(Ring { version: self.next_version()?, members, owners, n: self.n, change })
     }
 
-    /// The ring behind this one on the way to the new table; of a settled ring there is none. From
-    /// a cancelled change there is no way forward.
+    /// The ring behind this one; of a settled ring there is none.
     pub fn forward(&self) -> Option<Ring> {
-        match self.change.as_ref()? {
-            change if change.cancelled => None,
-            Change { step: Step::Fill, .. } => self.turned(Step::Turn, false),
-            Change { step: Step::Turn, .. } => self.settled(),
+        match self.change.as_ref()?.step {
+            // Where both tables have the same owners, nothing has to be filled.
+            Step::Fill if self.moves_nothing() => {
+                let target = self.turned(Step::End)?.of_reads();
+                Some(Ring { version: self.next_version().ok()?, ..target })
+            }
+            Step::Fill => self.turned(Step::Turn),
+            Step::Turn => Some(Ring { version: self.next_version().ok()?, ..self.at(Step::End)? }),
+            Step::End | Step::Undo => self.settled(),
         }
     }
 
-    /// The ring behind this one on the way back to the old table; of a settled ring there is none.
-    pub fn back(&self) -> Option<Ring> {
+    /// The ring that cancels the change; `None` if it has none, or one that is cancelled already or
+    /// that has come to its end.
+    pub fn cancelled(&self) -> Option<Ring> {
         match self.change.as_ref()?.step {
-            Step::Fill => self.settled(),
-            Step::Turn => self.turned(Step::Fill, true),
+            Step::Fill => Some(Ring { version: self.next_version().ok()?, ..self.at(Step::Undo)? }),
+            Step::Turn => self.turned(Step::Undo),
+            Step::End | Step::Undo => None,
         }
+    }
+
+    /// True if both of its tables have the same owners.
+    pub fn moves_nothing(&self) -> bool {
+        self.change.as_ref().is_none_or(|change| change.other.owners == self.owners)
+    }
+
+    /// The same ring in another step.
+    fn at(&self, step: Step) -> Option<Ring> {
+        let change = Change { step, ..self.change.clone()? };
+        Some(Ring { change: Some(change), ..self.clone() })
     }
 
     /// The same two tables, of which reads ask the other one.
-    fn turned(&self, step: Step, cancelled: bool) -> Option<Ring> {
+    fn turned(&self, step: Step) -> Option<Ring> {
         let version = self.next_version().ok()?;
-        let Change { members, other, dead, .. } = self.change.clone()?;
+        let Change { members, other, .. } = self.change.clone()?;
         let Table { members: reads, owners } = other;
         let other = Table { members, owners: self.owners.clone() };
-        let change = Some(Change { step, cancelled, members: reads, other, dead });
+        let change = Some(Change { step, members: reads, other });
         Some(Ring { version, owners, change, ..self.clone() })
     }
 
     /// Only the table that reads ask.
     fn settled(&self) -> Option<Ring> {
         let version = self.next_version().ok()?;
-        let members = self.change.as_ref()?.members.clone();
-        Some(Ring { version, members, owners: self.owners.clone(), n: self.n, change: None })
+        Some(Ring { version, ..self.of_reads() })
+    }
+
+    /// The table that reads ask, as a settled ring of the same version: for a program that knows no
+    /// rings in a change.
+    pub fn of_reads(&self) -> Ring {
+        let members = self.change.as_ref().map_or(&self.members, |change| &change.members);
+        let (members, owners) = (members.clone(), self.owners.clone());
+        Ring { version: self.version, members, owners, n: self.n, change: None }
     }
 
     pub(super) fn next_version(&self) -> Result<u64, RingError> {
@@ -159,16 +198,6 @@ impl Ring {
     /// How far its change is; `None` of a settled ring.
     pub fn step(&self) -> Option<Step> {
         self.change.as_ref().map(|change| change.step)
-    }
-
-    /// True on the way back to the old table.
-    pub fn is_cancelled(&self) -> bool {
-        self.change.as_ref().is_some_and(|change| change.cancelled)
-    }
-
-    /// Members that its change does not wait for, sorted.
-    pub fn dead(&self) -> &[NodeId] {
-        self.change.as_ref().map_or(&[], |change| &change.dead)
     }
 
     /// The owners of the other table, which writes go to as well; `None` of a settled ring.
@@ -185,16 +214,42 @@ impl Ring {
         reads.iter().chain(others).copied().collect()
     }
 
+    /// True if the node owns the partition in one of the tables.
+    pub fn is_owner(&self, partition: Partition, node: NodeId) -> bool {
+        self.owners(partition).contains(&node)
+            || self.also(partition).is_some_and(|also| also.contains(&node))
+    }
+
     /// The slots of a partition that move, each with its old and its new owner. An owner that stays
     /// is in none.
     pub fn pairs(&self, partition: Partition) -> Vec<Pair> {
         let Some(also) = self.also(partition) else { return Vec::new() };
         let reads = self.owners(partition);
         let (old, new) = match self.step() {
-            Some(Step::Turn) => (also, reads),
+            Some(step) if step.reads_new() => (also, reads),
             _ => (reads, also),
         };
         pairs(old, new)
+    }
+
+    /// True if the node joins or leaves with the change: it has places in one table only.
+    pub fn is_moving(&self, node: NodeId) -> bool {
+        let has = |members: &[RingMember]| {
+            members.binary_search_by_key(&node, |member| member.id).is_ok()
+        };
+        let change = self.change.as_ref();
+        change.is_some_and(|change| has(&change.members) != has(&change.other.members))
+    }
+
+    /// True if the node has a place in the table that the change leads to; in the only one of a
+    /// settled ring.
+    pub fn is_kept(&self, node: NodeId) -> bool {
+        let Some(change) = &self.change else { return self.has(node) };
+        let members = match change.step.reads_new() {
+            true => &change.members,
+            false => &change.other.members,
+        };
+        members.binary_search_by_key(&node, |member| member.id).is_ok()
     }
 
     /// True if this ring and `other` may be in force at once, each at some members: each writes the

@@ -14,9 +14,12 @@ pub enum Edit {
     Join(RingMember),
     /// A member gives all its places to others.
     Leave(NodeId),
+    /// A member that is gone for good is removed, and others get its places.
+    Remove(NodeId),
     /// A member gets another weight or zone.
     Set(RingMember),
-    /// A newcomer gets the places, the weight and the zone of a member that is gone for good.
+    /// A newcomer, the heir, gets the places, the weight and the zone of a member that is gone for
+    /// good.
     Replace {
         /// The member that is removed.
         old: NodeId,
@@ -29,23 +32,8 @@ pub enum Edit {
 /// moves is the least that there is ([`Ring::next`]). Two edits of one member, an edit of a node
 /// without a place, and the join of one that has places are errors.
 pub fn target(old: &Ring, edits: &[Edit]) -> Result<Ring, RingError> {
-    let mut edited = BTreeSet::new();
-    for edit in edits {
-        let named: &[NodeId] = match edit {
-            Edit::Join(member) | Edit::Set(member) => &[member.id],
-            Edit::Leave(id) => &[*id],
-            Edit::Replace { old, new } => &[*old, *new],
-        };
-        if named.iter().any(|id| !edited.insert(*id)) {
-            return Err(RingError::Duplicate);
-        }
-    }
-    let mut ring = old.clone();
-    for edit in edits {
-        if let Edit::Replace { old, new } = edit {
-            ring = ring.replace(*old, *new)?;
-        }
-    }
+    check_distinct(edits)?;
+    let ring = old.with_heirs(edits)?;
     let members = ring.members().iter().map(|member| (member.id, *member));
     let mut members: BTreeMap<NodeId, RingMember> = members.collect();
     for edit in edits {
@@ -53,17 +41,97 @@ pub fn target(old: &Ring, edits: &[Edit]) -> Result<Ring, RingError> {
             Edit::Join(member) if members.contains_key(&member.id) => {
                 return Err(RingError::Duplicate);
             }
-            Edit::Set(RingMember { id, .. }) | Edit::Leave(id) if !members.contains_key(id) => {
+            Edit::Set(RingMember { id, .. }) | Edit::Leave(id) | Edit::Remove(id)
+                if !members.contains_key(id) =>
+            {
                 return Err(RingError::Stranger(*id));
             }
             Edit::Join(member) | Edit::Set(member) => drop(members.insert(member.id, *member)),
-            Edit::Leave(id) => drop(members.remove(id)),
+            Edit::Leave(id) | Edit::Remove(id) => drop(members.remove(id)),
             Edit::Replace { .. } => {}
         }
     }
     let members: Vec<RingMember> = members.into_values().collect();
     // Where only replacements are wanted, nothing else moves.
     if members == ring.members() { Ok(ring) } else { ring.next(&members) }
+}
+
+/// Refuses two edits of one member.
+fn check_distinct(edits: &[Edit]) -> Result<(), RingError> {
+    let mut edited = BTreeSet::new();
+    for edit in edits {
+        let named: &[NodeId] = match edit {
+            Edit::Join(member) | Edit::Set(member) => &[member.id],
+            Edit::Leave(id) | Edit::Remove(id) => &[*id],
+            Edit::Replace { old, new } => &[*old, *new],
+        };
+        if named.iter().any(|id| !edited.insert(*id)) {
+            return Err(RingError::Duplicate);
+        }
+    }
+    Ok(())
+}
+
+impl Ring {
+    /// The ring that begins the change with these edits. Members that are gone for good have no
+    /// place in it, in neither table: others have their places already. Replacements alone can
+    /// begin in whatever step a ring is, which stays; nothing else can before the change that it is
+    /// in has come to its end.
+    pub fn begin(&self, edits: &[Edit]) -> Result<Ring, RingError> {
+        check_distinct(edits)?;
+        let is_heir = |edit: &Edit| matches!(edit, Edit::Replace { .. });
+        let (heirs, others): (Vec<Edit>, Vec<Edit>) = edits.iter().partition(|edit| is_heir(edit));
+        if self.step().is_some() {
+            if !others.is_empty() || heirs.is_empty() {
+                return Err(RingError::Changing(self.version));
+            }
+            let version = self.next_version()?;
+            return Ok(Ring { version, ..self.with_heirs(&heirs)? });
+        }
+        let base = self.with_heirs(&heirs)?;
+        let target = target(&base, &others)?;
+        let gone = others.iter().filter_map(|edit| match edit {
+            Edit::Remove(id) => Some(*id),
+            _ => None,
+        });
+        let base = gone.fold(base, |base, gone| base.without(gone, &target));
+        if heirs.is_empty() && base.places_like(self) && target.places_like(self) {
+            return Err(RingError::Unchanged);
+        }
+        base.fill(&target)
+    }
+
+    /// The same ring, of the same version, in which heirs have the places of those they replace.
+    fn with_heirs(&self, edits: &[Edit]) -> Result<Ring, RingError> {
+        let mut ring = self.clone();
+        for edit in edits {
+            if let Edit::Replace { old, new } = edit {
+                ring = ring.replace(*old, *new)?;
+            }
+        }
+        Ok(Ring { version: self.version, ..ring })
+    }
+
+    /// The same ring, of the same version, in which each place of a member that is gone has gone to
+    /// one that gets it in `target` anyway.
+    fn without(&self, gone: NodeId, target: &Ring) -> Ring {
+        let mut owners = self.owners.clone();
+        for (at, owners) in owners.iter_mut().enumerate() {
+            let moved = pairs(owners, target.owners(Partition(at as u16)));
+            let heir = moved.iter().find(|pair| pair.old == gone).map(|pair| pair.new);
+            for owner in owners.iter_mut().filter(|owner| **owner == gone) {
+                *owner = heir.unwrap_or(gone);
+            }
+        }
+        let has_place = |member: &&RingMember| {
+            !self.has(member.id) && owners.iter().flatten().any(|owner| *owner == member.id)
+        };
+        let heirs = target.members().iter().filter(has_place);
+        let mut members: Vec<RingMember> =
+            self.members.iter().filter(|member| member.id != gone).chain(heirs).copied().collect();
+        members.sort_unstable();
+        Ring { members, owners, ..self.clone() }
+    }
 }
 
 /// The effect of a change of the ring on one member.
@@ -102,7 +170,7 @@ pub enum PlanFault {
 /// The effect of a change of the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingPlan {
-    /// The name of the plan: a digest of both tables and of the members that it goes on without.
+    /// The name of the plan: a digest of both tables.
     pub digest: u64,
     /// Every slot that moves, by partition.
     pub moves: Vec<(Partition, Pair)>,
@@ -122,12 +190,11 @@ impl RingPlan {
     pub fn new(
         old: &Ring,
         target: &Ring,
-        dead: &[NodeId],
         bytes: impl Fn(Partition) -> u64,
         room: impl Fn(NodeId) -> Option<u64>,
     ) -> Result<Self, RingError> {
         // Whatever the change cannot begin with is found here.
-        let fill = old.fill(target, dead)?;
+        let fill = old.fill(target)?;
         let start = |id| MemberMoves { id, before: 0, after: 0, gains: (0, 0), loses: (0, 0) };
         let all = fill.members().iter().map(|member| (member.id, start(member.id)));
         let mut members: BTreeMap<NodeId, MemberMoves> = all.collect();

@@ -30,10 +30,8 @@ struct Settled {
 #[bincode(decode_context = "Bytes")]
 struct Other {
     step: Step,
-    cancelled: bool,
     members: Vec<RingMember>,
     owners: Vec<u16>,
-    dead: Vec<NodeId>,
 }
 
 /// Owners as places in the list of members.
@@ -51,9 +49,9 @@ impl Encode for Ring {
         };
         let (members, owners) = (change.members.clone(), places(&change.members, &self.owners));
         Settled { version, n: n | IN_CHANGE, partitions, members, owners }.encode(encoder)?;
-        let Change { step, cancelled, dead, other: Table { members, owners }, .. } = change.clone();
+        let Change { step, other: Table { members, owners }, .. } = change.clone();
         let owners = places(&members, &owners);
-        Other { step, cancelled, members, owners, dead }.encode(encoder)
+        Other { step, members, owners }.encode(encoder)
     }
 }
 
@@ -74,19 +72,16 @@ fn made(reads: Settled, other: Option<Other>) -> Result<Ring, RingError> {
     let Settled { version, n, partitions, members, owners } = reads;
     let n = n & !IN_CHANGE;
     let Table { members, owners } = table(version, n, partitions, members, &owners)?;
-    let Some(Other { step, cancelled, members: theirs, owners: their_owners, dead }) = other else {
+    let Some(Other { step, members: theirs, owners: their_owners }) = other else {
         return Ok(Ring { version, members, owners, n, change: None });
     };
     let other = table(version, n, partitions, theirs, &their_owners)?;
-    let all = union(
-        if step == Step::Fill { &members } else { &other.members },
-        if step == Step::Fill { &other.members } else { &members },
-    );
-    let known = |id: &NodeId| all.binary_search_by_key(id, |member| member.id).is_ok();
-    if !dead.is_sorted() || !dead.iter().all(known) {
-        return Err(RingError::Owners { version, partitions, n });
-    }
-    let change = Some(Change { step, cancelled, members, other, dead });
+    let (old, new) = match step.reads_new() {
+        true => (&other.members, &members),
+        false => (&members, &other.members),
+    };
+    let all = union(old, new);
+    let change = Some(Change { step, members, other });
     Ok(Ring { version, members: all, owners, n, change })
 }
 

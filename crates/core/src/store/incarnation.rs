@@ -29,14 +29,9 @@ pub enum IncarnationError {
     Unplaced(String),
 }
 
-/// The process that begins an incarnation of a store.
+/// The id of a process that opens a store, drawn at random: it issues dots under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Process {
-    /// One that has just opened the store: it issues dots under this id, drawn at random.
-    New(u64),
-    /// The one that ended the incarnation before, and never let go of the store.
-    Same,
-}
+pub struct Process(pub u64);
 
 /// Begins an incarnation of the store: consumes the clean-stop marker, and draws the id that this
 /// process issues dots with. Synced before it returns, so before the node's first input. Waits for
@@ -47,13 +42,7 @@ pub fn begin_incarnation(
     process: Process,
 ) -> Result<Meta, IncarnationError> {
     let known = store.meta()?;
-    let mut meta = match (known, process) {
-        (Some(known), _) => known,
-        (None, Process::New(id)) => Meta::new(identity.clone(), id),
-        (None, Process::Same) => {
-            return Err(StoreError("its own record is gone while it was open".into()).into());
-        }
-    };
+    let mut meta = known.unwrap_or_else(|| Meta::new(identity.clone(), process.0));
     if (&meta.identity.name, &meta.identity.cluster) != (&identity.name, &identity.cluster) {
         let (theirs, ours) = (meta.identity, identity.clone());
         return Err(IncarnationError::Identity(
@@ -67,13 +56,11 @@ pub fn begin_incarnation(
     if store.ring()?.is_none() && meta.identity.ring != identity.ring {
         return Err(IncarnationError::Ring);
     }
-    if let Process::New(id) = process {
-        meta.draw(id);
-        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy
-        // that was made while the node ran. A clean one that was in doubt before still is.
-        if !meta.clean || !meta.fresh.is_empty() {
-            meta.suspect();
-        }
+    meta.draw(process.0);
+    // After an unclean stop the disk may have forgotten what peers know, and may even be a copy
+    // that was made while the node ran. A clean one that was in doubt before still is.
+    if !meta.clean || !meta.fresh.is_empty() {
+        meta.suspect();
     }
     meta.clean = false;
     meta.incarnation = meta.incarnation.next();

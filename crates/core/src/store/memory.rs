@@ -327,7 +327,7 @@ impl Store for MemoryStore {
         Ok(self.state().live.gc_epochs.clone().into_iter().collect())
     }
 
-    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError> {
         let state = self.state();
         let mut kept = Kept::default();
         for (target, hints) in &state.live.hints {

@@ -1,25 +1,38 @@
-//! Changes of the ring at once: who may make one, and what two that were made all the same come to.
+//! Grants: who may make the next ring, and that at most one is made.
 
-use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
+use std::collections::BTreeSet;
+
+use pixii_core::members::Member;
 use pixii_core::message::Body;
-use pixii_core::node::{Config, Hindrance, Input, Output, RingChange, Work, reconcile};
-use pixii_core::ring::Ring;
-use pixii_core::store::Change;
+use pixii_core::node::{Config, Hindrance, Input, Output, RingChange, RingOrder};
+use pixii_core::ring::{Edit, Ring, RingError, RingId, RingMember};
+use pixii_core::store::Record;
 use pixii_core::types::NodeId;
 
 use super::bench::Bench;
-use super::placement::{fresh, members_of, reported};
+use super::placement::{fresh, reported, taken};
 
 /// The one message that is sent, and to whom.
-fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
+pub(super) fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
     match out {
         [Output::Send { to, message }] => (to, message.request_id.wire(), &message.body),
         other => panic!("not one message: {other:?}"),
     }
 }
 
-fn query(ring: &Ring, old: NodeId) -> Body {
-    Body::QueryRing { ring: ring.id(), old, new: fresh().id() }
+/// The order to give the places of a member to the newcomer.
+pub(super) fn replace(old: NodeId) -> Input {
+    let edits = vec![Edit::Replace { old, new: fresh().id() }];
+    Input::Ring(RingOrder::Begin { edits, newcomers: vec![fresh()] })
+}
+
+/// The ring that begins with that order.
+pub(super) fn replaced(ring: &Ring, old: NodeId) -> Ring {
+    ring.begin(&[Edit::Replace { old, new: fresh().id() }]).unwrap()
+}
+
+fn query(ring: &Ring, next: u64) -> Body {
+    Body::QueryChange { ring: ring.id(), next, newcomers: Vec::new() }
 }
 
 fn is_granted(out: &[Output]) -> bool {
@@ -33,49 +46,130 @@ fn denied_by(out: &[Output]) -> NodeId {
     }
 }
 
+fn hindrance(out: &[Output]) -> &Hindrance {
+    let ordered = |output| match output {
+        &Output::RingOrdered(Err(ref why)) => Some(why),
+        _ => None,
+    };
+    out.iter().find_map(ordered).unwrap_or_else(|| panic!("not refused: {out:?}"))
+}
+
+/// All members say which ring their messages are of, and the newcomer is linked.
+pub(super) fn speak(bench: &mut Bench) {
+    bench.give(Input::Link { peer: fresh().id(), up: true });
+    for peer in bench.peers() {
+        bench.peer(peer, 1, Body::QueryHints);
+    }
+}
+
 #[test]
 fn a_ring_changes_only_with_the_grants_of_more_than_half_of_the_members() {
     let mut bench = Bench::new();
+    speak(&mut bench);
     let [one, two, three] = bench.peers()[..] else { panic!() };
-    let out = bench.give(Input::Replace { old: three, new: fresh() });
+    let out = bench.give(replace(three));
     let (to, request_id, body) = sent(&out);
+    let next = replaced(&bench.ring, three).digest();
+    let (ring, newcomers) = (bench.ring.id(), vec![fresh()]);
     assert_eq!(
         (to, body),
-        (&[one, two][..], &query(&bench.ring, three)),
+        (&[one, two][..], &Body::QueryChange { ring, next, newcomers }),
         "all but the one that goes"
     );
     assert!(bench.peer(one, request_id + 1, Body::RingGranted).is_empty(), "for another question");
-    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "2 of 4");
-    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "one grant is one grant");
     assert!(bench.peer(fresh().id(), request_id, Body::RingGranted).is_empty(), "no member");
-    let out = bench.peer(two, request_id, Body::RingGranted);
-    let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
-    assert!(matches!(&changes[0], Change::Ring(ring) if ring.has(fresh().id())));
+    // Two of three that stay are more than half of them, and half of all.
+    let out = bench.peer(one, request_id, Body::RingGranted);
+    assert!(taken(&out).1.has(fresh().id()));
     // From then on it grants nothing, and takes no order.
-    assert_eq!(denied_by(&bench.peer(one, 9, query(&bench.ring, two))), bench.me);
-    let out = bench.give(Input::Replace { old: two, new: Member::configured("n8", "host:8") });
-    assert!(matches!(out[..], [Output::NotReplaced(Hindrance::Other(None, _))]), "{out:?}");
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&bench.ring, 7))), bench.me);
+    let edits = vec![Edit::Replace { old: two, new: NodeId::of("n8") }];
+    let newcomers = vec![Member::configured("n8", "host:8")];
+    let out = bench.give(Input::Ring(RingOrder::Begin { edits, newcomers }));
+    assert!(matches!(hindrance(&out), Hindrance::Other(None, _)), "{out:?}");
+}
+
+#[test]
+fn half_of_all_members_have_to_grant_it_however_many_are_gone() {
+    let mut bench = Bench::new();
+    speak(&mut bench);
+    let [one, two, three] = bench.peers()[..] else { panic!() };
+    // With two of four gone, one of the two that stay is not enough, and it alone is half of them.
+    let gone = [two, three].into_iter().zip(["n8", "n9"]);
+    let edits = gone.clone().map(|(old, new)| Edit::Replace { old, new: NodeId::of(new) });
+    let newcomers = gone.map(|(_, new)| Member::configured(new, format!("{new}:1"))).collect();
+    let order = RingOrder::Begin { edits: edits.collect(), newcomers };
+    let out = bench.give(Input::Ring(order));
+    let (to, request_id, _) = sent(&out);
+    assert_eq!(to, [one]);
+    assert!(bench.tick(1_000).iter().all(|output| !matches!(output, Output::Store(_))));
+    for new in ["n8", "n9"] {
+        bench.give(Input::Link { peer: NodeId::of(new), up: true });
+    }
+    taken(&bench.peer(one, request_id, Body::RingGranted));
+}
+
+#[test]
+fn a_granted_change_is_made_once_its_newcomers_are_linked_or_were_waited_for() {
+    let order = || {
+        let join = Edit::Join(RingMember::plain(fresh().id()));
+        Input::Ring(RingOrder::Begin { edits: vec![join], newcomers: vec![fresh()] })
+    };
+    let granted = || {
+        let mut bench = Bench::new();
+        for peer in bench.peers() {
+            bench.peer(peer, 1, Body::QueryHints);
+        }
+        let mut out = Vec::new();
+        bench.node.handle(bench.now, order(), &mut out);
+        let dials = |output: &Output| match output {
+            Output::Members(members) => members.get(fresh().id()).is_some(),
+            _ => false,
+        };
+        assert!(out.iter().any(dials), "the driver hears of them at once: {out:?}");
+        assert!(bench.node.members().get(fresh().id()).is_none(), "they are no members yet");
+        out.retain(|output| matches!(output, Output::Send { .. }));
+        let (to, request_id, _) = sent(&out);
+        for from in &to[..2] {
+            let out = bench.peer(*from, request_id, Body::RingGranted);
+            assert!(out.is_empty(), "nothing is durable before the links are up: {out:?}");
+        }
+        (bench, to.to_vec(), request_id)
+    };
+    let (mut bench, ..) = granted();
+    taken(&bench.give(Input::Link { peer: fresh().id(), up: true }));
+    let (mut bench, ..) = granted();
+    assert!(bench.tick(400).iter().all(|output| !matches!(output, Output::Store(_))));
+    taken(&bench.tick(100));
+    // A grant that is returned meanwhile is none.
+    let (mut bench, to, request_id) = granted();
+    bench.peer(to[0], request_id, Body::RingDenied { by: to[0] });
+    let out = bench.give(Input::Link { peer: fresh().id(), up: true });
+    assert!(out.iter().all(|output| !matches!(output, Output::Store(_))), "{out:?}");
 }
 
 #[test]
 fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back() {
     let mut bench = Bench::new();
+    speak(&mut bench);
     let [one, two, three] = bench.peers()[..] else { panic!() };
-    let out = bench.give(Input::Replace { old: three, new: fresh() });
-    let (_, request_id, _) = sent(&out);
+    let join = Edit::Join(RingMember::plain(fresh().id()));
+    let order = RingOrder::Begin { edits: vec![join], newcomers: vec![fresh()] };
+    let out = bench.give(Input::Ring(order));
+    let (to, request_id, _) = sent(&out);
+    assert_eq!(BTreeSet::from_iter(to), BTreeSet::from([&one, &two, &three]));
     bench.peer(one, request_id, Body::RingGranted);
     let out = bench.tick(1_000);
     let queried = |output: &Output| match output {
         Output::Send { to, message } => {
-            matches!(message.body, Body::QueryRing { .. }) && to[..] == [two]
+            matches!(message.body, Body::QueryChange { .. }) && to.len() == 2 && !to.contains(&one)
         }
         _ => false,
     };
     assert!(out.iter().any(queried), "who has not granted it is asked again: {out:?}");
-    assert!(!out.iter().any(|output| matches!(output, Output::NotReplaced(_))), "{out:?}");
+    assert!(!out.iter().any(|output| matches!(output, Output::RingOrdered(_))), "{out:?}");
     let out = bench.tick(2_500);
-    let refused = Hindrance::Grants { granted: 2, members: 4 };
-    assert!(out.iter().any(|output| matches!(output, Output::NotReplaced(why) if *why == refused)));
+    assert_eq!(hindrance(&out), &Hindrance::Grants { granted: 2, members: 4, all: 4 });
     let given_back = |output: &Output| match output {
         Output::Send { to, message } => {
             matches!(message.body, Body::RingDenied { .. })
@@ -91,37 +185,34 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
 }
 
 #[test]
-fn a_member_grants_one_change_at_a_time() {
+fn a_member_grants_one_next_ring_at_a_time_to_all_that_would_make_it() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let ring = bench.ring.clone();
-    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))));
-    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))), "asked again");
-    assert_eq!(denied_by(&bench.peer(one, 8, query(&ring, two))), one, "another change");
-    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
-    let change = RingChange { old: three, new: fresh().id(), by: one };
-    assert_eq!(bench.node.ring_change(), Some(change));
-    let out = bench.give(Input::Replace { old: three, new: fresh() });
-    assert!(
-        matches!(
-            out[..],
-            [Output::NotReplaced(Hindrance::Other(Some(other), by))] if (other, by) == (change, one)
-        ),
-        "{out:?}"
-    );
-    // It is given back by the one that has it, and by nobody else.
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, 3))));
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, 3))), "asked again");
+    assert_eq!(denied_by(&bench.peer(one, 8, query(&ring, 4))), one, "another ring");
+    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, 4))), one);
+    assert!(is_granted(&bench.peer(two, 7, query(&ring, 3))), "the same ring");
+    let change = bench.node.ring_change().unwrap();
+    assert!(change.next == 3 && [one, two].contains(&change.by));
+    let out = bench.give(replace(three));
+    assert!(matches!(hindrance(&out), Hindrance::Other(Some(other), _) if *other == change));
+    // It is given back by each that has it, and by nobody else.
+    bench.peer(three, 7, Body::RingDenied { by: three });
+    bench.peer(one, 8, Body::RingDenied { by: one });
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&ring, 4))), two, "one still has it");
     bench.peer(two, 7, Body::RingDenied { by: two });
-    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
-    bench.peer(one, 7, Body::RingDenied { by: one });
-    assert!(is_granted(&bench.peer(two, 7, query(&ring, three))));
+    assert!(is_granted(&bench.peer(two, 8, query(&ring, 4))));
     // Or it ends by itself.
     bench.tick(9_500);
-    assert_eq!(denied_by(&bench.peer(one, 9, query(&ring, three))), two);
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&ring, 3))), two);
     bench.tick(1_000);
-    assert!(is_granted(&bench.peer(one, 9, query(&ring, three))));
-    // A member with another ring is reported nothing but no.
-    let other = ring.replace(three, fresh().id()).unwrap();
-    assert_eq!(denied_by(&bench.peer(two, 9, query(&other, one))), bench.me);
+    assert!(is_granted(&bench.peer(one, 9, query(&ring, 3))));
+    // A member with another ring is answered nothing but no.
+    let other = RingId { version: 1, digest: 5 };
+    let asked = Body::QueryChange { ring: other, next: 3, newcomers: Vec::new() };
+    assert_eq!(denied_by(&bench.peer(two, 9, asked)), bench.me);
 }
 
 #[test]
@@ -129,186 +220,76 @@ fn of_two_that_query_each_other_the_one_with_the_higher_id_yields() {
     let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
     let (lowest, highest) = (*ids.iter().min().unwrap(), *ids.iter().max().unwrap());
     let other = |id: NodeId| ids.iter().copied().find(|known| *known != id).unwrap();
+    let old = *ids.iter().find(|id| **id != lowest && **id != highest).unwrap();
     let order = |me: NodeId| {
         let mut bench = Bench::configured(1, |config| Config { me, ..config });
-        let old = *ids.iter().find(|id| **id != lowest && **id != highest).unwrap();
-        let out = bench.give(Input::Replace { old, new: fresh() });
+        for peer in ids.iter().copied().filter(|id| *id != me) {
+            bench.peer(peer, 1, Body::QueryHints);
+        }
+        let out = bench.give(replace(old));
         assert!(matches!(out[..], [Output::Send { .. }]), "{out:?}");
-        (bench, old)
+        bench
     };
-    let (mut bench, old) = order(lowest);
+    let mut bench = order(lowest);
     let ring = bench.ring.clone();
-    assert_eq!(denied_by(&bench.peer(other(lowest), 7, query(&ring, old))), lowest);
-    let (mut bench, old) = order(highest);
-    let out = bench.peer(other(highest), 7, query(&ring, old));
-    let [Output::NotReplaced(Hindrance::Other(Some(change), by)), rest @ ..] = &out[..] else {
+    assert_eq!(denied_by(&bench.peer(other(lowest), 7, query(&ring, 3))), lowest);
+    let mut bench = order(highest);
+    let out = bench.peer(other(highest), 7, query(&ring, 3));
+    let [Output::RingOrdered(Err(Hindrance::Other(Some(change), by))), rest @ ..] = &out[..] else {
         panic!("{out:?}")
     };
-    assert_eq!((change.old, *by), (old, other(highest)));
+    assert_eq!((*change, *by), (RingChange { next: 3, by: other(highest) }, other(highest)));
     assert!(is_granted(rest));
-}
-
-/// A ring, and the members as those know them that live with it.
-type State = (Ring, Members);
-
-fn base() -> State {
-    let names: Vec<String> = (0..6).map(|at| format!("n{at}")).collect();
-    let ids: Vec<NodeId> = names.iter().map(|name| NodeId::of(name)).collect();
-    let member = |name: &String| Member::configured(name.clone(), "host:1");
-    (Ring::new(&ids, 3, 16).unwrap(), Members::new(names.iter().map(member).collect()))
-}
-
-fn replaced((ring, members): &State, old: &str, new: &str) -> State {
-    let ring = ring.replace(NodeId::of(old), NodeId::of(new)).unwrap();
-    let version = ring.version();
-    let gone = members.get(NodeId::of(old)).unwrap().clone();
-    let gone = Member { membership: MembershipStatus::Removed, version, ..gone };
-    let new = Member { version, ..Member::configured(new, "host:2") };
-    let mut members = members.clone();
-    members.adopt(&Members::new(vec![gone, new]));
-    (ring, members)
-}
-
-fn meet(one: &State, other: &State) -> State {
-    let met = reconcile((&one.0, &one.1), (&other.0, &other.1));
-    let back = reconcile((&other.0, &other.1), (&one.0, &one.1));
-    assert_eq!(met.0, back.0, "whoever is reported");
-    let owner =
-        |member: &&Member| member.membership == MembershipStatus::Removed && met.0.has(member.id());
-    assert_eq!(met.1.iter().find(owner), None, "a removed member owns nothing");
-    met
-}
-
-/// Rings made of one ring at once; what they come to: the version, and who has places and who has
-/// none.
-type Case = (Vec<State>, u64, &'static [&'static str], &'static [&'static str]);
-
-/// All orders of these numbers.
-fn orders(numbers: &[usize]) -> Vec<Vec<usize>> {
-    let [] = numbers else {
-        let rest = |at: usize| [&numbers[..at], &numbers[at + 1..]].concat();
-        let begun = |at: usize| {
-            orders(&rest(at)).into_iter().map(move |tail| [&[numbers[at]][..], &tail].concat())
-        };
-        return (0..numbers.len()).flat_map(begun).collect();
-    };
-    vec![Vec::new()]
+    // Both would make the same ring: each grants the other.
+    let mut bench = order(highest);
+    let same = replaced(&ring, old).digest();
+    assert!(is_granted(&bench.peer(other(highest), 7, query(&ring, same))));
 }
 
 #[test]
-fn rings_that_were_made_at_once_come_to_the_same_in_whatever_order_they_meet() {
-    let base = base();
-    let of = |old, new| replaced(&base, old, new);
-    let cases: [Case; 4] = [
-        (vec![of("n0", "a"), of("n1", "b")], 3, &["a", "b"], &["n0", "n1"]),
-        (
-            vec![of("n0", "a"), of("n1", "b"), of("n2", "c"), of("n3", "d")],
-            5,
-            &["a", "b", "c", "d"],
-            &["n0"],
-        ),
-        // The same member twice: one newcomer has all places, the other one is removed.
-        (vec![of("n0", "a"), of("n0", "b")], 3, &[], &["n0"]),
-        (
-            vec![of("n0", "a"), of("n0", "b"), of("n1", "c"), of("n0", "d")],
-            5,
-            &["c"],
-            &["n0", "n1"],
-        ),
-    ];
-    for (states, version, have, have_not) in cases {
-        let mut results = Vec::new();
-        for order in orders(&(0..states.len()).collect::<Vec<_>>()) {
-            let states: Vec<&State> = order.iter().map(|at| &states[*at]).collect();
-            let line = states[1..].iter().fold(states[0].clone(), |all, next| meet(&all, next));
-            // In two halves, which then meet, and with what was known before once more.
-            let (left, right) = states.split_at(states.len() / 2);
-            let half = |part: &[&State]| {
-                part[1..].iter().fold(part[0].clone(), |all, next| meet(&all, next))
-            };
-            let halves = meet(&half(left), &half(right));
-            let again = states.iter().fold(halves.clone(), |all, next| meet(&all, next));
-            results.extend([line.0, halves.0, again.0]);
-        }
-        let ring = &results[0];
-        let other = results.iter().find(|other| *other != ring);
-        assert_eq!(other, None, "another one than {ring:?}");
-        assert_eq!(ring.version(), version);
-        assert_eq!(ring.members().len(), 6);
-        assert!(have.iter().all(|name| ring.has(NodeId::of(name))), "{ring:?}");
-        assert!(!have_not.iter().any(|name| ring.has(NodeId::of(name))), "{ring:?}");
-        // Nothing else has moved.
-        let gone = base.0.members().iter().filter(|member| !ring.has(member.id));
-        let places: usize = gone.map(|member| base.0.share(member.id)).sum();
-        assert_eq!(ring.moves_from(&base.0), places);
+fn a_change_that_waits_for_grants_ends_with_the_ring_that_it_was_of() {
+    let mut bench = Bench::new();
+    speak(&mut bench);
+    let [one, two, three] = bench.peers()[..] else { panic!() };
+    bench.give(replace(three));
+    let other = replaced(&bench.ring, two);
+    let out = bench.peer(one, 1, reported(&other));
+    assert!(matches!(hindrance(&out), Hindrance::Other(None, by) if *by == one), "{out:?}");
+}
+
+#[test]
+fn orders_that_make_no_ring_are_refused() {
+    let mut bench = Bench::new();
+    let [one, ..] = bench.peers()[..] else { panic!() };
+    let unknown = NodeId::of("n7");
+    let out = bench.give(replace(unknown));
+    assert_eq!(hindrance(&out), &Hindrance::Ring(RingError::Stranger(unknown)));
+    let out = bench.give(replace(fresh().id()));
+    assert_eq!(hindrance(&out), &Hindrance::Ring(RingError::Duplicate));
+    let out = bench.give(replace(bench.me));
+    assert_eq!(hindrance(&out), &Hindrance::NoPlace, "a node does not replace itself");
+    let out = bench.give(Input::Ring(RingOrder::Cancel));
+    assert_eq!(hindrance(&out), &Hindrance::NoCancel(None));
+    let out = bench.give(Input::Ring(RingOrder::Dismiss(one)));
+    assert_eq!(hindrance(&out), &Hindrance::NoGuest(one));
+}
+
+#[test]
+fn beside_a_member_that_knows_no_ring_in_a_change_the_ring_is_not_changed() {
+    let mut bench = Bench::at_start(1);
+    let [one, two, three] = bench.peers()[..] else { panic!() };
+    for (peer, birth) in bench.peers().into_iter().zip(2..) {
+        bench.give(Input::Link { peer, up: true });
+        let known = Body::Known { seen: None, birth, cluster: None };
+        let out = bench.peer_under(RingId::UNSAID, peer, bench.introduction(), known);
+        bench.disk(out, &Record::default());
+        bench.peer_under(RingId::UNSAID, peer, 5, Body::Hints(0));
     }
-}
-
-#[test]
-fn a_later_ring_is_taken_as_it_is_and_a_newcomer_for_two_members_leaves_the_later_one() {
-    let base = base();
-    let first = replaced(&base, "n0", "a");
-    let second = replaced(&first, "n1", "b");
-    assert_eq!(meet(&base, &second).0, second.0);
-    assert_eq!(meet(&first, &second).0, second.0);
-    // No table has both: the operator has to replace one of the two again.
-    let (one, other) = (replaced(&base, "n0", "a"), replaced(&base, "n1", "a"));
-    let (ring, members) = reconcile((&one.0, &one.1), (&other.0, &other.1));
-    let later = if one.0.supersedes(&other.0) { &one } else { &other };
-    let left =
-        members.iter().filter(|m| m.membership == MembershipStatus::Removed && ring.has(m.id()));
-    assert_eq!((&ring, left.count()), (&later.0, 1));
-}
-
-#[test]
-fn a_node_that_hears_of_a_ring_made_at_once_takes_what_both_come_to() {
-    let base = Bench::new().ring.clone();
-    let [two, three] = [NodeId::of("n2"), NodeId::of("n3")];
-    let own = base.replace(two, NodeId::of("n8")).unwrap();
-    let theirs = base.replace(three, fresh().id()).unwrap();
-    let (ring, mut members) = (std::sync::Arc::new(own.clone()), members_of(&base));
-    let gone = Member {
-        membership: MembershipStatus::Removed,
-        version: 2,
-        ..Member::configured("n2", "host:1")
-    };
-    members.adopt(&Members::new(vec![gone, Member::configured("n8", "host:8")]));
-    let mut bench = Bench::configured(1, |config| Config { ring, members, ..config });
-    let out = bench.peer(NodeId::of("n1"), 1, reported(&theirs));
-    let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
-    let [Change::Ring(ring), ..] = &changes[..] else { panic!("{changes:?}") };
-    assert_eq!(ring.version(), 3);
-    for (name, placed) in
-        [("n0", true), ("n1", true), ("n8", true), ("n9", true), ("n2", false), ("n3", false)]
-    {
-        assert_eq!(ring.has(NodeId::of(name)), placed, "{name}");
-    }
-}
-
-#[test]
-fn a_node_in_no_cluster_takes_a_later_ring_from_one_that_its_configuration_does_not_name() {
-    let base = Bench::new().ring.clone();
-    let later = base.replace(NodeId::of("n3"), fresh().id()).unwrap();
-    let introduce = |cluster: Option<u64>| Body::Introduce {
-        incarnation: IncarnationId { incarnation: Incarnation(1), nonce: 6 },
-        cluster,
-        ring: later.id(),
-    };
-    let takes = |mut bench: Bench, cluster: Option<u64>| {
-        assert!(
-            bench.peer(fresh().id(), 1, reported(&later)).is_empty(),
-            "before it says who it \
-            is"
-        );
-        assert!(bench.peer(fresh().id(), 1, introduce(cluster)).is_empty());
-        let out = bench.peer(fresh().id(), 1, reported(&later));
-        let took = matches!(&out[..], [Output::Store(Work::Write { .. })]);
-        assert!(took || out.is_empty(), "{out:?}");
-        took
-    };
-    assert!(takes(Bench::at_start(1), Some(7)));
-    assert!(!takes(Bench::at_start(1), None), "it is in no cluster itself");
-    assert!(!takes(Bench::new(), Some(7)), "of another cluster");
-    let own = Bench::new().node.meta().cluster.as_ref().map(|cluster| cluster.id);
-    assert!(takes(Bench::new(), own));
+    assert!(bench.node.is_settled());
+    bench.peer(one, 1, Body::QueryHints);
+    let out = bench.give(replace(three));
+    assert_eq!(hindrance(&out), &Hindrance::Protocol(two));
+    bench.peer(two, 1, Body::QueryHints);
+    let out = bench.give(replace(three));
+    assert!(matches!(sent(&out).2, Body::QueryChange { .. }));
 }

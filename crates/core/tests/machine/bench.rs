@@ -7,7 +7,7 @@ use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{Body, PeerMessage, Rejection, Request, RequestId, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
-use pixii_core::ring::Ring;
+use pixii_core::ring::{Ring, RingId};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Meta, Record, Store, StoreIdentity};
 use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, Time, WriteId};
@@ -78,10 +78,10 @@ impl Bench {
             let Body::Introduce { incarnation, cluster: None, .. } = message.body else { panic!() };
             assert_eq!(
                 (incarnation.incarnation, incarnation.nonce, message.request_id.wire()),
-                (Incarnation(1), 5, 5)
+                (Incarnation(1), 5, bench.introduction())
             );
             let answer = Body::Known { seen: None, birth, cluster: None };
-            let out = bench.peer(*peer, 5, answer);
+            let out = bench.peer(*peer, bench.introduction(), answer);
             bench.disk(out, &Record::default());
             assert!(bench.peer(*peer, 5, Body::Hints(0)).is_empty());
         }
@@ -100,7 +100,7 @@ impl Bench {
                 let gossip = matches!(body, Body::Gossip(_) | Body::QueryHints | Body::Hints(_));
                 !gossip && !matches!(body, Body::Compare { .. } | Body::GcEpochs { .. })
             }
-            Output::Store(Work::Scan { .. }) => false,
+            Output::Store(Work::Scan { .. }) | Output::Members(_) => false,
             Output::Store(Work::Write { changes, .. }) => {
                 !matches!(changes[..], [Change::Members(_)])
             }
@@ -114,11 +114,26 @@ impl Bench {
         self.give(Input::Client { client: 7, id: 9, request, timeout_ms: 500 })
     }
 
+    /// A peer sends a message under the ring that is in force here.
     pub(crate) fn peer(&mut self, from: NodeId, request_id: u64, body: Body) -> Vec<Output> {
-        self.give(Input::Peer {
-            from,
-            message: PeerMessage { request_id: RequestId::of_wire(request_id), body },
-        })
+        self.peer_under(self.node.ring_id(), from, request_id, body)
+    }
+
+    /// A peer sends a message under this ring.
+    pub(crate) fn peer_under(
+        &mut self,
+        ring: RingId,
+        from: NodeId,
+        request_id: u64,
+        body: Body,
+    ) -> Vec<Output> {
+        let request_id = RequestId::of_wire(request_id);
+        self.give(Input::Peer { from, message: PeerMessage { ring, request_id, body } })
+    }
+
+    /// The request id of this node's introductions under the ring in force.
+    pub(crate) fn introduction(&self) -> u64 {
+        5 ^ self.node.ring_id().digest
     }
 
     /// Lets time pass, in steps that are no pauses.

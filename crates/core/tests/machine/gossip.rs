@@ -48,8 +48,11 @@ fn the_one_member_that_can_be_reached_is_never_marked_down() {
                 let heartbeat = Heartbeat { incarnation: Incarnation(1), count };
                 let (heartbeats, members) = (vec![(reached, heartbeat)], Vec::new());
                 let news = Gossip::News { heartbeats, members, digest: 0, wanted: Vec::new() };
-                let message =
-                    PeerMessage { request_id: RequestId::of_wire(2), body: Body::Gossip(news) };
+                let message = PeerMessage {
+                    ring: node.ring_id(),
+                    request_id: RequestId::of_wire(2),
+                    body: Body::Gossip(news),
+                };
                 node.handle(now, Input::Peer { from: reached, message }, &mut Vec::new());
             }
             let liveness = node.peer_view(now, reached).liveness;

@@ -107,7 +107,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let out = bench.carry(out, &disk);
     let offered = |out: &[Output]| {
         let hint = |output: &Output| match output {
-            Output::Send { message, .. } if message.request_id.wire() & HINT != 0 => {
+            Output::Send { message, .. } if matches!(message.body, Body::Merge { .. }) => {
                 Some(message.request_id.wire())
             }
             _ => None,
@@ -120,8 +120,14 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
     // What the target can do nothing with now is not pending to it.
-    let (mut out, query) =
-        (Vec::new(), PeerMessage { request_id: RequestId::of_wire(9), body: Body::QueryHints });
+    let (mut out, query) = (
+        Vec::new(),
+        PeerMessage {
+            ring: bench.node.ring_id(),
+            request_id: RequestId::of_wire(9),
+            body: Body::QueryHints,
+        },
+    );
     bench.node.handle(bench.now, Input::Peer { from: target, message: query }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);
     // Another hint passes it.
@@ -324,7 +330,7 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
     for (peer, birth) in bench.peers().into_iter().zip(2..) {
         bench.give(Input::Link { peer, up: true });
         let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
-        let out = bench.peer(peer, 5, known);
+        let out = bench.peer(peer, bench.introduction(), known);
         notices.extend(bench.carry(out, &disk));
         bench.peer(peer, 5, Body::Hints(0));
     }

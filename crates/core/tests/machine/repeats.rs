@@ -164,7 +164,7 @@ fn reborn() -> Bench {
     for (peer, birth) in bench.peers().into_iter().zip(2..) {
         bench.give(Input::Link { peer, up: true });
         let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
-        let out = bench.peer(peer, 5, known);
+        let out = bench.peer(peer, bench.introduction(), known);
         bench.disk(out, &Record::default());
         bench.peer(peer, 5, Body::Hints(0));
     }

@@ -68,11 +68,12 @@ impl TestCluster {
                     let takes = if let Done::Synced { .. } = done { self.sync } else { DISK };
                     self.late.push((self.bench.now + takes, Input::Store(done)));
                 }
-                Output::Send { to, message: PeerMessage { request_id, body } } => match body {
+                Output::Send { to, message: PeerMessage { request_id, body, .. } } => match body {
                     Body::Propose { purgeable, partition, .. } => {
                         self.proposed.push((self.bench.now, purgeable.len(), partition));
                         for from in to {
-                            let message = PeerMessage { request_id, body: Body::Agreed };
+                            let ring = self.bench.node.ring_id();
+                            let message = PeerMessage { ring, request_id, body: Body::Agreed };
                             self.late.push((self.bench.now + AGREE, Input::Peer { from, message }));
                         }
                     }
@@ -125,7 +126,11 @@ impl TestCluster {
             let body = Body::Merge { key, object, gc_epoch: GcEpoch::FIRST };
             self.give(Input::Peer {
                 from,
-                message: PeerMessage { request_id: RequestId::of_wire(1), body },
+                message: PeerMessage {
+                    ring: self.bench.node.ring_id(),
+                    request_id: RequestId::of_wire(1),
+                    body,
+                },
             });
         }
         // Each is read, and then written.
@@ -182,7 +187,8 @@ fn propose(cluster: &mut TestCluster, partition: Partition) {
     purgeable.sort_by(|one, other| one.key.cmp(&other.key));
     let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
     let from = cluster.bench.ring.owners(partition)[0];
-    let message = PeerMessage { request_id: RequestId::of_wire(5), body };
+    let ring = cluster.bench.node.ring_id();
+    let message = PeerMessage { ring, request_id: RequestId::of_wire(5), body };
     cluster.give(Input::Peer { from, message });
 }
 
@@ -237,7 +243,8 @@ fn values_after_an_old_copy(purged: bool) -> usize {
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"old")) };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let send = |cluster: &mut TestCluster, body: Body| {
-        let message = PeerMessage { request_id: RequestId::of_wire(5), body };
+        let ring = cluster.bench.node.ring_id();
+        let message = PeerMessage { ring, request_id: RequestId::of_wire(5), body };
         cluster.give(Input::Peer { from, message });
         cluster.run(100, false);
     };

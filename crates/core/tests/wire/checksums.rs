@@ -10,8 +10,11 @@ const SUMS: [Checksum; 2] = [Checksum::Blake3, Checksum::Crc32];
 
 #[test]
 fn any_damage_to_a_frame_is_noticed_under_each_checksum() {
-    let message =
-        PeerMessage { request_id: RequestId::of_wire(1), body: Body::Read { key: key() } };
+    let message = PeerMessage {
+        ring: super::RING,
+        request_id: RequestId::of_wire(1),
+        body: Body::Read { key: key() },
+    };
     for sum in SUMS {
         let frame = message.frame(Speech { protocol: PROTOCOL, checksum: sum }).unwrap();
         let mut appended = BytesMut::new();
@@ -41,18 +44,18 @@ fn the_cheaper_checksum_is_spoken_where_both_sides_offer_it() {
     let frame = wire::checked_frame(&(0x31_u8, 0x32_u8), Checksum::Crc32);
     assert_eq!(frame[..], [0, 0, 0, 10, 0, 0, 0, 0, 0x4f, 0x53, 0x44, 0xcd, 0x31, 0x32]);
     let (plain, offer) = (wire::preamble(), wire::offer());
-    assert_eq!(offer[8..], [0, 6, 0x80, 8]);
-    assert_eq!((wire::check_preamble(&plain), wire::check_preamble(&offer)), (Ok(8), Ok(8)));
+    assert_eq!(offer[8..], [0, 6, 0x80, 9]);
+    assert_eq!((wire::check_preamble(&plain), wire::check_preamble(&offer)), (Ok(9), Ok(9)));
     assert_eq!(wire::checksum_for(&plain), Checksum::Blake3);
     assert_eq!(wire::checksum_for(&offer), Checksum::Crc32);
     // A program of before reads a very late version, and goes on with its own latest one.
-    for (oldest, latest) in [(5, 6), (6, 7)] {
-        let [low, high] = [[0, 6], [0x80, 8]].map(u16::from_be_bytes);
+    for (oldest, latest) in [(5, 6), (6, 7), (6, 8)] {
+        let [low, high] = [[0, 6], [0x80, 9]].map(u16::from_be_bytes);
         assert!(low <= high && high.min(latest) >= low.max(oldest) && high.min(latest) == latest);
     }
     // Where no version is in common, the offer is not shown as one.
     let mut late = offer;
-    late[8..].copy_from_slice(&[0, 9, 0x80, 10]);
+    late[8..].copy_from_slice(&[0, 10, 0x80, 11]);
     let error = wire::check_preamble(&late).unwrap_err().to_string();
-    assert_eq!(error, "protocol versions 9 to 10 are offered; this node speaks 6 to 8");
+    assert_eq!(error, "protocol versions 10 to 11 are offered; this node speaks 6 to 9");
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::*;
+use pixii_core::ring::Step;
 use pixii_core::types::NodeId;
 use pixii_core::wire;
 
@@ -94,10 +95,20 @@ fn tombstone_gc_and_repair(out: &mut String) {
         Blocked::NotYet { member: n2(), why: NotYet::Members },
     ];
     golden_codes!(out, "held-back", Blocked, blocked);
-    let answers =
-        vec![TreeAnswer::Equal, TreeAnswer::Summaries, TreeAnswer::Items, TreeAnswer::Else];
+    let answers = vec![
+        TreeAnswer::Equal,
+        TreeAnswer::Summaries,
+        TreeAnswer::Items,
+        TreeAnswer::Else,
+        TreeAnswer::Records,
+    ];
     golden_codes!(out, "tree-answer", TreeAnswer, answers);
-    let questions = vec![TreeQuestion::Summaries, TreeQuestion::Items, TreeQuestion::Nothing];
+    let questions = vec![
+        TreeQuestion::Summaries,
+        TreeQuestion::Items,
+        TreeQuestion::Nothing,
+        TreeQuestion::Records,
+    ];
     golden_codes!(out, "tree-question", TreeQuestion, questions);
     let odd = (TreeAnswer::Else, TreeQuestion::Items);
     let faults = vec![
@@ -151,6 +162,24 @@ fn orders(out: &mut String) {
         ReplaceRejection::Version { version: u64::MAX },
     ];
     golden_codes!(out, "replace-rejection", ReplaceRejection, replace);
+    let plan = vec![
+        PlanRejection::Member { why: ReplaceRejection::Full },
+        PlanRejection::Weight { weight: 0 },
+        PlanRejection::Zone { bytes: 65 },
+        PlanRejection::Digest { given: 1, present: 2 },
+        PlanRejection::Nothing { node: node() },
+        PlanRejection::Staged,
+        PlanRejection::TooFewMembers { members: 2, n: 3 },
+        PlanRejection::Unchanged,
+        PlanRejection::Changing { version: 2 },
+        PlanRejection::NoPlace { node: node() },
+        PlanRejection::Protocol { member: n2() },
+        PlanRejection::NoChange,
+        PlanRejection::Step { step: Step::End },
+        PlanRejection::NoGuest { name: n2() },
+        PlanRejection::Guest { name: n2() },
+    ];
+    golden_codes!(out, "plan-rejection", PlanRejection, plan);
     let drain = vec![
         DrainRejection::Timeout { timeout_ms: 500 },
         DrainRejection::Stopping { node: node() },
@@ -170,7 +199,11 @@ fn codes_of_later_programs_are_kept_and_passed_on() {
     let text = "busy: something that this program has no words for (code 60000) is at its limit \
                 of 7; try again";
     assert_eq!(rejection.to_string(), text);
-    let message = PeerMessage { request_id: RequestId::of_wire(1), body: Body::Failed(rejection) };
+    let message = PeerMessage {
+        ring: super::RING,
+        request_id: RequestId::of_wire(1),
+        body: Body::Failed(rejection),
+    };
     let bytes = Bytes::from(wire::encode(&message));
     assert_eq!(wire::decode::<PeerMessage>(&bytes).as_ref(), Ok(&message));
     assert!(bytes.windows(code.len()).any(|part| part == code), "it goes on as it came");

@@ -1,11 +1,12 @@
 //! The disks of the hosts: one batch is written at a time, reads run beside it, and all answers are
 //! late.
 
+use pixii_core::causal::{Dot, Object};
 use pixii_core::gc_epoch::GcState;
-use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
+use pixii_core::node::{Done, Input, Node, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Process, Store, begin_incarnation, end_incarnation};
-use pixii_core::types::Micros;
+use pixii_core::types::{Key, Micros, Partition, Time};
 use pixii_core::wire;
 
 use super::super::judge::Broken;
@@ -17,12 +18,16 @@ use super::{Event, World};
 /// without a limit.
 const RECORD_SLACK_BYTES: usize = 400;
 
+/// A host that has lost data so lately may have confirmed before that it holds what it has lost.
+const LATELY: Micros = Micros::from_millis(20_000);
+
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
         let incarnation = self.hosts[at].incarnation;
         match work {
             Work::Write { seq, changes } => {
                 self.check_purged(at, &changes);
+                self.check_erased(at, &changes);
                 for change in &changes {
                     if let Change::Record { key, record, .. }
                     | Change::Hint { key, record: Some(record), .. } = change
@@ -58,6 +63,61 @@ impl World {
                 let what = format!("n{at} takes back what is purged");
                 self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
             }
+        }
+    }
+
+    /// Checks that a host erases a record of a partition that it does not own only when every owner
+    /// holds all of it, synced. An owner that has lost data lately may have held it before; one
+    /// that is not read-eligible is not counted on when a host discards what GC has left behind.
+    fn check_erased(&mut self, at: usize, changes: &[Change]) {
+        let Some(node) = &self.hosts[at].node else { return };
+        let (ring, now) = (node.ring().clone(), self.time.now());
+        if self.judge.has_lost_since(at, Time::START) {
+            // It may discard what is old.
+            return;
+        }
+        for change in changes {
+            let Change::Forget { partition, key } = change else { continue };
+            if ring.is_owner(*partition, self.hosts[at].id) {
+                continue;
+            }
+            let Found::Record(record) = self.last_record(at, *partition, key) else { continue };
+            let owners = ring.all_owners(*partition);
+            let owners: Vec<usize> =
+                (0..self.hosts.len()).filter(|at| owners.contains(&self.hosts[*at].id)).collect();
+            self.judge.pass_on(key, at, &owners);
+            for host in owners {
+                let is_behind = |node: &Node| node.meta().read_ineligible.contains(partition);
+                if self.hosts[host].node.as_ref().is_some_and(is_behind) {
+                    continue;
+                }
+                let held = match self.hosts[host].store.read_durable(*partition, key) {
+                    Found::Record(held) => held.object,
+                    _ => Object::default(),
+                };
+                let holds = |dot: &Dot| held.covers(*dot) || self.judge.is_purged(key, *dot);
+                let mut dots = record.object.context().dots().to_vec();
+                dots.retain(|dot| !holds(dot));
+                if !dots.is_empty() && !self.judge.has_lost_since(host, now.saturating_sub(LATELY))
+                {
+                    let what = format!("n{at} erases {dots:?}, which n{host} does not hold");
+                    self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
+                }
+            }
+        }
+    }
+
+    /// The record of a key at a host before the batch that is submitted now.
+    fn last_record(&self, at: usize, partition: Partition, key: &Key) -> Found {
+        let is_of = |change: &&Change| match change {
+            Change::Record { key: of, .. } | Change::Forget { key: of, .. } => of == key,
+            _ => false,
+        };
+        let queued = self.hosts[at].writes.iter().flat_map(|(_, changes)| changes);
+        match queued.filter(is_of).last() {
+            Some(Change::Record { record, .. }) => Found::Record(record.clone()),
+            Some(_) => Found::Nothing,
+            None => self.hosts[at].store.read(partition, key).unwrap_or(Found::Nothing),
         }
     }
 
@@ -189,6 +249,9 @@ impl World {
             Fault::RollBack { host, down } if self.hosts[host].node.is_some() => {
                 let Some(backup) = &self.hosts[host].backup else { return };
                 let backup = backup.backup();
+                if self.is_last_to_know(host, &backup) {
+                    return self.count("disks not put back that alone knew of a ring");
+                }
                 self.count("rolled-back disks");
                 self.judge.lose(self.now(), host, None);
                 self.crash(host, down);
@@ -199,7 +262,7 @@ impl World {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
                 let refused =
-                    begin_incarnation(&copy, &self.hosts[host].identity, Process::New(0)).is_err();
+                    begin_incarnation(&copy, &self.hosts[host].identity, Process(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {
@@ -210,6 +273,19 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// True if a backup has an earlier ring, and no other host that runs has the newest one: the
+    /// members of the earlier one may be gone, and nobody could say so any more.
+    fn is_last_to_know(&self, host: usize, backup: &MemoryStore) -> bool {
+        let newest = self.ring.id();
+        let knows = |store: &MemoryStore| {
+            let ring = store.ring().ok().flatten();
+            ring.map_or(newest.version == 1, |ring| ring.id() == newest)
+        };
+        let others = self.hosts.iter().enumerate().filter(|(at, _)| *at != host);
+        let mut running = others.map(|(_, other)| other).filter(|other| other.node.is_some());
+        !knows(backup) && !running.any(|other| knows(&other.store))
     }
 
     pub(super) fn synced(&mut self, at: usize, incarnation: u64, seq: SyncSeq) {

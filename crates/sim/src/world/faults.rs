@@ -82,6 +82,7 @@ impl World {
                 }
             }
             Fault::Replace { host, back } => self.begin_replacing(host, back),
+            Fault::Plan { cancel, .. } => self.begin_plan(cancel),
             Fault::CopyAll
             | Fault::RestoreAll { .. }
             | Fault::LoseDisk { .. }
@@ -150,7 +151,7 @@ impl World {
             self.go_on(at);
             self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
-                self.start(at, false);
+                self.start(at);
             }
         }
     }

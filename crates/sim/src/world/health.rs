@@ -43,6 +43,12 @@ impl World {
                 return Some(format!("n{at} waits for hints"));
             }
             let (ring, _) = host.placement();
+            if ring.step().is_some() {
+                return Some(format!("n{at} is in a change of the ring"));
+            }
+            if node.surplus() > 0 {
+                return Some(format!("n{at} holds {} partitions of others", node.surplus()));
+            }
             if ring.id() != self.ring.id() {
                 return Some(format!(
                     "n{at} uses ring {}, not {}",
@@ -55,8 +61,13 @@ impl World {
             if let Some(owner) = owners.find(|member| ring.has(member.id())) {
                 return Some(format!("{}, which is removed, has places at n{at}", owner.name));
             }
-            if members != Some(node.members()) {
-                return Some(format!("n{at} knows other members than n0"));
+            if let Some(members) = members.filter(|members| *members != node.members()) {
+                let differs = |member: &&Member| node.members().get(member.id()) != Some(*member);
+                let other = members.iter().find(differs);
+                let here = other.and_then(|other| node.members().get(other.id()));
+                return Some(format!(
+                    "n{at} knows other members than another host: {here:?}, not {other:?}"
+                ));
             }
             for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
                 let view = node.peer_view(self.clock(at), peer.id);

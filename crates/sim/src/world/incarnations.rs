@@ -2,11 +2,14 @@
 
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Config, Node};
-use pixii_core::store::{Meta, Process, Store, Taken, begin_incarnation};
+use pixii_core::store::{Meta, Process, Store, Taken, begin_incarnation, held};
 use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
 use crate::scenario::LONGEST_STALL;
+
+/// A page of records that is sent to another node: a few of them.
+const PAGE_BYTES: usize = 512;
 
 /// An interval that is longer than any run.
 const NEVER: Micros = Micros(u64::MAX / 4);
@@ -18,11 +21,10 @@ const REPEAT_WINDOW: Micros = Micros::from_millis(10_000);
 const _: () = assert!(REPEAT_WINDOW.0 * 2 > (1_500_000 + 2 * LONGEST_STALL.0) * 3);
 
 impl World {
-    /// Begins an incarnation; `continues` if it follows another one immediately.
-    pub(super) fn start(&mut self, at: usize, continues: bool) {
-        let fresh = self.rng.next_u64();
+    /// Begins an incarnation.
+    pub(super) fn start(&mut self, at: usize) {
+        let process = Process(self.rng.next_u64());
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
-        let process = if continues { Process::Same } else { Process::New(fresh) };
         let host = &mut self.hosts[at];
         let binding = |meta: &Meta| Binding {
             store: meta.store,
@@ -31,8 +33,8 @@ impl World {
             limit: 0,
         };
         let last = host.store.meta().ok().flatten();
-        let trees = match (continues, host.store.take_trees(), last) {
-            (false, Ok(Taken::Whole(bytes)), Some(last)) => {
+        let trees = match (host.store.take_trees(), last) {
+            (Ok(Taken::Whole(bytes)), Some(last)) => {
                 KeptTrees::decode(&bytes, binding(&last)).map_or(Vec::new(), |kept| kept.trees)
             }
             _ => Vec::new(),
@@ -41,26 +43,23 @@ impl World {
             unreachable!("the twin does not fail and knows its identity")
         };
         let (ring, members) = host.placement();
-        let (placed, me) = (ring.clone(), host.id);
-        let place = |key: &Key| {
-            let partition = placed.partition(key);
-            (partition, !placed.owners(partition).contains(&me))
-        };
+        let place = |key: &Key| ring.partition(key);
         let config = Config {
             hint_limit_bytes: self.plan.hint_limit,
             object_limits: self.plan.object_limits(),
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: if self.plan.hints_alone { NEVER } else { 2_000 * MILLI },
             scrub_interval: 10_000 * MILLI,
+            transfer_page_bytes: PAGE_BYTES,
             gc_epoch_pause: 600 * MILLI,
             hints: host.store.hint_totals(&place).unwrap_or_default(),
             gc_epochs: host.store.gc_epochs().unwrap_or_default(),
+            held: held(&host.store, ring.partitions()).unwrap_or_default(),
             trees,
             boot_nonce,
-            continues,
             bootstrap: host.bootstraps,
             repeat_window: REPEAT_WINDOW,
-            ..Config::new(host.id, ring, members)
+            ..Config::new(host.id, ring.clone(), members)
         };
         host.node = Some(Node::new(config, meta, seed));
         host.incarnation += 1;

@@ -86,6 +86,9 @@ impl World {
         {
             self.judge.report_object(to, object);
         }
+        if let Body::Records { records, .. } = &message.body {
+            records.iter().for_each(|(_, object)| self.judge.report_object(to, object));
+        }
         let purgeable = match &message.body {
             Body::Propose { purgeable, .. } => purgeable,
             Body::GcState { gc_epoch, .. } => &gc_epoch.purgeable,

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pixii_core::members::{Member, Members, MembershipStatus};
-use pixii_core::node::{Input, Node};
-use pixii_core::ring::Ring;
+use pixii_core::node::{Input, Node, RingOrder};
+use pixii_core::ring::{Edit, Ring};
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Store, StoreIdentity, end_incarnation};
+use pixii_core::store::{Store, StoreIdentity};
 use pixii_core::types::{Micros, NodeId, Time};
 
 use super::{Event, Host, World};
@@ -198,7 +198,9 @@ impl World {
         if let Some(at) = self.rng.pick(&ready).copied() {
             let new = Member::configured(name(new), "sim:1");
             self.note(|| format!("n{at} is ordered to give n{old}'s places to {}", new.name));
-            self.input(at, Input::Replace { old: self.hosts[old].id, new });
+            let edits = vec![Edit::Replace { old: self.hosts[old].id, new: new.id() }];
+            let order = RingOrder::Begin { edits, newcomers: vec![new] };
+            self.input(at, Input::Ring(order));
         }
     }
 
@@ -232,31 +234,23 @@ impl World {
         self.note(|| format!("n{at} is to found the cluster anew"));
         self.stop(at);
         self.hosts[at].bootstraps = true;
-        self.start(at, false);
+        self.start(at);
         self.hosts[at].bootstraps = false;
         self.hosts[at].bootstrapped = Some(self.hosts[at].incarnation);
     }
 
-    /// A node has received a later ring: it ends its incarnation and begins the next one at once.
-    pub(super) fn begin_incarnation(&mut self, at: usize) {
-        let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
-            return;
-        };
-        for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
-            let _ = self.hosts[at].store.apply(&changes);
-        }
-        let _ = end_incarnation(&self.hosts[at].store, &meta);
-        self.count("incarnations ended by a later ring");
-        let (ring, _) = self.hosts[at].placement();
+    /// Another ring is in force at a node.
+    pub(super) fn take_ring(&mut self, at: usize, ring: &Ring) {
         if ring.version() == self.ring.version() && ring.id() != self.ring.id() {
             self.count("rings made at once");
         }
+        if ring.step().is_some() {
+            self.count("rings in a change");
+        }
         if ring.supersedes(&self.ring) {
-            self.ring = ring;
+            self.ring = Arc::new(ring.clone());
         }
         self.judge_ring(at);
-        self.stop(at);
-        self.start(at, true);
     }
 
     /// Checks that a removed member owns nothing: no node uses a ring with places for a member that
@@ -288,7 +282,7 @@ impl World {
         }
         self.count("removed members started again");
         self.note(|| format!("n{at}, which is removed, starts with what it had"));
-        self.start(at, false);
+        self.start(at);
         let when = self.now() + Rng::new(self.plan.seed).within(TALKS);
         self.schedule(when, Event::Refused { at });
     }
@@ -314,7 +308,12 @@ impl World {
 
     /// The host that receives the requests for this one: its heir once it is replaced, else itself.
     pub(super) fn queried(&self, at: usize) -> usize {
-        let gone = self.hosts[at].is_removed && self.is_replaced(at);
-        gone.then(|| self.heir(at)).flatten().unwrap_or(at)
+        if !self.hosts[at].is_removed {
+            return at;
+        }
+        let heir = self.is_replaced(at).then(|| self.heir(at)).flatten();
+        // One that has left has no heir: its clients go to another one.
+        let other = || (0..self.hosts.len()).find(|at| !self.hosts[*at].is_removed);
+        heir.or_else(|| self.has_left(at).then(other).flatten()).unwrap_or(at)
     }
 }

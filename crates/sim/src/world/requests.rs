@@ -223,7 +223,7 @@ impl World {
             }
             let place = |id: NodeId| owners.iter().position(|owner| *owner == self.successor(id));
             let hint = |(target, found)| match found {
-                Found::Record(record) => Some((place(target)?, record.object)),
+                Found::Record(record) => Some((place(target), record.object)),
                 Found::Nothing | Found::Damaged => None,
             };
             let hints = host.store.hints_durable(key).into_iter().filter_map(hint).collect();

@@ -99,7 +99,7 @@ impl World {
                 }
             }
             // From then on, members and rings differ between hosts for a while.
-            Fault::Replace { .. } => {
+            Fault::Replace { .. } | Fault::Plan { .. } => {
                 (0..hosts).for_each(|host| doubts.host(host, Time::MAX));
             }
         }
@@ -124,7 +124,9 @@ impl World {
             true => owners.first() == Some(&host.id),
             false => owners.contains(&host.id),
         };
-        if owner && host.stalled.is_some_and(|since| since < current.since) {
+        // While the ring changes, the owner may have been asked under another one.
+        let moves = self.plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Plan { .. }));
+        if owner && !moves && host.stalled.is_some_and(|since| since < current.since) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
                 "n{} takes a write, asked at {} us, that its disk, which hangs, cannot do",

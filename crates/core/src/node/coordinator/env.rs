@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::pace::{Paces, READS, WRITES};
+use super::plan::Plan;
 use super::recent::Recent;
 use super::view::View;
 use crate::message::{Rejection, ReplicaOutcomes, Response};
@@ -17,6 +18,7 @@ use crate::types::{NodeId, Partition, Time};
 /// State that all operations of a coordinator share.
 #[derive(Clone, Debug)]
 pub(super) struct Env {
+    /// With the ring in force, and the members as they are known with it.
     pub(super) config: Config,
     pub(super) experiment: Experiment,
     pub(super) view: View,
@@ -43,16 +45,34 @@ impl Env {
 
     /// A quorum tracker over these owners, in which those that cannot be used have failed.
     pub(super) fn tracker(&self, owners: &[NodeId], needed: u8, strict: bool) -> QuorumTracker {
-        // The own replica is asked first: it costs no message.
+        let mut quorum_tracker = QuorumTracker::new(&self.own_first(owners), needed, strict);
+        self.fail_unusable(&mut quorum_tracker);
+        quorum_tracker
+    }
+
+    /// The same for a write, which goes to `also` too while the ring is in a change.
+    pub(super) fn write_tracker(&self, plan: &Plan) -> QuorumTracker {
+        let owners = self.own_first(&plan.owners);
+        let mut quorum_tracker = QuorumTracker::new(&owners, plan.needed, plan.strict);
+        if let Some(also) = &plan.also {
+            quorum_tracker = quorum_tracker.with(also);
+        }
+        self.fail_unusable(&mut quorum_tracker);
+        quorum_tracker
+    }
+
+    /// The own replica is asked first: it costs no message.
+    pub(super) fn own_first(&self, owners: &[NodeId]) -> Vec<NodeId> {
         let mut owners = owners.to_vec();
         owners.sort_by_key(|owner| *owner != self.config.me);
-        let mut quorum_tracker = QuorumTracker::new(&owners, needed, strict);
-        for owner in &owners {
-            if !self.view.can_use(*owner) {
-                quorum_tracker.fail(*owner);
-            }
+        owners
+    }
+
+    pub(super) fn fail_unusable(&self, quorum_tracker: &mut QuorumTracker) {
+        let unusable = quorum_tracker.owners().filter(|owner| !self.view.can_use(*owner));
+        for owner in unusable.collect::<Vec<_>>() {
+            quorum_tracker.fail(owner);
         }
-        quorum_tracker
     }
 
     /// Sorts replicas by how soon they are expected to answer, except for one read in [`EXPLORE`].
@@ -71,7 +91,7 @@ impl Env {
         io: &Io,
     ) -> Response {
         let me = self.config.me;
-        let alone = *self.config.ring.owners(partition) == [me];
+        let alone = self.config.ring.all_owners(partition) == [me];
         if !alone || io.local.meta().read_ineligible.binary_search(&partition).is_err() {
             return response;
         }

@@ -15,8 +15,10 @@ const FALLBACKS_PER_REPLICA: usize = 2;
 /// A request that has passed all checks.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// The owners, in order of preference.
+    /// The owners that reads ask, in order of preference.
     pub(super) owners: Vec<NodeId>,
+    /// While the ring is in a change: the owners of the other table, which a write goes to, too.
+    pub(super) also: Option<Vec<NodeId>>,
     /// The nodes that may act as a fallback for them, in order of preference; none if only owners
     /// count.
     pub(super) fallbacks: Vec<NodeId>,
@@ -174,10 +176,28 @@ impl Env {
         let needed = self.in_range(name, queried.replicas.unwrap_or(default))?;
         let strict = queried.strict.unwrap_or(self.config.strict);
         let owners = self.config.ring.owners(partition).to_vec();
+        let also =
+            self.config.ring.also(partition).filter(|_| work.is_write()).map(<[NodeId]>::to_vec);
         // A strict write leaves hints too: they count for nothing, and heal.
         let hints = work.is_write() || !strict;
-        let fallbacks = if hints { self.fallbacks(partition, owners.len()) } else { Vec::new() };
-        Ok(Plan { owners, fallbacks, needed, strict, work })
+        let fallbacks = if hints { self.fallbacks(partition) } else { Vec::new() };
+        Ok(Plan { owners, also, fallbacks, needed, strict, work })
+    }
+
+    /// The same plan under the ring in force.
+    pub(super) fn renew(&self, plan: &mut Plan) {
+        let key = match &plan.work {
+            Work::Write(writing) => &writing.key,
+            Work::Read { key } => key,
+            Work::List { .. } => return,
+        };
+        let partition = self.config.ring.partition(key);
+        plan.owners = self.config.ring.owners(partition).to_vec();
+        plan.also =
+            self.config.ring.also(partition).filter(|_| plan.work.is_write()).map(<[_]>::to_vec);
+        if !plan.fallbacks.is_empty() {
+            plan.fallbacks = self.fallbacks(partition);
+        }
     }
 
     fn in_range(&self, name: QuorumName, given: u8) -> Result<u8, Rejection> {
@@ -186,11 +206,12 @@ impl Env {
     }
 
     /// The next live distinct nodes of the preference list behind the owners; this node first, if
-    /// it is no owner.
-    fn fallbacks(&self, partition: Partition, owners: usize) -> Vec<NodeId> {
-        let list = self.config.ring.preference_list(partition);
-        let mut others: Vec<NodeId> =
-            list.into_iter().skip(owners).filter(|node| self.view.can_use(*node)).collect();
+    /// it is no owner. One that is on its way out is none.
+    pub(super) fn fallbacks(&self, partition: Partition) -> Vec<NodeId> {
+        let owners = self.config.ring.all_owners(partition).len();
+        let list = self.config.ring.preference_list(partition).into_iter().skip(owners);
+        let can_keep = |node: &NodeId| self.view.can_use(*node) && self.config.ring.is_kept(*node);
+        let mut others: Vec<NodeId> = list.filter(can_keep).collect();
         others.sort_by_key(|node| (*node != self.config.me, self.view.doubts(*node)));
         others.truncate(FALLBACKS_PER_REPLICA * owners);
         others
@@ -221,7 +242,11 @@ impl Env {
         let mut to: Vec<NodeId> = owners().collect();
         to.sort_by_key(|owner| self.view.doubts(*owner) || self.view.is_quiet(now, *owner));
         match origin {
-            Origin::Client { .. } if to.is_empty() => Ok(Route::Here),
+            // A node on its way out coordinates nothing in the place of owners.
+            Origin::Client { .. } if to.is_empty() && self.config.ring.has(self.config.me) => {
+                Ok(Route::Here)
+            }
+            Origin::Client { .. } if to.is_empty() => Err(Rejection::Stopping),
             Origin::Client { .. } => Ok(Route::Forward(to)),
             Origin::Peer { .. } => Err(Rejection::NotOwner),
         }
@@ -258,7 +283,7 @@ impl Env {
         if !plan.work.is_write() || plan.strict {
             return Ok(());
         }
-        let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
+        let owners = self.usable_owners(plan);
         let full = |node: &NodeId| self.view.full(now, *node);
         let room = plan.fallbacks.iter().filter(|node| full(node).is_none()).count();
         match plan.fallbacks.iter().find_map(full) {
@@ -269,24 +294,31 @@ impl Env {
 
     /// How many slots can be filled, as far as this node can see.
     fn reachable(&self, plan: &Plan) -> u8 {
-        let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
         let fallbacks = if plan.strict { 0 } else { plan.fallbacks.len() };
-        (owners + fallbacks).min(plan.owners.len()) as u8
+        (self.usable_owners(plan) + fallbacks).min(plan.owners.len()) as u8
+    }
+
+    /// How many owners can be used, of the table where fewer can.
+    fn usable_owners(&self, plan: &Plan) -> usize {
+        let usable =
+            |owners: &Vec<NodeId>| owners.iter().filter(|owner| self.view.can_use(**owner)).count();
+        let also = plan.also.as_ref().map_or(usize::MAX, usable);
+        usable(&plan.owners).min(also)
     }
 
     /// How many of these partitions no request with the configured R and W can be carried out for,
     /// because too few of the nodes that would take part can be reached.
-    pub(super) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
+    pub(super) fn unservable(&self, partitions: &[Partition]) -> usize {
         let needed = usize::from(self.config.r.max(self.config.w));
+        let up =
+            |owners: &[NodeId]| owners.iter().filter(|owner| self.view.can_use(**owner)).count();
         let served = |partition: Partition| {
-            let owners = self.config.ring.owners(partition);
-            let up = owners.iter().filter(|owner| self.view.can_use(**owner)).count();
+            let also = self.config.ring.also(partition).map_or(usize::MAX, up);
+            let up = up(self.config.ring.owners(partition)).min(also);
             // The longer list is made only where it matters.
-            up >= needed
-                || !self.config.strict
-                    && up + self.fallbacks(partition, owners.len()).len() >= needed
+            up >= needed || !self.config.strict && up + self.fallbacks(partition).len() >= needed
         };
-        partitions.filter(|partition| !served(*partition)).count()
+        partitions.iter().filter(|partition| !served(**partition)).count()
     }
 
     /// True if this node can carry out what owners have refused to: as an owner itself, or in their
@@ -294,7 +326,11 @@ impl Env {
     pub(super) fn can_take_over(&self, plan: &Plan) -> bool {
         let strict = plan.strict || plan.decision().is_some() && !plan.is_content();
         let is_owner = plan.owners.contains(&self.config.me);
-        (is_owner || !(plan.work.is_write() && strict)) && self.reachable(plan) >= plan.needed
+        // A node on its way out keeps nothing for others.
+        let has_place = self.config.ring.has(self.config.me);
+        has_place
+            && (is_owner || !(plan.work.is_write() && strict))
+            && self.reachable(plan) >= plan.needed
     }
 
     fn outcomes_of(&self, plan: &Plan) -> ReplicaOutcomes {

@@ -48,6 +48,12 @@ impl Merged {
         self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
     }
 
+    /// Forgets the copies of nodes whose answer did not count: they are asked again.
+    pub(super) fn keep(&mut self, is_kept: impl Fn(NodeId) -> bool) {
+        self.copies.retain(|copy| is_kept(copy.node));
+        self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
+    }
+
     /// Copies of the newest GC epoch among them and of the one before: an older one, of a disk
     /// that was rolled back, may show alive what is purged since.
     fn current(&self) -> impl Iterator<Item = &Copied> {

@@ -45,31 +45,31 @@ pub(super) struct Issued {
     pub(super) object: Object,
     dot: Option<Dot>,
     /// The epoch stamp of the object.
-    gc_epoch: GcEpoch,
+    pub(super) gc_epoch: GcEpoch,
     /// When the write was issued.
     at: Time,
 }
 
 impl WriteOp {
     /// Has the own replica carry the change out: in its own record, or at a fallback in hints for
-    /// the `owners`. What is decided is decided there, on what the owners have answered.
+    /// all owners. What is decided is decided there, on what the owners have answered.
     pub(super) fn begin(
         mut common: Common,
-        (owners, mut fallbacks): (Vec<NodeId>, Fallbacks),
+        mut fallbacks: Fallbacks,
         writing: Writing,
         answers: &Merged,
         env: &Env,
         io: &mut Io,
     ) -> Self {
         let me = env.config.me;
-        let hint_for = if owners.contains(&me) {
+        let hint_for = if common.quorum_tracker.is_owner(me) {
             common.quorum_tracker.query(me);
             Vec::new()
         } else {
             io.out.count(Counter::WritesCoordinatedByAFallback);
             fallbacks.retain(|node| *node != me);
-            common.quorum_tracker.query_fallback(me, &owners[..1]);
-            owners
+            common.quorum_tracker.query_own_fallback(me);
+            common.quorum_tracker.owners().collect()
         };
         let Writing { key, basis, change } = writing;
         let of = key.clone();
@@ -127,7 +127,7 @@ impl WriteOp {
 
     /// The node's own replica has issued the dot: sends the object to the other owners at once, and
     /// to fallbacks for those that cannot be reached or may not answer.
-    fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
+    pub(super) fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
         let (key, gc_epoch) = (self.key.clone(), made.gc_epoch);
         let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
         self.issued = Some(made);
@@ -187,8 +187,12 @@ impl WriteOp {
     fn hint_here(&mut self, owner: NodeId, env: &Env, io: &mut Io) {
         let me = env.config.me;
         let Some(issued) = &self.issued else { return };
-        // A fallback that coordinates keeps it for all owners already.
-        if owner != me && self.common.quorum_tracker.is_owner(me) && self.kept_here.insert(owner) {
+        // A fallback that coordinates keeps it for all owners already; who has lost its place since
+        // gets nothing more.
+        let ring = &env.config.ring;
+        let is_owner = |node: NodeId| ring.is_owner(ring.partition(&self.key), node);
+        let is_due = owner != me && is_owner(owner) && self.common.quorum_tracker.is_owner(me);
+        if is_due && self.kept_here.insert(owner) {
             io.out.send_to(me, self.common.request_id, hint(&self.key, issued, owner));
         }
     }

@@ -3,27 +3,50 @@
 
 use std::collections::BTreeMap;
 
+use crate::gc_epoch::GcEpoch;
 use crate::merkle::{FANOUT, GAUGES, LEAVES, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Counter, Item, Measure, Rejection, Resource};
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
 use crate::node::local_state::stalled;
-use crate::ring::Ring;
-use crate::store::{ScanPage, Scanned, Span};
-use crate::types::{Blob, NodeId, Partition};
+use crate::store::{Detail, ScanPage, Scanned, Span};
+use crate::types::{Blob, Key, NodeId, Partition};
 
 /// Lists of keys that are read for peers at a time; a peer that requests more has to try again.
 const MAX_SCANS: usize = 8;
 /// Bytes of records read for one list.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Lists of keys in progress.
-#[derive(Clone, Debug, Default)]
+/// Lists of keys and of records in progress.
+#[derive(Clone, Debug)]
 pub(super) struct Answers {
-    scans: BTreeMap<ScanToken, (NodeId, RequestId)>,
+    scans: BTreeMap<ScanToken, PeerScan>,
+    /// Bytes of records in one page that is sent, about.
+    page_bytes: usize,
+}
+
+/// A list that is read for a peer.
+#[derive(Clone, Copy, Debug)]
+struct PeerScan {
+    to: NodeId,
+    request_id: RequestId,
+    partition: Partition,
+    wanted: Wanted,
+}
+
+/// What the peer wants.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Keys,
+    /// The records, and the GC epoch in which the reading began.
+    Records(GcEpoch),
 }
 
 impl Answers {
+    pub(super) fn new(page_bytes: usize) -> Self {
+        Answers { scans: BTreeMap::new(), page_bytes }
+    }
+
     /// Answers a question about a tree. Returns the partition if the peer's root equals this
     /// node's.
     pub(super) fn query(
@@ -31,16 +54,17 @@ impl Answers {
         from: NodeId,
         request_id: RequestId,
         body: Body,
-        ring: &Ring,
         io: &mut Io,
     ) -> Option<Partition> {
         let (partition, equal) = match &body {
             Body::Compare { partition, root, .. } => (*partition, Some(*root)),
-            Body::Descend { partition, .. } | Body::Leaves { partition, .. } => (*partition, None),
+            Body::Descend { partition, .. }
+            | Body::Leaves { partition, .. }
+            | Body::Fetch { partition, .. } => (*partition, None),
             _ => return None,
         };
         let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
-        match self.answer(from, request_id, partition, body, ring, io) {
+        match self.answer(from, request_id, partition, body, io) {
             Ok(None) => {}
             // What is reported of the own records holds only once they are synced.
             Ok(Some(answer)) => {
@@ -62,14 +86,14 @@ impl Answers {
         request_id: RequestId,
         partition: Partition,
         body: Body,
-        ring: &Ring,
         io: &mut Io,
     ) -> Result<Option<Body>, Rejection> {
-        if partition.0 >= ring.partitions() {
-            return Err(Rejection::Partition(partition.0, ring.partitions()));
+        let partitions = io.local.ring().partitions();
+        if partition.0 >= partitions {
+            return Err(Rejection::Partition(partition.0, partitions));
         }
-        let owners = ring.owners(partition);
-        if !owners.contains(&io.local.me()) || !owners.contains(&from) {
+        // Who asks may be no owner any more, and have records left.
+        if !io.local.owns(partition) {
             return Err(Rejection::NotOwner);
         }
         // An answer could wait for what is not synced.
@@ -112,40 +136,68 @@ impl Answers {
                 Ok(Some(children(level, &nodes, width)))
             }
             Body::Leaves { leaves, after, .. } => {
-                for leaf in leaves.iter().flatten() {
-                    within(Measure::Leaf, *leaf, 0, LEAVES as u64 - 1)?;
-                }
-                if self.scans.len() >= MAX_SCANS {
-                    let what = Resource::PeerLists;
-                    return Err(Rejection::Busy { what, limit: MAX_SCANS as u32 });
-                }
-                let leaves = leaves.map(LeafSet::new);
-                let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
-                let token = io.out.scan(ScanPurpose::PeerList, partition, span);
-                self.scans.insert(token, (from, request_id));
-                Ok(None)
+                let scan = PeerScan { to: from, request_id, partition, wanted: Wanted::Keys };
+                self.scan(scan, leaves, after, io).map(|()| None)
+            }
+            Body::Fetch { leaves, after, .. } => {
+                let wanted = Wanted::Records(own_gc_epoch);
+                let scan = PeerScan { to: from, request_id, partition, wanted };
+                self.scan(scan, leaves, after, io).map(|()| None)
             }
             _ => Ok(None),
         }
     }
 
+    /// Reads a part of a partition for a peer.
+    fn scan(
+        &mut self,
+        scan: PeerScan,
+        leaves: Option<Vec<u16>>,
+        after: Option<Key>,
+        io: &mut Io,
+    ) -> Result<(), Rejection> {
+        for leaf in leaves.iter().flatten() {
+            within(Measure::Leaf, *leaf, 0, LEAVES as u64 - 1)?;
+        }
+        if self.scans.len() >= MAX_SCANS {
+            let what = Resource::PeerLists;
+            return Err(Rejection::Busy { what, limit: MAX_SCANS as u32 });
+        }
+        let (limit_bytes, detail) = match scan.wanted {
+            Wanted::Keys => (PAGE_BYTES, Detail::Contexts),
+            Wanted::Records(_) => (self.page_bytes, Detail::Objects),
+        };
+        let leaves = leaves.map(LeafSet::new);
+        let span = Span { after, leaves, limit_bytes, detail, ..Span::default() };
+        let token = io.out.scan(ScanPurpose::PeerList, scan.partition, span);
+        self.scans.insert(token, scan);
+        Ok(())
+    }
+
     /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced
     /// yet, so that waits.
-    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
-        let Some((to, request_id)) = self.scans.remove(&token) else { return };
-        let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
-            key: key.clone(),
-            context: context.clone(),
-            check: digest.0 as u32,
+    pub(super) fn scanned(&mut self, token: ScanToken, page: ScanPage, io: &mut Io) {
+        let Some(PeerScan { to, request_id, partition, wanted }) = self.scans.remove(&token) else {
+            return;
         };
-        let items = page.items.iter().map(item).collect();
+        let ScanPage { items, objects: records, next, .. } = page;
+        let answer = match wanted {
+            Wanted::Keys => {
+                let item = |Scanned { key, context, digest, .. }: Scanned| Item {
+                    key,
+                    context,
+                    check: digest.0 as u32,
+                };
+                Body::Items { items: items.into_iter().map(item).collect(), next }
+            }
+            // A record that was read before the GC epoch changed is none of the new one.
+            Wanted::Records(began) if began != io.local.gc_epochs.number(partition) => {
+                Body::Failed(Rejection::Unread(partition.0))
+            }
+            Wanted::Records(gc_epoch) => Body::Records { records, gc_epoch, next },
+        };
         let seq = io.out.last_mark();
-        io.out.send_synced(
-            Some(seq),
-            to,
-            request_id,
-            Body::Items { items, next: page.next.clone() },
-        );
+        io.out.send_synced(Some(seq), to, request_id, answer);
     }
 }
 

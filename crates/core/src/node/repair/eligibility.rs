@@ -24,6 +24,12 @@ impl Repair {
     /// Notices which read eligibility is lacking, and regains it where every other owner has
     /// nothing that is missing.
     pub(super) fn check_read_eligibility(&mut self, now: Time, io: &mut Io) {
+        let lost = io.local.meta().read_ineligible.iter().copied();
+        let kept: Vec<Partition> = lost.filter(|lost| io.local.may_own(*lost)).collect();
+        if kept.len() < io.local.meta().read_ineligible.len() {
+            // What a store was made anew without may be a partition of others by now.
+            io.change_meta(|meta| meta.read_ineligible.retain(|lost| kept.contains(lost)));
+        }
         let (store, lost) = (io.local.meta().store, &io.local.meta().read_ineligible);
         if self.store != store || !self.lacking.keys().eq(lost) {
             // What was taken over before counts no more.
@@ -36,11 +42,10 @@ impl Repair {
             }
         }
         self.report_loss(io);
-        let ring = &self.ring;
         let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
-            let owners = ring.owners(**partition);
-            // Where there is no other owner, nobody can bring back what is lost.
-            owners.len() > 1
+            let owners = io.local.ring().all_owners(**partition);
+            // Where there is no other owner that has all, nobody can bring back what is lost.
+            !is_alone(io, **partition)
                 && owners.iter().all(|owner| *owner == self.me || heard.contains(owner))
         };
         let regained: BTreeSet<Partition> =
@@ -59,7 +64,7 @@ impl Repair {
     /// Partitions that may lack acknowledged writes which no other node has.
     pub(in crate::node) fn lost(&self, io: &Io) -> Vec<Partition> {
         let lost = io.local.meta().read_ineligible.iter().copied();
-        lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
+        lost.filter(|partition| is_alone(io, *partition)).collect()
     }
 
     /// Notifies the operator of such partitions, once in an incarnation.
@@ -96,4 +101,14 @@ impl Repair {
             io.out.notice(Notice::LossAccepted(partitions));
         }
     }
+}
+
+/// True if no other node has all of the partition: in the fill of a change, new owners do not yet.
+fn is_alone(io: &Io, partition: Partition) -> bool {
+    let ring = io.local.ring();
+    let has_all = match ring.step() {
+        Some(step) if step.reads_new() => ring.all_owners(partition),
+        _ => ring.owners(partition).to_vec(),
+    };
+    has_all == [io.local.me()]
 }

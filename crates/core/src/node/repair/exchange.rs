@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::InFlight;
-use crate::causal::Context;
+use super::difference::{Direction, Pair, differences, direction};
+use super::stream::{Stream, can_stream, is_missing};
 use crate::gc_epoch::GcEpoch;
 use crate::merkle::{FANOUT, GAUGES, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Rejection, TreeAnswer, TreeQuestion};
@@ -21,7 +22,7 @@ const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange without an answer of the peer for this long is given up.
-const TIMEOUT: Micros = Micros::from_millis(10_000);
+pub(super) const TIMEOUT: Micros = Micros::from_millis(10_000);
 /// Differences are checked again after this time where writes go on: objects in transit have
 /// arrived then.
 const RECHECK_INTERVAL: Micros = Micros::from_millis(500);
@@ -33,34 +34,50 @@ const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of own records read at a time.
 const PAGE_BYTES: usize = 1 << 20;
 
+/// What a comparison is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Two owners are to hold the same.
+    Upkeep,
+    /// The same, and its outcome is to prove that nothing is missing here.
+    Proof,
+    /// This node does not own the partition: its outcome is to prove that the owner holds all that
+    /// is here. Nothing is fetched.
+    Release,
+}
+
 /// A comparison in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
     pub(super) moved: Moved,
+    purpose: Purpose,
+    /// True if it began when it could prove something.
+    may_prove: bool,
     /// The store's id and the partition's GC epoch when it began: under others it proves nothing.
     store: u64,
-    gc_epoch: GcEpoch,
+    pub(super) gc_epoch: GcEpoch,
     /// When it began, and whether records were read for it.
     pub(super) begun: Time,
     pub(super) has_read: bool,
     width: u8,
     /// Changes that the partition had seen when it began.
     changes: u64,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// The answer that is expected next; `None` before the first question.
     pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
-    timeout: Time,
+    pub(super) timeout: Time,
     /// The leaves that differ; `None` for all.
-    leaves: Option<Vec<u16>>,
-    after: Option<Key>,
+    pub(super) leaves: Option<Vec<u16>>,
+    /// The key behind which the next page begins.
+    pub(super) after: Option<Key>,
     /// What differed at the first look at this page.
     seen: Option<BTreeMap<Key, Pair>>,
     todo: VecDeque<(Key, Direction)>,
-    transfers: usize,
+    pub(super) transfers: usize,
     /// About the largest object that was moved lately, in bytes.
     size: usize,
 }
@@ -74,8 +91,9 @@ enum Pending {
     Scan(ScanToken),
 }
 
+/// How far an exchange is.
 #[derive(Clone, Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Children of these nodes of this level were asked for.
     Descending(u8, Vec<u16>),
     Theirs,
@@ -88,6 +106,7 @@ enum Stage {
     Moving {
         next: Option<Key>,
     },
+    Streaming(Stream),
 }
 
 /// What an exchange has come to.
@@ -111,20 +130,6 @@ impl Moved {
     }
 }
 
-/// A copy in short: all its events, and a part of its digest.
-type Known = (Context, u32);
-/// A key's copy here and there.
-type Pair = (Option<Known>, Option<Known>);
-
-/// Where an object is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    Pull,
-    Push,
-    /// First here, then, merged, there.
-    Both,
-}
-
 /// The result of a step of an exchange.
 pub(super) type Step = Result<Option<()>, Stop>;
 
@@ -143,28 +148,29 @@ impl From<ComparisonFault> for Stop {
         Stop::Failed(why)
     }
 }
-const GO_ON: Step = Ok(None);
-const DONE: Step = Ok(Some(()));
+pub(super) const GO_ON: Step = Ok(None);
+pub(super) const DONE: Step = Ok(Some(()));
 
 impl Exchange {
-    /// Sends the first question of a comparison. `proof` if the outcome is to prove that nothing is
-    /// missing here.
+    /// Sends the first question of a comparison; `None` before the own tree is there.
     pub(super) fn begin(
         now: Time,
         partition: Partition,
         peer: NodeId,
-        proof: bool,
+        purpose: Purpose,
         in_flight: &mut InFlight,
         io: &mut Io,
     ) -> Option<Self> {
         let root = io.local.trees.tree(partition)?.root();
-        let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
+        let width = if purpose == Purpose::Upkeep { WIDTH } else { WIDTH_OF_PROOF };
         let gc_epoch = io.local.gc_epochs.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
             store: io.local.meta().store,
             moved: Moved::default(),
+            purpose,
+            may_prove: purpose == Purpose::Release || io.local.may_prove(),
             gc_epoch,
             begun: now,
             has_read: false,
@@ -186,18 +192,24 @@ impl Exchange {
         Some(exchange)
     }
 
-    fn query(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
+    /// Asks the peer a question.
+    pub(super) fn query(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
         let question = in_flight.question();
         (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
         self.timeout = now + TIMEOUT;
         io.out.send(vec![self.peer], question, body);
     }
 
-    /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
-    /// differed was moved, and neither the own store nor the partition's GC epoch is another one
-    /// by now.
+    /// True if it is for a partition that this node does not own.
+    pub(super) fn is_release(&self) -> bool {
+        self.purpose == Purpose::Release
+    }
+
+    /// True if its outcome proves what it was begun for: all that differed was moved, and neither
+    /// the own store nor the partition's GC epoch is another one by now.
     pub(super) fn proves(&self, io: &Io) -> bool {
-        self.width == WIDTH_OF_PROOF
+        self.purpose != Purpose::Upkeep
+            && self.may_prove
             && self.moved.is_complete()
             && self.store == io.local.meta().store
             && self.gc_epoch == io.local.gc_epochs.number(self.partition)
@@ -213,6 +225,14 @@ impl Exchange {
         self.pending == Some(Pending::Scan(token))
     }
 
+    /// When a page of records is to be asked for, if it waits for that.
+    pub(super) fn wants_page_at(&self) -> Option<Time> {
+        match &self.stage {
+            Stage::Streaming(stream) => stream.wanted_at(),
+            _ => None,
+        }
+    }
+
     /// The peer has answered.
     pub(super) fn hear(
         &mut self,
@@ -221,6 +241,10 @@ impl Exchange {
         in_flight: &mut InFlight,
         io: &mut Io,
     ) -> Step {
+        let is_busy = matches!(body, Body::Failed(Rejection::Busy { .. }));
+        if is_busy && self.put_off_page(now) {
+            return GO_ON;
+        }
         match (&self.stage, body) {
             (Stage::Descending(0, _), Body::Equal) => {
                 self.moved.equal = true;
@@ -231,6 +255,9 @@ impl Exchange {
                 self.descend(now, level, &nodes, &bytes, in_flight, io)
             }
             (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, io),
+            (Stage::Streaming(_), Body::Records { records, gc_epoch, next }) => {
+                self.take_page(now, records, gc_epoch, next, in_flight, io)
+            }
             (_, Body::Failed(Rejection::Unread(_) | Rejection::Busy { .. })) => Err(Stop::NotYet),
             (_, Body::Failed(rejection)) => Err(ComparisonFault::Refused { rejection }.into()),
             (stage, body) => {
@@ -258,9 +285,15 @@ impl Exchange {
         let Some(tree) = io.local.trees.tree(self.partition) else {
             return Err(ComparisonFault::NoTree.into());
         };
-        // A node that has nothing asks for everything.
+        // A node that has nothing asks for everything, or has nothing to give.
         if tree.root() == Default::default() {
+            if self.purpose == Purpose::Release {
+                return DONE;
+            }
             self.leaves = None;
+            if can_stream(self.peer, io) {
+                return self.stream(now, in_flight, io);
+            }
             return self.list(now, in_flight, io);
         }
         let mut theirs = bytes.chunks(width);
@@ -355,9 +388,16 @@ impl Exchange {
         }
         let (theirs, mine, next) =
             (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
+        let listed = theirs.len();
         let mut differ = differences(mine, theirs);
+        if self.purpose != Purpose::Release
+            && is_missing(differ.values(), listed)
+            && can_stream(self.peer, io)
+        {
+            return self.stream(now, in_flight, io);
+        }
         let in_flux = self.changes != io.local.trees.changes(self.partition);
-        if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
+        if in_flux && self.purpose == Purpose::Upkeep && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
                 self.stage = Stage::Resting(now + RECHECK_INTERVAL);
@@ -368,7 +408,14 @@ impl Exchange {
             self.moved.left += (all - differ.len()) as u64;
         }
         self.seen = None;
-        self.todo = differ.into_iter().map(|(key, pair)| (key, direction(pair))).collect();
+        let directed = differ.into_iter().map(|(key, pair)| (key, direction(pair)));
+        self.todo = match self.purpose {
+            Purpose::Release => directed
+                .filter(|(_, direction)| *direction != Direction::Pull)
+                .map(|(key, _)| (key, Direction::Push))
+                .collect(),
+            _ => directed.collect(),
+        };
         self.stage = Stage::Moving { next };
         self.go_on(now, in_flight, io)
     }
@@ -380,6 +427,9 @@ impl Exchange {
             Stage::Resting(_) => GO_ON,
             // The own disk answers when it can, and others read from it, too.
             Stage::Mine { .. } => GO_ON,
+            Stage::Streaming(ref stream) if stream.wanted_at().is_some() => {
+                self.stream_on(now, in_flight, io)
+            }
             _ if self.timeout <= now => {
                 Err(ComparisonFault::NoAnswer { ms: TIMEOUT / MILLI }.into())
             }
@@ -455,33 +505,10 @@ impl Exchange {
         self.transfers -= 1;
         self.moved.failed += u64::from(failed);
         self.timeout = now + TIMEOUT;
-        self.go_on(now, in_flight, io)
-    }
-}
-
-fn differences(mine: Vec<Scanned>, theirs: Vec<Item>) -> BTreeMap<Key, Pair> {
-    let mut pairs: BTreeMap<Key, Pair> = mine
-        .into_iter()
-        .map(|Scanned { key, context, digest, .. }| (key, (Some((context, digest.0 as u32)), None)))
-        .collect();
-    for Item { key, context, check } in theirs {
-        pairs.entry(key).or_default().1 = Some((context, check));
-    }
-    pairs.retain(|_, (mine, theirs)| mine != theirs);
-    pairs
-}
-
-fn direction(pair: Pair) -> Direction {
-    let (mine, theirs) = match pair {
-        (None, _) => return Direction::Pull,
-        (_, None) => return Direction::Push,
-        (Some((mine, _)), Some((theirs, _))) => (mine, theirs),
-    };
-    let covers = |one: &Context, other: &Context| other.dots().iter().all(|dot| one.covers(*dot));
-    match (covers(&mine, &theirs), covers(&theirs, &mine)) {
-        (true, false) => Direction::Push,
-        (false, true) => Direction::Pull,
-        _ => Direction::Both,
+        match self.stage {
+            Stage::Streaming(_) => self.stream_on(now, in_flight, io),
+            _ => self.go_on(now, in_flight, io),
+        }
     }
 }
 
@@ -490,6 +517,7 @@ fn kind(body: &Body) -> TreeAnswer {
         Body::Equal => TreeAnswer::Equal,
         Body::Summaries(_) => TreeAnswer::Summaries,
         Body::Items { .. } => TreeAnswer::Items,
+        Body::Records { .. } => TreeAnswer::Records,
         _ => TreeAnswer::Else,
     }
 }
@@ -498,6 +526,7 @@ fn wanted(stage: &Stage) -> TreeQuestion {
     match stage {
         Stage::Descending(..) => TreeQuestion::Summaries,
         Stage::Theirs => TreeQuestion::Items,
+        Stage::Streaming(_) => TreeQuestion::Records,
         Stage::Mine { .. } | Stage::Resting(_) | Stage::Moving { .. } => TreeQuestion::Nothing,
     }
 }

@@ -5,7 +5,7 @@ use super::super::merkle_trees::Verdict;
 use crate::message::Counter;
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::node::io::Io;
-use crate::store::{ScanPage, Span};
+use crate::store::{Detail, ScanPage, Span};
 use crate::types::{Key, Micros, Partition, Time};
 
 /// Bytes of records read at a time, while no client waits for this node and while some do: a page
@@ -55,6 +55,17 @@ impl Reader {
         }
     }
 
+    /// These are the partitions from now on: those without a tree are read at once.
+    pub(super) fn set_partitions(&mut self, now: Time, partitions: Vec<Partition>) {
+        let round = self.pace * self.partitions.len().max(1) as u64;
+        if self.current.is_some_and(|current| !partitions.contains(&current)) {
+            (self.current, self.token) = (None, None);
+        }
+        self.partitions = partitions;
+        self.next = self.next.min(self.partitions.len());
+        self.pace(now, round);
+    }
+
     /// From now on all partitions are read in the time `round`.
     pub(super) fn pace(&mut self, now: Time, round: Micros) {
         self.pace = round / self.partitions.len().max(1) as u64;
@@ -75,7 +86,7 @@ impl Reader {
         let Some(partition) = self.current else { return };
         let after = io.local.trees.begin_page(partition);
         let limit_bytes = if io.local.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
-        let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
+        let span = Span { after, limit_bytes, detail: Detail::Digests, ..Span::default() };
         self.queried_at = now;
         self.token = Some(io.out.scan(ScanPurpose::Trees, partition, span));
     }
@@ -95,8 +106,9 @@ impl Reader {
             // Shown even if it is 0.
             io.out.count_many(Counter::PartitionsReadAtStart, 0);
         }
-        if let Some(doubtful) = io.local.trees.doubtful() {
-            return Some(doubtful);
+        // What another ring has brought since, or what may be wrong.
+        if let Some(unbuilt) = io.local.trees.first_unbuilt().or(io.local.trees.doubtful()) {
+            return Some(unbuilt);
         }
         let due = *self.scrub_at.get_or_insert(now + self.pace);
         if due > now {
@@ -104,7 +116,7 @@ impl Reader {
         }
         self.scrub_at = Some(now + self.pace);
         self.next = (self.next + 1) % self.partitions.len().max(1);
-        self.partitions.get(self.next).copied()
+        self.partitions.get(self.next).copied().filter(|partition| io.local.holds(*partition))
     }
 
     /// A page has been read, if this `token` names one. Returns its partition, and the damaged
@@ -118,7 +130,13 @@ impl Reader {
     ) -> Option<(Partition, Vec<Key>)> {
         let partition = self.current.filter(|_| self.token == Some(token))?;
         self.token = None;
-        self.page_at = match (self.is_first, io.local.is_busy()) {
+        if !io.local.holds(partition) {
+            // It has been released meanwhile.
+            self.current = None;
+            return None;
+        }
+        let reads = self.is_first || io.local.trees.first_unbuilt().is_some();
+        self.page_at = match (reads, io.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
                 let took = now.saturating_since(self.queried_at);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
 use crate::gc_epoch::GcEpoch;
+use crate::merkle::Digest;
 use crate::message::{Body, Counter, Rejection};
 use crate::node::Oversize;
 use crate::node::hints::{HintPlace, HintSize};
@@ -330,10 +331,30 @@ impl KeyTransaction<'_> {
         }
     }
 
+    /// Erases the own record, which every owner of the key holds, unless it is not the one with
+    /// this digest, or one that cannot be read, any more.
+    pub(super) fn erase(&mut self, digest: Option<Digest>, io: &mut Io) {
+        let present = match &self.copies.own {
+            Copy::Record(record) => Some(Digest::of(self.key, &record.object)),
+            Copy::Damaged => None,
+        };
+        if present == digest {
+            io.out.count(Counter::RecordsErased);
+            // Not even what is purgeable stays, as a record that goes on would have it.
+            if !self.changed.contains(None)
+                && let Copy::Record(old) = &self.copies.own
+            {
+                self.before = Some(TreeEntry::of(self.key, &old.object));
+            }
+            self.copies.own = Copy::Record(Record::default());
+            self.changed.insert(None);
+        }
+    }
+
     /// The store's copy of the key: the record at an owner, the merged hints elsewhere.
-    pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
+    pub(super) fn read(&self, is_owner: bool, io: &mut Io) -> Body {
         let mut gc_epoch = io.local.gc_epochs.number(self.partition);
-        if owners.contains(&io.local.me()) {
+        if is_owner {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Rejection::Damaged);
             };

@@ -277,9 +277,12 @@ pub(super) fn merge(
     // count: a hint that its fallback took at the limit would never be delivered, and hold back the
     // tombstone GC. Its fallback held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
+    // So large an object may be at another owner, and this one gets no more than it has there.
+    let is_whole = joined == *object;
     let limit = match (hint, beside) {
         (true, true) => transaction.limits.accepted,
         (true, false) => 2 * transaction.limits.merged,
+        (false, _) if is_whole => 2 * transaction.limits.merged,
         (false, _) => transaction.limits.merged,
     };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {

@@ -6,7 +6,7 @@ use super::{Round, TombstoneGc};
 use crate::gc_epoch::{MAX_PURGEABLE_KEYS, PURGEABLE_KEYS_BYTES, PurgeableKey};
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::node::io::Io;
-use crate::store::{ScanPage, Scanned, Span};
+use crate::store::{Detail, ScanPage, Scanned, Span};
 use crate::types::{Key, Partition, Time};
 
 /// Bytes of records read at a time, while no client waits for this node and while some do.
@@ -42,7 +42,7 @@ impl TombstoneGc {
                 let is_busy = io.local.is_busy();
                 let limit_bytes = if is_busy { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
                 let after = choosing.after.clone();
-                let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
+                let span = Span { after, limit_bytes, detail: Detail::Digests, ..Span::default() };
                 let token = io.out.scan(ScanPurpose::PurgeableKeys, *partition, span);
                 choosing.page = Some((token, now));
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::tasks::{Ended, Purpose};
-use super::{Beginning, TombstoneGc, others};
+use super::{Beginning, TombstoneGc};
 use crate::gc_epoch::GcState;
 use crate::message::{Body, Counter};
 use crate::node::ids::RequestId;
@@ -25,7 +25,7 @@ impl TombstoneGc {
             self.agreeing = (io.local.gc_epochs.digest(), BTreeSet::new());
         }
         self.agreeing.1.insert(from);
-        let all = others(self.me, io).iter().all(|member| self.agreeing.1.contains(member));
+        let all = io.local.counted_others().iter().all(|member| self.agreeing.1.contains(member));
         let outlived = io.local.hints.has_outlived(&io.local.gc_epochs);
         if (certain || all) && io.local.is_settled() && !outlived {
             io.change_meta(|meta| meta.fresh.clear());
@@ -37,7 +37,7 @@ impl TombstoneGc {
     /// purged, and are discarded.
     pub(super) fn adopt(&mut self, partition: Partition, gc_epoch: GcState, io: &mut Io) {
         let own = io.local.gc_epochs.number(partition);
-        if partition.0 >= self.ring.partitions()
+        if partition.0 >= io.local.ring().partitions()
             || gc_epoch.number <= own
             || self.is_adopting(partition)
         {
@@ -46,9 +46,9 @@ impl TombstoneGc {
         if !gc_epoch.is_sound(own) {
             return io.out.count(Counter::ForgedGcEpochsRefused);
         }
-        let is_owner = self.ring.owners(partition).contains(&self.me);
+        let has_records = io.local.holds(partition);
         let is_outdated = gc_epoch.number > own.next();
-        if is_owner
+        if io.local.owns(partition)
             && is_outdated
             && io.local.meta().read_ineligible.binary_search(&partition).is_err()
         {
@@ -59,7 +59,7 @@ impl TombstoneGc {
             });
         }
         let purgeable = gc_epoch.purgeable.clone();
-        let discard = is_owner && is_outdated;
+        let discard = has_records && is_outdated;
         if discard {
             io.local.gc_epochs.begin_adopting(partition, gc_epoch.number);
         }
@@ -71,7 +71,7 @@ impl TombstoneGc {
     /// Removes purged events from this node's records.
     pub(super) fn clear(&mut self, partition: Partition, io: &mut Io) {
         let purged = io.local.gc_epochs.of(partition).purged.clone();
-        if !purged.is_empty() && self.ring.owners(partition).contains(&self.me) {
+        if !purged.is_empty() && io.local.holds(partition) {
             self.tasks.begin(partition, Purpose::Clear, purged, io.out.last_mark());
             self.work(partition, io);
         }
@@ -86,8 +86,10 @@ impl TombstoneGc {
 
     /// Continues a partition's task, and acts on its outcome when it is over.
     pub(super) fn work(&mut self, partition: Partition, io: &mut Io) {
-        let is_owner = self.ring.owners(partition).contains(&self.me);
-        let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, io) else { return };
+        let has_records = io.local.holds(partition);
+        let Some(ended) = self.tasks.go_on(partition, has_records, &mut self.ids, io) else {
+            return;
+        };
         match ended {
             Ended::Agreed { to, request_id } => {
                 io.local.gc_epochs.agree(partition);
@@ -122,7 +124,7 @@ impl TombstoneGc {
             io.out.count(Counter::GcEpochsAdopted);
             io.local.gc_epochs.set(partition, gc_epoch.clone());
             let request_id = self.ids.next();
-            for member in others(self.me, io).into_iter().filter(|_| report) {
+            for member in io.local.counted_others().into_iter().filter(|_| report) {
                 let gc_epoch = gc_epoch.clone();
                 io.out.send(vec![member], request_id, Body::GcState { partition, gc_epoch });
             }

@@ -162,17 +162,18 @@ impl Tasks {
     }
 
     /// Passes as many keys to the replica as it may have at a time; returns how the task has ended,
-    /// if it has. Only an owner has records to change.
+    /// if it has. Only where there are records is
+    /// anything to be changed.
     pub(super) fn go_on(
         &mut self,
         partition: Partition,
-        is_owner: bool,
+        has_records: bool,
         ids: &mut RequestIds,
         io: &mut Io,
     ) -> Option<Ended> {
         let open = self.all.values().map(|task| task.open.len()).sum();
         let task = self.all.get_mut(&partition)?;
-        if !is_owner || task.failed.is_some() {
+        if !has_records || task.failed.is_some() {
             task.purgeable_keys.clear();
             task.old.clear();
             task.reading = Reading::Over;

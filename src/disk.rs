@@ -256,6 +256,7 @@ impl DiskStore {
         }
         if !is_ordered {
             page.items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+            page.objects.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         }
         Ok(page)
     }
@@ -433,13 +434,13 @@ impl Store for DiskStore {
         Ok(gc_epochs(&self.tree).map_err(|fault| self.fail(fault))?)
     }
 
-    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+    fn hint_totals(&self, partition: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError> {
         let mut kept = Kept::default();
         let mut from = Some(HINTS.to_vec());
         while let Some(begin) = from {
             let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
             for (target, key, found) in hints {
-                kept.add(target, &key, &found, place(&key));
+                kept.add(target, &key, &found, partition(&key));
             }
             from = next;
         }

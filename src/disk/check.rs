@@ -256,7 +256,7 @@ impl Reader<'_> {
             Some(Place::Hint(target, key)) => {
                 let hint = self.record(At::Hint(target, &key), &bytes)?;
                 let found = hint.map_or(Found::Damaged, Found::Record);
-                self.hints.add(target, &key, &found, (Partition(0), false));
+                self.hints.add(target, &key, &found, Partition(0));
             }
             Some(Place::Chunk(id, index)) => {
                 self.report.chunks += 1;

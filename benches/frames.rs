@@ -10,6 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, PeerMessage, RequestId};
+use pixii_core::ring::RingId;
 use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire::{self, Checksum, MAX_FRAME_BYTES};
@@ -20,6 +21,7 @@ fn merge(bytes: usize) -> PeerMessage {
     let actor = Actor { store: 1 << 60, actor_epoch: ActorEpoch(1 << 20) };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
+        ring: RingId { version: 1, digest: 1 << 60 },
         request_id: RequestId::of_wire(1 << 40),
         body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, gc_epoch: GcEpoch::FIRST },
     }

@@ -15,6 +15,7 @@ mod memory;
 mod notifier;
 mod opening;
 mod origin;
+mod planning;
 mod process;
 mod quarantine;
 mod reload;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii_core::members::{Member, Members, check_address};
 use pixii_core::merkle::KeptTree;
-use pixii_core::message::{self, CallBody, PeerMessage, Replacement, ReplyBody};
+use pixii_core::message::{self, CallBody, PeerMessage, Replacement, ReplyBody, Staged};
 use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -50,7 +51,8 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::metrics::Meter;
-use crate::net::{Access, Event, Hub, Identity, listener, peers, reachable};
+use crate::net::members::Memberships;
+use crate::net::{Access, Event, Hub, Identity, listener, reachable};
 pub use calls::MAX_CALLS;
 use calls::{Client, InFlight};
 use emulated::{Alarm, DelayedMessage, Emulator};
@@ -79,14 +81,26 @@ struct Ended {
     storage: Storage,
     /// Written to the store when it is closed.
     meta: Meta,
+    /// The ring in force at the end.
+    ring: Arc<Ring>,
     /// The Merkle trees, kept for the next start.
     trees: Vec<KeptTree>,
+}
+
+/// An order to change the ring, and the client, with its call id, that is answered when it has been
+/// carried out.
+enum Ordered {
+    /// The replacement of a member, and the answer if it can be made.
+    Replace { client: ClientId, id: u64, plan: Replacement },
+    /// An order about a plan; `applies` is true if what is staged begins with it.
+    Plan { client: ClientId, id: u64, applies: bool },
 }
 
 struct Engine<'a> {
     config: &'a Config,
     /// The settings that can change while the daemon runs, as they are in force.
     runtime_config: &'a mut RuntimeConfig,
+    /// The ring in force.
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -107,6 +121,8 @@ struct Engine<'a> {
     sent: BTreeMap<message::Kind, u64>,
     emulator: Emulator,
     alarm: Alarm,
+    /// Spreads the attempts to dial in time.
+    rng: Rng,
     /// Comparisons with other owners that are not logged yet.
     comparisons: Comparisons,
     /// Why the node refuses writes for lack of disk space; `None` while there is room.
@@ -126,9 +142,10 @@ struct Engine<'a> {
     scrubbed: u64,
     /// Clients, with call ids, that are answered once the acceptance of a loss is durable.
     accepting_loss: Vec<(ClientId, u64)>,
-    /// The client, with its call id, that is answered once the replacement of a member is durable,
-    /// and the answer.
-    replacing: Option<(ClientId, u64, Replacement)>,
+    /// The order to change the ring that is being carried out.
+    ordered: Option<Ordered>,
+    /// Changes of the ring that an operator has staged here.
+    staged: Vec<Staged>,
     ending: Ending,
 }
 
@@ -136,7 +153,6 @@ struct Engine<'a> {
 struct EngineParts<'a> {
     config: &'a Config,
     runtime_config: &'a mut RuntimeConfig,
-    ring: Arc<Ring>,
     recovered: bool,
     /// Drawn at random at each start of the process.
     boot_nonce: u64,
@@ -152,23 +168,27 @@ struct EngineParts<'a> {
 
 impl<'a> Engine<'a> {
     fn new(parts: EngineParts<'a>) -> Self {
-        let EngineParts { config, runtime_config, ring, recovered, boot_nonce, seed, .. } = parts;
+        let EngineParts { config, runtime_config, recovered, boot_nonce, seed, .. } = parts;
         let EngineParts { access, node, storage, reports, notifier, alarm, scrubber, .. } = parts;
+        let ring = node.ring().clone();
         let identity = Identity {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
             me: config.me(),
-            members: configured(node.members(), &config.members),
-            ring: ring.id(),
             shape: (ring.n(), ring.partitions()),
             incarnation: node.meta().incarnation,
             boot_nonce,
             birth: node.meta().birth,
             address: own_address(config),
         };
+        let memberships = Memberships {
+            configured: config.members.clone(),
+            members: node.members().clone(),
+            ring: ring.id(),
+        };
         let (hub, events) = Hub::new(
             identity,
-            node.members(),
+            memberships,
             access,
             process::places(config),
             process::budgets(config),
@@ -194,6 +214,7 @@ impl<'a> Engine<'a> {
             sent: BTreeMap::new(),
             emulator,
             alarm,
+            rng: Rng::new(seed),
             comparisons: Comparisons::default(),
             short: None,
             watch: Watch::default(),
@@ -204,7 +225,8 @@ impl<'a> Engine<'a> {
             damaged: None,
             scrubbed: 0,
             accepting_loss: Vec::new(),
-            replacing: None,
+            ordered: None,
+            staged: Vec::new(),
             ending: Ending::Stop,
         }
     }
@@ -233,17 +255,12 @@ impl<'a> Engine<'a> {
     async fn run(
         mut self,
         listener: TcpListener,
-        seed: u64,
         orders: &mut Receiver<Order>,
         mut questions: Receiver<Question>,
     ) -> Result<Ended, StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
-        let mut rng = Rng::new(seed);
-        for peer in self.hub.peers.values() {
-            let link = peers::retain_link(self.hub.clone(), peer.clone(), rng.next_u64());
-            tokio::spawn(link);
-        }
+        self.hub.dial(&mut self.rng);
         tokio::spawn(reachable::watch(self.hub.clone()));
         self.log_limits();
         self.set_rules(self.config.emulation.clone());
@@ -281,7 +298,7 @@ impl<'a> Engine<'a> {
         self.end_emulation();
         self.flush().await;
         let (meta, trees) = (self.node.meta().clone(), self.node.kept_trees());
-        Ok(Ended { ending: self.ending, storage: self.storage, meta, trees })
+        Ok(Ended { ending: self.ending, storage: self.storage, meta, ring: self.ring, trees })
     }
 
     fn order(&mut self, order: Order) {
@@ -376,6 +393,8 @@ impl<'a> Engine<'a> {
 
     fn event(&mut self, event: Event) {
         match event {
+            // A link may have come up just before its end was no member any more.
+            Event::Link { peer, up } if up && !self.hub.peers().contains_key(&peer) => {}
             Event::Link { peer, up } => self.input(Input::Link { peer, up }),
             Event::Message { from, message, memory } => {
                 self.input(Input::Peer { from, message });
@@ -447,8 +466,9 @@ impl<'a> Engine<'a> {
                 }
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
-                Output::BeginIncarnation => self.begin_incarnation(),
-                Output::NotReplaced(why) => self.not_replaced(&why),
+                Output::Ring { ring, members } => self.take_ring(ring, &members),
+                Output::Members(members) => self.learn(&members),
+                Output::RingOrdered(done) => self.ring_ordered(done),
                 Output::Notice(notice) => {
                     self.notifier.look_again();
                     if let Notice::LossAccepted(partitions) = notice {
@@ -475,7 +495,8 @@ impl<'a> Engine<'a> {
     fn send(&mut self, to: &[NodeId], message: &PeerMessage) {
         let kind = message.body.kind();
         let mut frames: SmallVec<[(Speech, Bytes); 1]> = SmallVec::new();
-        let mut peers = to.iter().filter_map(|id| self.hub.peers.get(id)).peekable();
+        let known = self.hub.peers();
+        let mut peers = to.iter().filter_map(|id| known.get(id)).peekable();
         while let Some(peer) = peers.next() {
             let speech = peer.speech().unwrap_or(PROTOCOL.into());
             let made = frames.iter().find(|(of, _)| *of == speech).map(|(_, frame)| frame.clone());
@@ -497,7 +518,8 @@ impl<'a> Engine<'a> {
 
     /// Takes over a peer's new address, as other members report it.
     fn moved(&self, peer: NodeId, address: &str) {
-        let Some(peer) = self.hub.peers.get(&peer) else { return };
+        let peers = self.hub.peers();
+        let Some(peer) = peers.get(&peer) else { return };
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
             Err(why) => {

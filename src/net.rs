@@ -7,6 +7,7 @@ pub(crate) mod http;
 mod limiter;
 pub(crate) mod listener;
 mod lookup;
+pub(crate) mod members;
 mod operators;
 pub(crate) mod peers;
 pub(crate) mod places;
@@ -19,10 +20,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pixii_core::members::{Incarnation, Members, MembershipStatus};
+use pixii_core::members::{Incarnation, Members};
 use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
-use pixii_core::ring::RingId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
 use pixii_core::wire::{PROTOCOL, Speech};
@@ -36,6 +36,7 @@ use tokio::task::AbortHandle;
 use budgets::Budgets;
 use limiter::ConnectionLimiter;
 use lookup::Lookups;
+use members::{Known, Memberships};
 use operators::Operators;
 use places::Places;
 use runs::Runs;
@@ -73,14 +74,10 @@ pub(crate) enum Event {
 pub(crate) struct Identity {
     /// Name of the cluster; a connection that names another one is refused.
     pub(crate) cluster: String,
-    /// Name of this node, one of `members`.
+    /// Name of this node, which is a member.
     pub(crate) name: String,
     /// The id that follows from `name`.
     pub(crate) me: NodeId,
-    /// All members at their configured addresses, including those that were removed.
-    pub(crate) members: Members,
-    /// Version and digest of the ring in force.
-    pub(crate) ring: RingId,
     /// The number of replicas of a key, and of partitions.
     pub(crate) shape: (u8, u16),
     /// How often the store has been started.
@@ -120,6 +117,8 @@ pub(crate) struct Peer {
     elsewhere: Notify,
     /// The task that reads the peer's connection to this node, if there is one.
     inbound: Mutex<Option<AbortHandle>>,
+    /// The task that keeps the link to the peer open; `None` for a stranger, who is never dialed.
+    link: Mutex<Option<AbortHandle>>,
     runs: Mutex<Runs>,
     /// Look-ups of the host names in its addresses.
     lookups: Lookups,
@@ -153,6 +152,7 @@ impl Peer {
             hurry: Notify::new(),
             elsewhere: Notify::new(),
             inbound: Mutex::new(None),
+            link: Mutex::new(None),
             runs: Mutex::default(),
             lookups: Lookups::default(),
             probing: tokio::sync::Mutex::default(),
@@ -220,8 +220,9 @@ impl Peer {
 pub(crate) struct Hub {
     /// The identity that this node's handshakes carry.
     pub(crate) identity: Identity,
-    /// All other members that are not removed, by id.
-    pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
+    known: Mutex<Arc<Known>>,
+    /// The members with the addresses that the configuration has for them.
+    configured: Members,
     /// Nodes without a place in this ring that have a later one: their messages are accepted, and
     /// they are never dialed.
     strangers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
@@ -245,6 +246,8 @@ pub(crate) struct Hub {
     pub(crate) peer_inflow: Arc<Inflow>,
     /// Memory for large frames of clients, charged per address.
     pub(crate) client_inflow: Arc<Inflow>,
+    /// Bytes that wait to leave for all peers.
+    peers_unsent: Arc<AtomicUsize>,
     /// Bytes of replies that clients have not read.
     client_unsent: Arc<AtomicUsize>,
     /// Clients whose connection was closed because of what they sent or how slowly they read, since
@@ -259,30 +262,21 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// The shared state of a node's connections, and the receiver of their events. `known` has the
-    /// last known addresses of the members.
+    /// The shared state of a node's connections, and the receiver of their events.
     pub(crate) fn new(
         identity: Identity,
-        known: &Members,
+        memberships: Memberships,
         access: Access,
         places: Places,
         budgets: Budgets,
     ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let log = Arc::<LogThrottle>::default();
-        let unsent = Arc::new(AtomicUsize::new(0));
-        let others = identity.members.iter().filter(|member| {
-            member.id() != identity.me && member.membership != MembershipStatus::Removed
-        });
-        let peers = others.map(|member| {
-            let heard = &known.get(member.id()).unwrap_or(member).address;
-            let (id, name) = (member.id(), member.name.clone());
-            let outbox = Outbox::new(budgets.peer_queues, unsent.clone());
-            let peer = Peer::new(id, name, (&member.address, heard), outbox);
-            (id, Arc::new(peer))
-        });
+        let Memberships { configured, members, ring } = memberships;
         let hub = Hub {
-            peers: peers.collect(),
+            known: Mutex::new(Arc::new(Known { ring, ..Known::default() })),
+            configured,
+            peers_unsent: Arc::default(),
             strangers: Mutex::default(),
             identity,
             events,
@@ -304,6 +298,7 @@ impl Hub {
             undialable: Mutex::default(),
             apart: watch::Sender::new(false),
         };
+        hub.learn(&members, ring);
         (Arc::new(hub), receiver)
     }
 
@@ -312,7 +307,7 @@ impl Hub {
     pub(crate) fn set_apart(&self, apart: bool) {
         self.apart.send_replace(apart);
         let strangers = locked(&self.strangers);
-        for peer in self.peers.values().chain(strangers.values()).filter(|_| apart) {
+        for peer in self.peers().values().chain(strangers.values()).filter(|_| apart) {
             peer.outbox.finish();
             if let Some(inbound) = locked(&peer.inbound).take() {
                 inbound.abort();
@@ -344,7 +339,8 @@ impl Hub {
 
     /// The links of this node with the other members.
     pub(crate) fn links(&self) -> LinksReport {
-        let peers = self.peers.values().map(|peer| (peer.id, peer.protocol())).collect();
+        let peers = self.peers();
+        let peers = peers.values().map(|peer| (peer.id, peer.protocol())).collect();
         LinksReport { secret: self.secrets.get().is_some(), protocol: PROTOCOL, peers }
     }
 

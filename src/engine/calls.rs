@@ -112,6 +112,7 @@ impl Engine<'_> {
             CallBody::Replace { old, new, address, apply } => {
                 self.replace(client, id, &old, &new, address, apply);
             }
+            CallBody::Plan(order) => self.plan(client, id, order),
             CallBody::Drain(order) => {
                 let reported = self.order_drain(order);
                 self.reply(client, id, ReplyBody::Drain(reported));

@@ -95,7 +95,8 @@ impl Engine<'_> {
     /// The state of the drain, and the requests and hints that are left.
     pub(super) fn drain_report(&self) -> DrainReport {
         let now = self.now();
-        let kept = self.hub.peers.values().filter_map(|peer| {
+        let peers = self.hub.peers();
+        let kept = peers.values().filter_map(|peer| {
             let view = self.node.peer_view(now, peer.id);
             let reachable = peer.outbox.is_open() && view.liveness != Liveness::Down;
             let (count, bytes) = (view.hints.count, view.hints.bytes);

@@ -1,9 +1,12 @@
 //! How an incarnation ends: requests in progress are finished, replies leave, and then the store is
 //! closed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pixii_core::members::{Members, MembershipStatus};
 use pixii_core::node::Input;
+use pixii_core::ring::Ring;
 use sd_notify::NotifyState;
 use tokio::time::timeout_at;
 use tracing::info;
@@ -14,7 +17,7 @@ use crate::net::Event;
 /// Time for requests in progress at a stop.
 const FINISH: Duration = Duration::from_secs(5);
 /// Time for requests in progress where another incarnation follows: clients retry elsewhere.
-pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
+const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// A node that has to make its store anew waits this long for each member before it in the ring.
 const REBUILD_STAGGER: Duration = Duration::from_millis(1_500);
 /// Most time that such a node waits for members that are away.
@@ -27,8 +30,6 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(super) enum Ending {
     /// The daemon stops, by a signal or a client's call.
     Stop,
-    /// Another incarnation follows, with a later ring.
-    BeginIncarnation,
     /// The store is damaged and has to be made anew.
     Rebuild,
     /// An operator has removed the node; a peer reports it with this reason.
@@ -39,8 +40,7 @@ pub(super) enum Ending {
 
 impl Engine<'_> {
     pub(super) fn may_stop(&self) -> bool {
-        self.finish_by.is_none()
-            || matches!(self.ending, Ending::BeginIncarnation | Ending::Rebuild)
+        self.finish_by.is_none() || matches!(self.ending, Ending::Rebuild)
     }
 
     /// Begins a stop for this reason, which is logged.
@@ -68,11 +68,36 @@ impl Engine<'_> {
         let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
         let place = self.ring.members().iter().position(|member| member.id == self.config.me());
         let turn = REBUILD_STAGGER * place.unwrap_or(0) as u32;
-        let all_linked = self.hub.peers.values().all(|peer| peer.outbox.is_open());
+        let peers = self.hub.peers();
+        let all_linked = peers.values().all(|peer| peer.outbox.is_open());
         let waited = since.elapsed();
         if (waited >= turn && all_linked) || waited >= turn + TIMEOUT {
             self.ending = Ending::Rebuild;
             self.begin_end(FINISH_BEFORE_NEXT);
+        }
+    }
+
+    /// Another ring is in force.
+    pub(super) fn take_ring(&mut self, ring: Arc<Ring>, members: &Members) {
+        event_log::report_ring(&self.config.name, &ring, &self.hub.log);
+        self.notifier.look_again();
+        self.ring = ring;
+        self.learn(members);
+    }
+
+    /// Members have come, or are removed: connections with them begin and end. A node that has left
+    /// the cluster ends.
+    pub(super) fn learn(&mut self, members: &Members) {
+        let gone = self.hub.learn(members, self.ring.id());
+        self.hub.dial(&mut self.rng);
+        for peer in gone {
+            self.input(Input::Link { peer, up: false });
+        }
+        let own = members.get(self.config.me());
+        if own.is_some_and(|own| own.membership == MembershipStatus::Removed) {
+            let name = &self.config.name;
+            self.ending = Ending::Removed(format!("node {name} has left the cluster"));
+            self.begin_end(FINISH);
         }
     }
 
@@ -93,7 +118,7 @@ impl Engine<'_> {
     /// Orders every connection to end when its outbox is empty. Returns false when all have ended.
     fn finish_connections(&self) -> bool {
         self.clients.values().for_each(|client| client.outbox.finish());
-        !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
+        !self.clients.is_empty() || self.hub.peers().values().any(|peer| peer.outbox.is_open())
     }
 
     /// Lets queued replies and messages leave, for at most [`FLUSH`].

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pixii_core::members::{Liveness, Members};
 use pixii_core::message::Complaint;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
+use pixii_core::ring::{Ring, Step};
 use pixii_core::types::{Micros, NodeId};
 use pixii_transport::limited;
 use pixii_transport::throttle::LogThrottle;
@@ -380,6 +381,25 @@ pub(super) fn report_snapshot(snapshot: &MetricsSnapshot) {
     for line in snapshot.lines() {
         info!(event = "snapshot", "{line}");
     }
+}
+
+/// Logs that another ring is in force.
+pub(super) fn report_ring(name: &str, ring: &Ring, log: &LogThrottle) {
+    let version = ring.version();
+    let step = match ring.step() {
+        None => "settled",
+        Some(Step::Fill) => "new owners are filled",
+        Some(Step::Turn) => "new owners are read from",
+        Some(Step::End) => "all read from the new owners",
+        Some(Step::Undo) => "the change is taken back",
+    };
+    let permit = log.several("ring", "");
+    limited!(
+        permit,
+        info,
+        [event = "ring", version,],
+        "node {name} uses ring version {version}: {step}"
+    );
 }
 
 #[cfg(test)]

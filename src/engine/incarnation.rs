@@ -1,5 +1,4 @@
-//! The incarnations of a daemon, mostly one. A later ring ends an incarnation and begins the next
-//! one in the same process.
+//! The incarnation of a daemon, from its open store to the end of its engine.
 
 use std::sync::Arc;
 
@@ -9,10 +8,10 @@ use pixii_core::node::{self, Limits, Node};
 use pixii_core::ring::Ring;
 use pixii_core::secret::Nonces;
 use pixii_core::store::{
-    Change, IncarnationError, Kept, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
+    self, Change, IncarnationError, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
     begin_incarnation, end_incarnation,
 };
-use pixii_core::types::{Key, MILLI};
+use pixii_core::types::MILLI;
 use pixii_transport::random;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -61,30 +60,25 @@ pub(super) fn run_watched(
     orders: &mut Receiver<Order>,
     status_server: &StatusServer,
 ) -> Result<Outcome, ServeError> {
-    let (mut continues, mut runtime_config) = (false, RuntimeConfig::of(config));
-    loop {
-        let ended = live(config, &mut runtime_config, &store, orders, status_server, continues);
-        if ended.is_err() {
-            status_server.fail();
-        }
-        match ended? {
-            Ending::BeginIncarnation => continues = true,
-            Ending::Stop => return Ok(Outcome::Stop),
-            Ending::Rebuild => return Ok(Outcome::Rebuild),
-            Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
-            Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
-        }
+    let ended = live(config, &mut RuntimeConfig::of(config), &store, orders, status_server);
+    if ended.is_err() {
+        status_server.fail();
+    }
+    match ended? {
+        Ending::Stop => Ok(Outcome::Stop),
+        Ending::Rebuild => Ok(Outcome::Rebuild),
+        Ending::Duplicate(why) => Err(Conflict::Duplicate(why).into()),
+        Ending::Removed(why) => Err(ServeError::Removed(why, config.data_dir.clone())),
     }
 }
 
-/// Runs one incarnation. `continues` is true if it follows another one of this process.
+/// Runs one incarnation.
 fn live(
     config: &Config,
     runtime_config: &mut RuntimeConfig,
     store: &Arc<dyn Store>,
     orders: &mut Receiver<Order>,
     status_server: &StatusServer,
-    continues: bool,
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
     let notifier = SystemdNotifier::new(TimeoutExtension::begin().map_err(system("thread"))?);
@@ -98,8 +92,8 @@ fn live(
     let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
     let (cluster, name) = (config.cluster.clone(), config.name.clone());
     let identity = StoreIdentity { cluster, name, ring: config.ring.digest() };
-    let is_moved = !continues && runtime.block_on(judge(config, &**store, &identity, number()?))?;
-    let process = if continues { Process::Same } else { Process::New(fresh_id) };
+    let is_moved = runtime.block_on(judge(config, &**store, &identity, number()?))?;
+    let process = Process(fresh_id);
     let Begun { meta, recovered, trees } = begin(config, &**store, &ring, &identity, process)?;
     let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
         Ok(Some(listener)) => listener,
@@ -112,7 +106,8 @@ fn live(
         }
     };
     notifier::notify(&NotifyState::Status("counting what is kept for other members"));
-    let hints = kept_hints(config, &**store, &ring)?;
+    let hints = store.hint_totals(&|key| ring.partition(key))?;
+    let held = store::held(&**store, ring.partitions())?;
     let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
     // The node's own address goes into the store: a copy of this directory recognises by it that it
     // is a copy. It is durable with the next sync, and so before anything is acknowledged.
@@ -125,14 +120,13 @@ fn live(
     let storage = storage.map_err(system("threads"))?;
     let scrubber = Scrubber::start(store.clone(), runtime_config.scrub_interval_ms, reports);
     let scrubber = scrubber.map_err(system("thread"))?;
-    let kept_ring = ring.clone();
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
             hints,
             gc_epochs,
             trees,
-            continues,
+            held,
             ..machine_config(config, runtime_config, ring.clone(), members)
         };
         let node = Node::new(config_of_node, meta, seed).with_experiment(config.experiment);
@@ -140,7 +134,6 @@ fn live(
         let engine = Engine::new(EngineParts {
             config,
             runtime_config,
-            ring,
             recovered,
             boot_nonce,
             seed,
@@ -152,11 +145,11 @@ fn live(
             alarm,
             scrubber,
         });
-        Ok::<_, ServeError>(engine.run(listener, seed, orders, status_server.begin()).await?)
+        Ok::<_, ServeError>(engine.run(listener, orders, status_server.begin()).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
-    end(config, &**store, &kept_ring, status_server, served?)
+    end(config, &**store, status_server, served?)
 }
 
 /// What a connection has to prove, and how many a client address may have.
@@ -169,26 +162,20 @@ fn access(config: &Config, nonces: Nonces) -> Access {
 fn end(
     config: &Config,
     store: &dyn Store,
-    ring: &Ring,
     status_server: &StatusServer,
     ended: Ended,
 ) -> Result<Ending, ServeError> {
     let system = |error| ServeError::System("thread", error);
-    let Ended { ending, storage, meta, trees } = ended;
+    let Ended { ending, storage, meta, ring, trees } = ended;
     status_server.end(&ending);
     let _writing = TimeoutExtension::begin().map_err(system)?;
     storage.finish()?;
     end_incarnation(store, &meta)?;
-    // The next incarnation has another ring or another store, so its trees are read anew.
-    if !matches!(ending, Ending::BeginIncarnation | Ending::Rebuild) {
-        trees::keep(store, &meta, config, ring, trees)?;
+    // The next incarnation has another store, so its trees are read anew.
+    if !matches!(ending, Ending::Rebuild) {
+        trees::keep(store, &meta, config, &ring, trees)?;
     }
-    match &ending {
-        Ending::BeginIncarnation => {
-            info!("node {} has a later ring, and begins another incarnation", config.name);
-        }
-        _ => info!("node {} has stopped", config.name),
-    }
+    info!("node {} has stopped", config.name);
     Ok(ending)
 }
 
@@ -209,12 +196,11 @@ fn begin(
     process: Process,
 ) -> Result<Begun, ServeError> {
     let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
-    let continues = process == Process::Same;
     let last = store.meta().map_err(|error| unusable(error.into()))?;
     // Taken before anything is written.
-    let trees = match (continues, &last) {
-        (false, Some(last)) => trees::take(store, last, config, ring)?,
-        _ => Vec::new(),
+    let trees = match &last {
+        Some(last) => trees::take(store, last, config, ring)?,
+        None => Vec::new(),
     };
     let recovered = last.is_some_and(|meta| !meta.clean);
     let meta = begin_incarnation(store, identity, process).map_err(unusable)?;
@@ -223,23 +209,13 @@ fn begin(
         config.name,
         config.cluster,
         meta.incarnation,
-        match (continues, recovered) {
-            (true, _) => "continued",
-            (_, true) => "recovered from an unclean stop",
-            _ => "after a clean stop or new",
+        match recovered {
+            true => "recovered from an unclean stop",
+            false => "after a clean stop or new",
         },
         ring.version(),
     );
     Ok(Begun { meta, recovered, trees })
-}
-
-/// Counts the hints that are kept for other members.
-fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, StoreError> {
-    let place = |key: &Key| {
-        let partition = ring.partition(key);
-        (partition, !ring.owners(partition).contains(&config.me()))
-    };
-    store.hint_totals(&place)
 }
 
 /// The members as the store remembers them, unless this node has moved; where the store knows none,
@@ -349,8 +325,13 @@ fn machine_config(
     ring: Arc<Ring>,
     members: Members,
 ) -> node::Config {
-    let Limits { hint_limit_bytes, hint_age, repair_interval, scrub_interval } =
-        runtime_config.limits();
+    let Limits {
+        hint_limit_bytes,
+        hint_age,
+        repair_interval,
+        scrub_interval,
+        transfer_bytes_per_second,
+    } = runtime_config.limits();
     node::Config {
         r: config.r,
         w: config.w,
@@ -361,6 +342,7 @@ fn machine_config(
         hint_age,
         repair_interval,
         scrub_interval,
+        transfer_bytes_per_second,
         bootstrap: config.bootstrap,
         ..node::Config::new(config.me(), ring, members)
     }

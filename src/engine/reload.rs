@@ -22,6 +22,8 @@ pub(super) struct RuntimeConfig {
     pub(super) repair_interval_ms: u64,
     /// Time in which all data on disk is read once, in milliseconds.
     pub(super) scrub_interval_ms: u64,
+    /// Most MiB a second of records that are taken over from other nodes; 0 for no limit.
+    pub(super) transfer_mib_per_second: u64,
     /// The state of a drain, by an operator's order; it is no part of the configuration. Like the
     /// others, it outlasts an incarnation.
     pub(super) drain: Drain,
@@ -36,6 +38,7 @@ impl RuntimeConfig {
             hint_age_ms: config.hint_age_ms,
             repair_interval_ms: config.repair_interval_ms,
             scrub_interval_ms: config.scrub_interval_ms,
+            transfer_mib_per_second: config.transfer_mib_per_second,
             drain: Drain::No,
         }
     }
@@ -47,17 +50,19 @@ impl RuntimeConfig {
             hint_age: self.hint_age_ms * MILLI,
             repair_interval: self.repair_interval_ms * MILLI,
             scrub_interval: self.scrub_interval_ms * MILLI,
+            transfer_bytes_per_second: self.transfer_mib_per_second << 20,
         }
     }
 
     /// Each setting, as a line of a configuration file.
-    fn lines(&self) -> [String; 5] {
+    fn lines(&self) -> [String; 6] {
         let RuntimeConfig {
             log,
             hint_limit_mib,
             hint_age_ms,
             repair_interval_ms,
             scrub_interval_ms,
+            transfer_mib_per_second,
             drain: _,
         } = self;
         [
@@ -66,6 +71,7 @@ impl RuntimeConfig {
             format!("hint_age_ms = {hint_age_ms}"),
             format!("repair_interval_ms = {repair_interval_ms}"),
             format!("scrub_interval_ms = {scrub_interval_ms}"),
+            format!("transfer_mib_per_second = {transfer_mib_per_second}"),
         ]
     }
 }
@@ -140,6 +146,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         hint_age_ms: _,
         repair_interval_ms: _,
         scrub_interval_ms: _,
+        transfer_mib_per_second: _,
         bootstrap: _,
         rejoin_empty: _,
         new_identity: _,

@@ -1,13 +1,14 @@
 //! The operator's command that gives a dead member's places to a new one.
 
-use pixii_core::members::{Liveness, Member, MembershipStatus, check_name, check_written};
+use pixii_core::members::{Liveness, Member};
 use pixii_core::message::{ReplaceRejection, Replacement, ReplyBody};
-use pixii_core::node::{ClientId, Hindrance, Input, RingChange};
-use pixii_core::types::{MAX_MEMBERS, NodeId};
+use pixii_core::node::{ClientId, Hindrance, Input, RingOrder};
+use pixii_core::ring::{Edit, RingId};
+use pixii_core::types::NodeId;
 use pixii_transport::limited;
 
-use super::Engine;
-use super::ending::{Ending, FINISH_BEFORE_NEXT};
+use super::planning::{check_newcomer, end_of};
+use super::{Engine, Ordered};
 
 impl Engine<'_> {
     /// Answers what the replacement of a member would change; with `apply`, answers when it is
@@ -21,7 +22,7 @@ impl Engine<'_> {
         address: String,
         apply: bool,
     ) {
-        let plan = self.plan(old, new, &address);
+        let plan = self.replacement(old, new, &address);
         let (old, plan) = match plan {
             Ok((old, plan)) if apply => (old, plan),
             reported => {
@@ -36,8 +37,10 @@ impl Engine<'_> {
             [],
             "by an operator's command {new} at {address} takes the places of {old_name}"
         );
-        self.replacing = Some((client, id, plan));
-        self.input(Input::Replace { old, new: Member::configured(new, address) });
+        self.ordered = Some(Ordered::Replace { client, id, plan });
+        let newcomer = Member::configured(new, address);
+        let edits = vec![Edit::Replace { old, new: newcomer.id() }];
+        self.input(Input::Ring(RingOrder::Begin { edits, newcomers: vec![newcomer] }));
     }
 
     pub(super) fn name(&self, id: NodeId) -> String {
@@ -45,62 +48,27 @@ impl Engine<'_> {
     }
 
     /// What would happen, or why it cannot.
-    fn plan(
+    fn replacement(
         &self,
         old: &str,
         new: &str,
         address: &str,
     ) -> Result<(NodeId, Replacement), ReplaceRejection> {
-        let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
-        if check_name("", &new).is_err() {
-            return Err(ReplaceRejection::Name { name: new });
-        }
-        if check_written("", &address).is_err() {
-            return Err(ReplaceRejection::Address { address });
-        }
-        let node = self.config.name.clone();
-        let changes = self.replacing.is_some() || self.node.is_changing_ring();
-        if changes || self.finish_by.is_some() {
-            return Err(ReplaceRejection::Changing { node });
-        }
-        if let Some(change) = self.node.ring_change() {
-            return Err(self.hindrance(&Hindrance::Other(Some(change), change.by)));
-        }
-        if !self.node.is_settled() {
-            return Err(ReplaceRejection::Starting { node });
-        }
-        let members = self.node.members();
-        let Some(gone) = members.iter().find(|member| member.name == old) else {
-            let present = members.iter().filter(|member| self.ring.has(member.id()));
-            let members = present.map(|member| member.name.clone()).collect();
-            return Err(ReplaceRejection::NoMember { old, members });
+        let (old, new) = (old.to_owned(), new.to_owned());
+        check_newcomer(self.node.members(), &self.ring, (&new, address), Some(&old))?;
+        self.check_free()?;
+        let Some(gone) = self.node.members().get(NodeId::of(&old)) else {
+            return Err(self.no_member(&old));
         };
         if !self.ring.has(gone.id()) {
             return Err(ReplaceRejection::NoPlaces { old });
         }
-        if old == node {
+        if old == self.config.name {
             return Err(ReplaceRejection::Itself { old });
         }
-        if let Some(known) = members.get(NodeId::of(&new)) {
-            return Err(match known.membership {
-                MembershipStatus::Removed => ReplaceRejection::Removed { new },
-                _ => ReplaceRejection::Member { new },
-            });
-        }
-        let here = |member: &&Member| {
-            member.address == address
-                && member.membership != MembershipStatus::Removed
-                && member.name != old
-        };
-        if let Some(other) = members.iter().find(here) {
-            let member = other.name.clone();
-            return Err(ReplaceRejection::AddressTaken { member, address });
-        }
-        if members.iter().count() >= MAX_MEMBERS {
-            return Err(ReplaceRejection::Full);
-        }
         self.check_reach(gone)?;
-        let ring = self.ring.replace(gone.id(), NodeId::of(&new))?;
+        let edits = [Edit::Replace { old: gone.id(), new: NodeId::of(&new) }];
+        let ring = end_of(self.ring.begin(&edits)?);
         let plan = Replacement {
             old_address: gone.address.clone(),
             version: ring.version(),
@@ -111,16 +79,41 @@ impl Engine<'_> {
         Ok((gone.id(), plan))
     }
 
+    /// Checks that nothing keeps this node from changing the ring just now.
+    pub(super) fn check_free(&self) -> Result<(), ReplaceRejection> {
+        let node = self.config.name.clone();
+        let changes = self.ordered.is_some() || self.node.is_changing_ring();
+        if changes || self.finish_by.is_some() {
+            return Err(ReplaceRejection::Changing { node });
+        }
+        if let Some(change) = self.node.ring_change() {
+            return Err(self.hindrance(&Hindrance::Other(Some(change), change.by)));
+        }
+        if !self.node.is_settled() {
+            return Err(ReplaceRejection::Starting { node });
+        }
+        Ok(())
+    }
+
+    /// No member is called this.
+    pub(super) fn no_member(&self, old: &str) -> ReplaceRejection {
+        let members = self.node.members().iter();
+        let present = members.filter(|member| self.ring.has(member.id()));
+        let members = present.map(|member| member.name.clone()).collect();
+        ReplaceRejection::NoMember { old: old.to_owned(), members }
+    }
+
     /// Checks that the member to be removed is down and most members are in reach: of two halves of
     /// a cluster, at most one changes its ring.
-    fn check_reach(&self, gone: &Member) -> Result<(), ReplaceRejection> {
+    pub(super) fn check_reach(&self, gone: &Member) -> Result<(), ReplaceRejection> {
         let now = self.now();
-        let open = |id: &NodeId| self.hub.peers.get(id).is_some_and(|peer| peer.outbox.is_open());
+        let peers = self.hub.peers();
+        let open = |id: &NodeId| peers.get(id).is_some_and(|peer| peer.outbox.is_open());
         let old = gone.name.clone();
         if open(&gone.id()) {
             return Err(ReplaceRejection::Answers { old });
         }
-        let known = self.hub.peers.contains_key(&gone.id());
+        let known = peers.contains_key(&gone.id());
         if known && self.node.peer_view(now, gone.id()).liveness != Liveness::Down {
             let timeout_ms = self.config.gossip_timeout_ms;
             return Err(ReplaceRejection::NotDown { old, timeout_ms });
@@ -128,46 +121,43 @@ impl Engine<'_> {
         let all = self.ring.members().len();
         let near = self.ring.members().iter().filter(|m| m.id == self.config.me() || open(&m.id));
         let near = near.count();
-        if 2 * near <= all {
+        if 2 * near < all {
             return Err(ReplaceRejection::Reach { near: near as u64, all: all as u64 });
         }
         Ok(())
     }
 
-    /// The ordered replacement cannot be made: the client that ordered it gets the reason.
-    pub(super) fn not_replaced(&mut self, why: &Hindrance) {
-        let why = self.hindrance(why);
-        let (permit, name) =
-            (self.hub.log.once("not_replaced", "", &why.to_string()), &self.config.name);
-        limited!(permit, warn, [], "node {name} replaces nobody: {why}");
-        if let Some((client, id, _)) = self.replacing.take() {
-            self.reply(client, id, ReplyBody::Replace(Err(why)));
+    /// The order to change the ring has been carried out, or cannot be: the client that gave it is
+    /// answered.
+    pub(super) fn ring_ordered(&mut self, done: Result<RingId, Hindrance>) {
+        match self.ordered.take() {
+            Some(Ordered::Replace { client, id, plan }) => {
+                let done = done.map(|_| plan).map_err(|why| {
+                    let why = self.hindrance(&why);
+                    let permit = self.hub.log.once("not_replaced", "", &why.to_string());
+                    let name = &self.config.name;
+                    limited!(permit, warn, [], "node {name} replaces nobody: {why}");
+                    why
+                });
+                self.reply(client, id, ReplyBody::Replace(done));
+            }
+            Some(Ordered::Plan { client, id, applies }) => {
+                self.plan_ordered(client, id, applies, done.err());
+            }
+            None => {}
         }
     }
 
     /// Why a replacement cannot be made, as the client is answered.
-    fn hindrance(&self, why: &Hindrance) -> ReplaceRejection {
+    pub(super) fn hindrance(&self, why: &Hindrance) -> ReplaceRejection {
         match why {
-            Hindrance::Other(None, by) => ReplaceRejection::AnotherUnknown { at: self.name(*by) },
-            Hindrance::Other(Some(RingChange { old, new, .. }), by) => {
-                let new = self.node.members().get(*new).map(|new| new.name.clone());
-                ReplaceRejection::Another { old: self.name(*old), new, at: self.name(*by) }
-            }
-            Hindrance::Grants { granted, members } => {
+            Hindrance::Other(_, by) => ReplaceRejection::AnotherUnknown { at: self.name(*by) },
+            Hindrance::Grants { granted, members, .. } => {
                 ReplaceRejection::Grants { granted: *granted as u64, members: *members as u64 }
             }
             Hindrance::Ring(why) => why.clone().into(),
+            // What only other orders meet.
+            other => ReplaceRejection::Text(self.plan_hindrance(other).to_string()),
         }
-    }
-
-    /// A later ring is durable: this incarnation ends.
-    pub(super) fn begin_incarnation(&mut self) {
-        if self.finish_by.is_none() {
-            self.ending = Ending::BeginIncarnation;
-        }
-        if let Some((client, id, plan)) = self.replacing.take() {
-            self.reply(client, id, ReplyBody::Replace(Ok(plan)));
-        }
-        self.begin_end(FINISH_BEFORE_NEXT);
     }
 }

@@ -36,7 +36,8 @@ impl Engine<'_> {
         let now = self.now();
         let pairs = self.node.pairs(now);
         let mut compared = by_peer(&pairs);
-        let peers = self.hub.peers.values().map(|peer| {
+        let known = self.hub.peers();
+        let peers = known.values().map(|peer| {
             let view = self.node.peer_view(now, peer.id);
             PeerStatus {
                 id: peer.id,
@@ -77,6 +78,7 @@ impl Engine<'_> {
             other_rings: self
                 .node
                 .other_rings()
+                .into_iter()
                 .map(|(id, version)| (self.name(id), version))
                 .collect(),
             complaints: self.complaints().collect(),
@@ -86,7 +88,7 @@ impl Engine<'_> {
     /// The counters of the node and of the daemon around it.
     fn counters(&self) -> Vec<(Counter, u64)> {
         let closed = self.hub.closed_clients.load(Ordering::Relaxed);
-        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
+        let sent = self.hub.peers().values().map(|peer| peer.outbox.bytes_taken()).sum();
         let mut counters = self.node.counters();
         counters.extend([
             (Counter::CallsRefusedBusy, self.busy),
@@ -122,11 +124,13 @@ impl Engine<'_> {
             let (peer, cluster) = (self.name(*peer), self.config.cluster.clone());
             Complaint::Foreign { peer, cluster, ours, theirs: *theirs }
         });
-        let refusing = self.hub.peers.values().filter_map(|peer| {
+        let peers = self.hub.peers();
+        let refusing = peers.values().filter_map(|peer| {
             let why = peer.rejection()?;
             Some(Complaint::Refused { peer: peer.name.clone(), why })
         });
-        refusing.chain(foreign).chain(self.hub.undialable())
+        let refusing: Vec<Complaint> = refusing.collect();
+        refusing.into_iter().chain(foreign).chain(self.hub.undialable())
     }
 
     /// What the daemon does, in words, for the service manager.
@@ -226,7 +230,7 @@ impl Engine<'_> {
             self.node.pairs(now).into_iter().filter(queried).map(pair).collect();
         // As the node sees it: a link is up, and the peer is not marked down.
         let reached = |peer: NodeId| {
-            let open = self.hub.peers.get(&peer).is_some_and(|peer| peer.outbox.is_open());
+            let open = self.hub.peers().get(&peer).is_some_and(|peer| peer.outbox.is_open());
             open && self.node.peer_view(now, peer).liveness != Liveness::Down
         };
         let mut unreachable: Vec<NodeId> = pairs.iter().map(|pair| pair.peer).collect();

@@ -410,11 +410,8 @@ mod tests {
         fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
             self.inner.gc_epochs()
         }
-        fn hint_totals(
-            &self,
-            place: &dyn Fn(&Key) -> (Partition, bool),
-        ) -> Result<Kept, StoreError> {
-            self.inner.hint_totals(place)
+        fn hint_totals(&self, partition: &dyn Fn(&Key) -> Partition) -> Result<Kept, StoreError> {
+            self.inner.hint_totals(partition)
         }
         fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
             self.inner.apply(changes)

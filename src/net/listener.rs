@@ -7,15 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii_core::members::{Member, MembershipStatus, check_address};
-use pixii_core::message::before::Before;
+use pixii_core::members::{Member, Members, MembershipStatus, check_address};
 use pixii_core::message::{
     Call, CallBody, PeerMessage, Rejection, Reply, ReplyBody, Resource, Response,
 };
 use pixii_core::ring::RingId;
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
-use pixii_core::wire::{CODED, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
+use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
@@ -268,7 +267,8 @@ struct Newcomer {
 async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
     let Newcomer { cluster, ring, node, to, run } = newcomer;
     // A stranger can make up any number of names, so the log names a non-member by its address.
-    let member = hub.identity.members.get(node);
+    let known = hub.known();
+    let member = known.members.get(node);
     let who = member.map_or_else(|| run.from.ip().to_string(), |member| member.name.clone());
     let refused = |why: String| Rejected::Refused(who.clone(), why);
     check_membership(hub, &cluster, node)?;
@@ -299,10 +299,10 @@ fn check_cluster(hub: &Hub, cluster: &str) -> Result<(), String> {
 
 /// Refuses a node that an operator has removed.
 fn check_membership(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
-    let ours = &hub.identity;
-    let member =
-        ours.members.get(node).filter(|member| member.membership == MembershipStatus::Removed);
-    match member.filter(|_| cluster == ours.cluster) {
+    let known = hub.known();
+    let member = known.members.get(node);
+    let removed = member.filter(|member| member.membership == MembershipStatus::Removed);
+    match removed.filter(|_| cluster == hub.identity.cluster) {
         None => Ok(()),
         Some(Member { name, .. }) => Err(Rejected::Removed(
             name.clone(),
@@ -331,14 +331,15 @@ fn check_peer(
             "node {name} was dialed by its own name: is a member's address wrong?"
         ));
     }
-    let Some(peer) = hub.peers.get(&node) else {
-        if ring.version > ours.ring.version && to == ours.me {
+    let known = hub.known();
+    let Some(peer) = known.peers.get(&node) else {
+        if ring.version > known.ring.version && to == ours.me {
             return Ok(hub.stranger(node));
         }
         let address: String = address.escape_debug().take(64).collect();
         return Err(format!(
             "the node that says that it is at {address} (id {node:?}) is not among the members \
-             that node {name} is configured with"
+             that node {name} knows"
         ));
     };
     if to != ours.me {
@@ -347,12 +348,12 @@ fn check_peer(
         ));
     }
     // Of two versions the later one is in force, which the nodes settle between them.
-    if ring.version == 1 && ours.ring.version == 1 && ring.digest != ours.ring.digest {
+    if ring.version == 1 && known.ring.version == 1 && ring.digest != known.ring.digest {
         let theirs = &peer.name;
         return Err(format!(
             "members, n or partitions differ between the configurations of {name} and {theirs}: \
              {name} has {}",
-            shape(ours)
+            shape(ours.shape, &known.members)
         ));
     }
     Ok(peer.clone())
@@ -360,10 +361,9 @@ fn check_peer(
 
 /// Describes the sizes of this node's ring, in a text that fits in a frame of a handshake. Of the
 /// other side's ring only the digest is known.
-fn shape(ours: &Identity) -> String {
-    let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
+fn shape((n, partitions): (u8, u16), members: &Members) -> String {
+    let names: Vec<&str> = members.iter().map(|member| &*member.name).collect();
     let (count, names) = (names.len(), names.join(", "));
-    let (n, partitions) = ours.shape;
     let named = if names.len() <= MAX_LISTED_BYTES { format!(": {names}") } else { String::new() };
     format!("n = {n}, {partitions} partitions and {count} members{named}")
 }
@@ -413,10 +413,8 @@ async fn next_message(
     reader: &mut FrameReader<OwnedReadHalf>,
     protocol: u16,
 ) -> Result<Option<(PeerMessage, FrameMemory)>, ReadError> {
-    match protocol {
-        CODED.. => reader.next().await,
-        _ => Ok(reader.next().await?.map(|(Before(message), memory)| (message, memory))),
-    }
+    let Some((payload, memory)) = reader.payload().await? else { return Ok(None) };
+    Ok(Some((PeerMessage::decode(&payload, protocol)?, memory)))
 }
 
 async fn serve_client(

@@ -143,7 +143,7 @@ impl LinkFault {
 /// Connects and shakes hands; the error is a sentence for the operator.
 async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> {
     let ours = &hub.identity;
-    let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
+    let (cluster, ring, node, to) = (ours.cluster.clone(), hub.known().ring, ours.me, peer.id);
     let (incarnation, boot_nonce) = (ours.incarnation, ours.boot_nonce);
     let (birth, own) = (ours.birth, ours.address.clone());
     let hello =
@@ -223,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::net::budgets::Budgets;
+    use crate::net::members::Memberships;
     use crate::net::places::Places;
     use crate::net::{Access, Identity};
 
@@ -254,8 +255,6 @@ mod tests {
             cluster: "test".into(),
             name: "n1".into(),
             me: NodeId::of("n1"),
-            members: members.clone(),
-            ring: RingId { version: 1, digest: 1 },
             shape: (1, 1),
             incarnation: Incarnation(1),
             boot_nonce: 1,
@@ -265,8 +264,10 @@ mod tests {
         let access =
             Access { secrets: Vault::default(), per_address: 8, nonces: Nonces::new([7; 32]) };
         let places = Places::of(1_024, 1);
-        let (hub, mut events) = Hub::new(identity, &members, access, places, Budgets::of(None, 0));
-        let peer = hub.peers[&NodeId::of("n2")].clone();
+        let ring = RingId { version: 1, digest: 1 };
+        let known = Memberships { configured: members.clone(), members, ring };
+        let (hub, mut events) = Hub::new(identity, known, access, places, Budgets::of(None, 0));
+        let peer = hub.peers()[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
             let event = timeout(TIMEOUT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::Link { up, .. }) if up == expected), "{event:?}");

@@ -14,9 +14,9 @@ use pixii_core::causal::{Actor, ActorEpoch, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
     Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Gauges,
-    LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, Rejection, RepairCounts,
-    RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody, Request,
-    Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus, WriteRule,
+    LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, PlanRejection, Rejection,
+    RepairCounts, RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody,
+    Request, Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus, WriteRule,
 };
 use pixii_core::ring::Ring;
 use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -229,6 +229,10 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             }
             CallBody::Replace { .. } => {
                 ReplyBody::Replace(Err(ReplaceRejection::Text("this node is a fake".into())))
+            }
+            CallBody::Plan(_) => {
+                let why = PlanRejection::Text("this node is a fake".into());
+                ReplyBody::Plan(Box::new(Err(why)))
             }
             CallBody::GiveUp { .. } => {
                 world.nodes[at].given_up.fetch_add(1, Ordering::SeqCst);

@@ -143,13 +143,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     where
         T: for<'de> BorrowDecode<'de, Bytes>,
     {
+        let Some((payload, memory)) = self.payload().await? else { return Ok(None) };
+        Ok(Some((wire::decode(&payload)?, memory)))
+    }
+
+    /// The payload of the next message, which is still to be decoded.
+    pub async fn payload(&mut self) -> Result<Option<(Bytes, FrameMemory)>, ReadError> {
         loop {
             let check = Check::of(self.seal.as_mut(), self.checksum);
             if let Some(payload) = wire::take_checked(&mut self.buffer, self.limit, check)? {
                 self.pace.reset();
                 let held = self.held.take();
                 held.iter().for_each(Memory::complete);
-                return Ok(Some((wire::decode(&payload)?, held)));
+                return Ok(Some((payload, held)));
             }
             self.claim().await;
             if self.read().await? == 0 {

@@ -1,6 +1,7 @@
 //! Drills: real daemons, real faults, and the ledger that shows whether anything was lost.
 
 pub(crate) mod catalog;
+mod changes;
 pub(crate) mod clock_skew;
 pub(crate) mod deletes;
 pub(crate) mod detection;
@@ -13,12 +14,16 @@ pub(crate) mod failed_nodes;
 pub(crate) mod failover;
 pub(crate) mod freeze;
 pub(crate) mod handoff;
+pub(crate) mod join;
+pub(crate) mod join_under_kill;
 pub(crate) mod kill;
+pub(crate) mod leave;
 pub(crate) mod page;
 pub(crate) mod partition;
 pub(crate) mod power_cut;
 pub(crate) mod report;
 pub(crate) mod restart;
+pub(crate) mod scale;
 mod scenario;
 pub(crate) mod slow_disk;
 pub(crate) mod testbed;

@@ -20,7 +20,8 @@ use crate::drill::report::Report;
 use crate::drill::timeline::Timeline;
 use crate::drill::{
     Ending, Plan, Print, clock_skew, deletes, detection, disk_full, disk_loss, dropped_messages,
-    failed_nodes, failover, freeze, handoff, kill, partition, power_cut, restart, slow_disk, units,
+    failed_nodes, failover, freeze, handoff, join, join_under_kill, kill, leave, partition,
+    power_cut, restart, scale, slow_disk, units,
 };
 
 /// Try real daemons under real faults, and see whether anything acknowledged is lost
@@ -133,6 +134,10 @@ async fn carry_out(name: &Name, plan: &Plan, print: Print<'_>) -> Result<Ending,
         Name::DiskFull(_) => disk_full::run(plan, print).await,
         Name::Partition(_) => partition::run(plan, print).await,
         Name::ClockSkew(_) => clock_skew::run(plan, print).await,
+        Name::Join(of) => join::run(plan, of.value_bytes as usize, of.old.as_deref(), print).await,
+        Name::Leave(_) => leave::run(plan, print).await,
+        Name::JoinUnderKill(_) => join_under_kill::run(plan, print).await,
+        Name::Scale(of) => scale::run(plan, of.strict, print).await,
         Name::FailedNodes(_) => failed_nodes::run(plan, print).await,
         Name::Failover(of) => failover::run(plan, of.how, print).await,
         Name::Handoff(_) => handoff::run(plan, print).await,

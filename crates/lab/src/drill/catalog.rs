@@ -32,7 +32,7 @@ pub(crate) enum Need {
 const NONE: &[Need] = &[];
 
 /// All drills, in the order of the list.
-pub(crate) static DRILLS: [Drill; 17] = [
+pub(crate) static DRILLS: [Drill; 21] = [
     Drill {
         name: "kill",
         proves: "kill -9 of one daemon or all, at any moment, often before it is ready, loses \
@@ -114,6 +114,32 @@ pub(crate) static DRILLS: [Drill; 17] = [
             with all, and nobody \
                    keeps a hint for it",
         needs: &[Need::OlderProgram],
+    },
+    Drill {
+        name: "join",
+        proves: "a daemon that joins is brought what it owns and little else; a lost disk is \
+            filled again as fast",
+        recovery: "from the order until every member uses the new ring",
+        needs: NONE,
+    },
+    Drill {
+        name: "leave",
+        proves: "a member that leaves under load gives its places away: nobody is refused",
+        recovery: "from the order until it has ended, all are linked and nobody keeps a hint",
+        needs: NONE,
+    },
+    Drill {
+        name: "join-under-kill",
+        proves: "members join and leave while daemons are killed, or are turned back: every \
+            change ends, and nothing is lost",
+        recovery: "none is measured: of each change, until every member uses the same settled ring",
+        needs: NONE,
+    },
+    Drill {
+        name: "scale",
+        proves: "3, 5, 8, 4 and 3 members under an open loop: nobody is refused, nothing is lost",
+        recovery: "none is measured: p99 while the members change beside that of a calm period",
+        needs: NONE,
     },
     Drill {
         name: "failed-nodes",

@@ -32,8 +32,9 @@ const MOST: f64 = 2.0;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The recovery of the daemon without a disk.
-struct Refill {
-    took: Duration,
+pub(super) struct Refill {
+    /// From its start until it had all again.
+    pub(super) took: Duration,
     /// From its start until it served, as precisely as its status was polled.
     served: Duration,
     status: StatusReport,
@@ -134,7 +135,7 @@ fn ending(
 
 /// Starts the daemon with an empty disk. Waits until it is read-eligible for all of its partitions,
 /// and each was found equal to that of every other owner since the start.
-async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
+pub(super) async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
     testbed.timeline.note(EventKind::Heal, &format!("{victim} is started"));
     testbed.cluster.start(victim)?;

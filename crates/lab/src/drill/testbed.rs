@@ -170,7 +170,11 @@ impl Testbed {
     }
 
     /// Waits until a daemon serves; the inner error says how it ended instead.
-    async fn await_ready(&mut self, name: &str, log: &Log) -> Result<Result<(), String>, String> {
+    pub(super) async fn await_ready(
+        &mut self,
+        name: &str,
+        log: &Log,
+    ) -> Result<Result<(), String>, String> {
         let begun = Instant::now();
         while begun.elapsed() < OPEN_WAIT {
             if log.says_ready() {

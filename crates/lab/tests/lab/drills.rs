@@ -26,7 +26,7 @@ fn people_see_what_drills_there_are_and_what_they_need() {
         (code, &list[0]["name"], &list[1]["name"]),
         (0, &"kill".into(), &"power-cut".into())
     );
-    assert_eq!(list.as_array().unwrap().len(), 17);
+    assert_eq!(list.as_array().unwrap().len(), 21);
     assert!(list.as_array().unwrap().iter().all(|one| one["proves"].is_string()));
     let (code, out, why) = run(&["drill", "flood", "--hard"]);
     let stated = "pixii: there is no drill \"flood\"; there are kill, power-cut, restart, ";

@@ -43,6 +43,14 @@ pub(super) enum Name {
     ClockSkew(Exercise),
     /// Daemons of an older program replaced one after the other
     Upgrade(Upgrade),
+    /// A daemon joins, and one without its disk is filled again: how fast
+    Join(Join),
+    /// A member leaves under load
+    Leave(Exercise),
+    /// Members join and leave while daemons are killed, and some are turned back
+    JoinUnderKill(JoinUnderKill),
+    /// 3, 5, 8, 4 and 3 members under an open loop
+    Scale(Scale),
     /// Two of five daemons dead: what is read and written, and what is refused
     FailedNodes(FailedNodes),
     /// A daemon killed or frozen under 8 clients: who notices
@@ -178,6 +186,55 @@ pub(super) struct DiskLoss {
 }
 
 #[derive(Args)]
+pub(super) struct Join {
+    /// Keys that are loaded before
+    #[arg(long, default_value_t = 20_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 1_024,
+        value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    pub(super) value_bytes: u64,
+    /// An older program, whose refill of a lost disk is measured, too
+    #[arg(long, value_name = "PATH")]
+    pub(super) old: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct JoinUnderKill {
+    /// How many changes
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rounds: u64,
+    /// Keys that are read and written
+    #[arg(long, default_value_t = 5_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    keys: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Scale {
+    /// How often, each time on an empty cluster
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+    /// Keys that are read and written, of 1,000 bytes each
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    keys: u64,
+    /// Length of the calm behind each change, in seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Only owners count
+    #[arg(long)]
+    pub(super) strict: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
 pub(super) struct DroppedMessages {
     /// Puts while messages are lost
     #[arg(long, default_value_t = 100_000,
@@ -302,6 +359,15 @@ impl Name {
             Name::Partition(of) => ("partition", timed(of), &of.place),
             Name::ClockSkew(of) => ("clock-skew", timed(of), &of.place),
             Name::Upgrade(of) => ("upgrade", timed(&of.exercise), &of.exercise.place),
+            Name::Join(of) => ("join", Effort::rounds(1, of.keys), &of.place),
+            Name::Leave(of) => ("leave", timed(of), &of.place),
+            Name::JoinUnderKill(of) => {
+                ("join-under-kill", Effort::rounds(of.rounds, of.keys), &of.place)
+            }
+            Name::Scale(of) => {
+                let length = Duration::from_secs(of.seconds);
+                ("scale", Effort { rounds: of.rounds, keys: of.keys, length }, &of.place)
+            }
             Name::FailedNodes(of) => {
                 ("failed-nodes", Effort::rounds(of.rounds, of.keys), &of.place)
             }

@@ -71,6 +71,8 @@ pub struct Config {
     pub repair_interval_ms: u64,
     /// Time in which all data on disk is read once and its checksums are verified, in milliseconds.
     pub scrub_interval_ms: u64,
+    /// Most MiB a second of records that are taken over from other nodes; 0 for no limit.
+    pub transfer_mib_per_second: u64,
     /// True if this is a new cluster, whose members need not all be up. Not in the file, because it
     /// holds for one start.
     pub bootstrap: bool,
@@ -144,6 +146,7 @@ struct Keys {
     hint_age_ms: Option<i64>,
     repair_interval_ms: Option<i64>,
     scrub_interval_ms: Option<i64>,
+    transfer_mib_per_second: Option<i64>,
     partitions: Option<i64>,
     cache_mib: Option<i64>,
     disk_reserve_mib: Option<i64>,
@@ -296,6 +299,8 @@ fn check(keys: Keys) -> Result<Config, String> {
     let hint_age_ms = numbers::HINT_AGE_MS.of(keys.hint_age_ms)? as u64;
     let repair_interval_ms = numbers::REPAIR_INTERVAL_MS.of(keys.repair_interval_ms)? as u64;
     let scrub_interval_ms = numbers::SCRUB_INTERVAL_MS.of(keys.scrub_interval_ms)? as u64;
+    let transfer = numbers::TRANSFER_MIB_PER_SECOND.of(keys.transfer_mib_per_second)?;
+    let transfer_mib_per_second = transfer as u64;
     let cache_mib =
         keys.cache_mib.map(|given| numbers::check("cache_mib", given, numbers::CACHE_MIB));
     let cache_mib = cache_mib.transpose()?.map(|given| given as u64);
@@ -334,6 +339,7 @@ fn check(keys: Keys) -> Result<Config, String> {
         hint_age_ms,
         repair_interval_ms,
         scrub_interval_ms,
+        transfer_mib_per_second,
         bootstrap,
         rejoin_empty: false,
         new_identity: false,

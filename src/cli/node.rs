@@ -1,11 +1,12 @@
 //! `pixii node`.
 
+mod plan;
 mod replace;
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints, Staged};
 use pixii_kit::arguments::{Shared, deadline};
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{bytes, count};
@@ -24,7 +25,10 @@ Examples:
   pixii node stop n3                           n3 finishes what runs, closes its store and exits
   pixii node drain n3                          first let n3 hand over its work: no client notices
   pixii node replace n3 n6@10.0.0.6:7432       what the replacement of a dead member comes to
-  pixii node replace n3 n6@10.0.0.6:7432 --yes")]
+  pixii node replace n3 n6@10.0.0.6:7432 --yes
+  pixii node join n4@10.0.0.4:7432             stage a change of the ring
+  pixii node plan                              what the staged changes come to
+  pixii node apply --plan 0123456789abcdef     begin them")]
 pub(crate) struct Node {
     #[command(subcommand)]
     order: Order,
@@ -99,6 +103,82 @@ Examples:
         #[arg(long)]
         yes: bool,
     },
+    /// Stage that a new node becomes a member
+    #[command(after_help = "\
+Nothing changes before `pixii node apply`. The node that is asked keeps what is staged until it \
+        stops. The new node's \
+configuration names the same n and partitions, the members, and itself.
+
+Examples:
+  pixii node join n4@10.0.0.4:7432
+  pixii node join n4@10.0.0.4:7432 --weight 200 --zone rack-2")]
+    Join {
+        /// The one that comes: a name that the cluster never had, and its address
+        #[arg(value_name = "NAME@HOST:PORT")]
+        new: String,
+        /// How much of the data it takes beside others [default: 100]
+        #[arg(long)]
+        weight: Option<u16>,
+        /// The zone that it is in: nodes of a zone fail together [default: one of its own]
+        #[arg(long)]
+        zone: Option<String>,
+    },
+    /// Stage that a member gives its data to others and leaves
+    #[command(after_help = "Examples:\n  pixii node leave n4")]
+    Leave {
+        /// The member's name
+        name: String,
+    },
+    /// Stage that a member that is down for good is removed, and others get its places
+    #[command(after_help = "Examples:\n  pixii node remove n4")]
+    Remove {
+        /// The member's name
+        name: String,
+    },
+    /// Stage another weight or zone of a member
+    #[command(after_help = "\
+Examples:
+  pixii node set n4 --weight 50                half as much data as a member of weight 100
+  pixii node set n4 --zone \"\"                  in a zone of its own")]
+    Set {
+        /// The member's name
+        name: String,
+        /// How much of the data it takes beside others
+        #[arg(long, required_unless_present = "zone")]
+        weight: Option<u16>,
+        /// The zone that it is in; the empty name is a zone of its own
+        #[arg(long)]
+        zone: Option<String>,
+    },
+    /// Show what is staged, and what it comes to
+    #[command(after_help = "\
+Examples:
+  pixii node plan
+  pixii node plan --status                     how far a change is at each member
+  pixii node plan --clear                      forget what is staged")]
+    Plan(plan::Show),
+    /// Begin the change that is staged
+    #[command(after_help = "\
+Examples:
+  pixii node apply --plan 0123456789abcdef
+  pixii node apply --plan 0123456789abcdef --wait 600")]
+    Apply(plan::Apply),
+    /// Take the change of the ring back that is in progress
+    #[command(after_help = "Examples:\n  pixii node cancel")]
+    Cancel,
+    /// Remove a node that has no place in the ring, with whatever it holds
+    #[command(after_help = "\
+One that was to join and is not wanted any more, or one on its way out that is gone.
+
+Examples:
+  pixii node dismiss n4 --yes")]
+    Dismiss {
+        /// The node's name
+        name: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Node {
@@ -109,6 +189,18 @@ impl Node {
             Order::Drain { name, timeout } => drain(name.as_deref(), timeout, shared),
             Order::Undrain { name } => undrain(name.as_deref(), shared),
             Order::Replace { old, new, yes } => replace::replace(&old, &new, yes, shared),
+            Order::Join { new, weight, zone } => {
+                plan::stage(plan::join(&new, weight, zone)?, shared)
+            }
+            Order::Leave { name } => plan::stage(Staged::Leave { name }, shared),
+            Order::Remove { name } => plan::stage(Staged::Remove { name }, shared),
+            Order::Set { name, weight, zone } => {
+                plan::stage(Staged::Set { name, weight, zone }, shared)
+            }
+            Order::Plan(show) => show.run(shared),
+            Order::Apply(apply) => apply.run(shared),
+            Order::Cancel => plan::cancel(shared),
+            Order::Dismiss { name, yes } => plan::dismiss(&name, yes, shared),
         }
     }
 }

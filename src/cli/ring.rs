@@ -66,6 +66,7 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
         return emit_json(&json!({
             "cluster": client.cluster(),
             "version": ring.version(),
+            "step": ring.step().map(|step| step.to_string()),
             "n": ring.n(),
             "r": report.r,
             "w": report.w,
@@ -85,6 +86,7 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
         };
         rows.push(row([&member.name, &member.address, share, percent]));
     }
+    let step = ring.step().map_or(String::new(), |step| format!(" ({step})"));
     let unfinished: String =
         unfinished.iter().map(|what| format!("unfinished: {what}\n")).collect();
     let unfinished = if unfinished.is_empty() { unfinished } else { format!("\n{unfinished}") };
@@ -97,7 +99,7 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
         report.w,
         match ring.version() {
             1 => String::new(),
-            version => format!(", ring version {version}"),
+            version => format!(", ring version {version}{step}"),
         },
         table(&rows)
     ))

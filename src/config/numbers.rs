@@ -28,6 +28,8 @@ pub(super) const REPAIR_INTERVAL_MS: Number =
     number("repair_interval_ms", 60_000, 1_000..=86_400_000);
 pub(super) const SCRUB_INTERVAL_MS: Number =
     number("scrub_interval_ms", 86_400_000, 10_000..=2_592_000_000);
+pub(super) const TRANSFER_MIB_PER_SECOND: Number =
+    number("transfer_mib_per_second", 32, 0..=65_536);
 pub(super) const DISK_RESERVE_MIB: Number = number("disk_reserve_mib", 256, 0..=1_048_576);
 
 /// The range of `cache_mib`, whose default follows from the memory limit.

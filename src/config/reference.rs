@@ -95,10 +95,16 @@ pub(crate) fn background() -> Table {
         &numbers::REPAIR_INTERVAL_MS,
         "each partition is compared with every other owner about as often as this",
     );
-    numeric(
+    let table = numeric(
         table,
         &numbers::SCRUB_INTERVAL_MS,
         "everything on disk is read from the device and its checksums tested once in this time",
+    );
+    numeric(
+        table,
+        &numbers::TRANSFER_MIB_PER_SECOND,
+        "most MiB a second of records that this node takes over from others, when it gets \
+         partitions or has lost its disk; 0 for no limit",
     )
 }
 

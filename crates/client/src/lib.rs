@@ -60,8 +60,9 @@ use pixii_core::causal::Dot;
 use pixii_core::members::Member;
 pub use pixii_core::message::Quorum;
 use pixii_core::message::{
-    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Rejection, RepairReport,
-    Replacement, ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, PlanOrder, PlanReport, Rejection,
+    RepairReport, Replacement, ReplyBody, Request, Response, RingReport, SampleReport,
+    StatusReport,
 };
 use pixii_core::ring::Ring;
 use pixii_core::secret::{Nonces, SecretKey};
@@ -398,6 +399,17 @@ impl Client {
         let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
         match self.control(None, CallBody::Replace { old, new, address, apply }).await? {
             ReplyBody::Replace(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Stages, shows, applies or cancels a change of the ring at the node first connected to.
+    /// Returns what is staged there afterwards, and the change that its ring is in.
+    pub async fn plan(&self, order: PlanOrder) -> Result<PlanReport, ClientError> {
+        match self.control(None, CallBody::Plan(order)).await? {
+            ReplyBody::Plan(reported) => {
                 reported.map_err(|why| ClientError::Error(why.to_string()))
             }
             _ => Err(unfitting()),

@@ -200,6 +200,7 @@ fn no_role_sees_another() {
             "outbox",
             "reach",
             "interface",
+            "rules",
         ];
         !shared.contains(&name.as_str())
     });

@@ -378,9 +378,9 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let http = rejection(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
     let mut future = wire::preamble();
-    future[8..].copy_from_slice(&[0, 9, 0, 10]);
+    future[8..].copy_from_slice(&[0, 10, 0, 11]);
     let future = rejection(port, &[&future[..], &wire::frame(&hello)].concat());
-    assert!(future.contains("protocol versions 9 to 10 are offered"), "{future}");
+    assert!(future.contains("protocol versions 10 to 11 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
     let ring = changed(|_, ring, _| ring.digest += 1);

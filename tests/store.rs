@@ -15,8 +15,8 @@ use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{
-    Change, Found, HintTotal, IncarnationError, Meta, Process, Record, Scanned, Span, Store,
-    StoreIdentity, begin_incarnation, end_incarnation, hint_bytes,
+    Change, Detail, Found, HintTotal, IncarnationError, Meta, Process, Record, Scanned, Span,
+    Store, StoreIdentity, begin_incarnation, end_incarnation, hint_bytes,
 };
 use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -300,25 +300,16 @@ fn incarnations_begin_and_end<B: Bench>() {
     let bench = B::new();
     assert_eq!(bench.store().meta().unwrap(), None);
     let begin = |store: &dyn Store, process| begin_incarnation(store, &owner("n1"), process);
-    let mut meta = begin(bench.store(), Process::New(42)).unwrap();
+    let mut meta = begin(bench.store(), Process(42)).unwrap();
     assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (42, 1, 1));
     meta.actor_epoch_end = ActorEpoch(100);
     end_incarnation(bench.store(), &meta).unwrap();
-    let meta = begin(bench.store(), Process::Same).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
-    assert_eq!(
-        (meta.actor_epoch_floor, meta.actor_epoch_end),
-        (ActorEpoch(1), ActorEpoch(100)),
-        "and actor epochs that \
-        go on"
-    );
-    end_incarnation(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
-    let mut meta = begin(bench.store(), Process::New(43)).unwrap();
+    let mut meta = begin(bench.store(), Process(43)).unwrap();
     assert_eq!(
         (meta.birth, meta.store, meta.incarnation.0),
-        (42, 43, 3),
-        "and another for the next"
+        (42, 43, 2),
+        "each process has an id of its own"
     );
     assert_eq!(
         (meta.actor_epoch_floor, &meta.fresh[..]),
@@ -329,16 +320,13 @@ fn incarnations_begin_and_end<B: Bench>() {
     bench.store().apply(&[Change::Meta(meta)]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
-    let meta = begin(bench.store(), Process::New(44)).unwrap();
-    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (44, 4, 200));
+    let meta = begin(bench.store(), Process(44)).unwrap();
+    assert_eq!((meta.store, meta.incarnation.0, meta.actor_epoch_floor.0), (44, 3, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
-    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process::New(45));
+    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process(45));
     assert!(matches!(stranger, Err(IncarnationError::Identity(..))), "{stranger:?}");
-    let moved = begin_incarnation(
-        bench.store(),
-        &StoreIdentity { ring: 8, ..owner("n1") },
-        Process::New(45),
-    );
+    let moved =
+        begin_incarnation(bench.store(), &StoreIdentity { ring: 8, ..owner("n1") }, Process(45));
     assert_eq!(moved, Err(IncarnationError::Ring));
 }
 
@@ -413,7 +401,6 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
     bench.store().sync().unwrap();
     bench = bench.reopen();
     let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
-    let pending = |key: &Key| key.as_bytes().len().is_multiple_of(2);
     for target in (0..3).map(|number| NodeId(number << 61)) {
         let of_target = model.iter().filter(|((of, _), _)| *of == target);
         let expected: Vec<(Key, Found)> = of_target
@@ -436,10 +423,9 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             let total = totals.entry(target).or_default();
             total.count += 1;
             total.bytes += hint_bytes(&key, &record);
-            total.pending += u64::from(pending(&key));
         }
     }
-    let reported = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
+    let reported = bench.store().hint_totals(&|_| Partition(3)).unwrap();
     assert_eq!(
         reported.stamps.values().sum::<u64>(),
         totals.values().map(|t| t.count).sum::<u64>()
@@ -493,7 +479,7 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
                     until,
                     leaves: leaves.clone(),
                     limit_bytes,
-                    without_contexts: false,
+                    detail: Detail::Contexts,
                 };
                 assert_eq!(scan_by_pages(&store, &model, partition, all.clone()), {
                     let whole = Span { limit_bytes: usize::MAX, ..all };

@@ -500,8 +500,7 @@ fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
     let store = pixii::disk::DiskStore::open(dir, 1 << 20).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
     let owner = pixii_core::store::StoreIdentity { cluster, name, ring: 0 };
-    pixii_core::store::begin_incarnation(&store, &owner, pixii_core::store::Process::New(1))
-        .unwrap();
+    pixii_core::store::begin_incarnation(&store, &owner, pixii_core::store::Process(1)).unwrap();
     store.close().unwrap();
 }
 

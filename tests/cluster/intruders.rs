@@ -45,8 +45,8 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
 
     let http = rejection(&cluster, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
-    let future = [&wire::MAGIC[..], &[0, 9, 0, 10], &wire::frame(&Hello::Client)].concat();
-    let sentence = "protocol versions 9 to 10 are offered; this node speaks 6 to 8";
+    let future = [&wire::MAGIC[..], &[0, 10, 0, 11], &wire::frame(&Hello::Client)].concat();
+    let sentence = "protocol versions 10 to 11 are offered; this node speaks 6 to 9";
     assert_eq!(rejection(&cluster, &future), sentence);
     let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
     assert_eq!(rejection(&cluster, &huge), "a frame of 4294967295 bytes; the limit here is 1024");

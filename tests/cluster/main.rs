@@ -9,6 +9,7 @@ mod deaths;
 mod draining;
 mod exhaustion;
 mod foreground;
+mod growing;
 mod intruders;
 mod listing;
 mod mistakes;

@@ -249,8 +249,10 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let mut own = Raw::connect(ports[0]);
     own.send(&[&preamble_of_6()[..], &wire::frame(&peer_hello(&ports, "n1", "n0"))].concat());
     assert!(matches!(own.welcome(), Welcome::Accepted { .. }));
-    let stated =
-        |body| wire::frame(&Before(PeerMessage { request_id: RequestId::of_wire(77), body }));
+    let stated = |body| {
+        let (ring, request_id) = (RingId::UNSAID, RequestId::of_wire(77));
+        wire::frame(&Before(PeerMessage { ring, request_id, body }))
+    };
     let propose = Body::Propose {
         partition: Partition(999),
         gc_epoch: GcEpoch::FIRST,

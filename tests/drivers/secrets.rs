@@ -134,8 +134,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             }
         }
         let links = client.links(Some("n1")).await.unwrap();
-        assert_eq!((links.secret, links.protocol), (true, 8));
-        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(8)), "{links:?}");
+        assert_eq!((links.secret, links.protocol), (true, 9));
+        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(9)), "{links:?}");
     });
     let reported = |secret: Option<SecretKey>| query(ports[0], secret).unwrap_err();
     let none = reported(None);
@@ -208,7 +208,7 @@ fn a_downgrade_is_refused_by_name() {
         raw.first_bytes();
         refused(&mut raw)
     };
-    let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 8";
+    let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 9";
     let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes \
         have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
@@ -218,7 +218,7 @@ fn a_downgrade_is_refused_by_name() {
     }
     // Somebody between the two who makes both believe that the other speaks less than it does.
     let mut offered = wire::preamble();
-    offered[11] = 9;
+    offered[11] = 10;
     let (mut raw, exchange) = challenged_as(ports[0], wire::preamble(), offered);
     let key = SecretKey::new(PEERS, Role::Peer);
     raw.send(&wire::frame(&proven(&hello, &exchange, &key).1));
@@ -244,7 +244,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (daemon, _) = start(&ports, 0);
     // What a removed node is notified would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
-    assert_eq!(offered[8..], [0, 6, 0x80, 8], "nothing older is offered");
+    assert_eq!(offered[8..], [0, 6, 0x80, 9], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
     raw.send(&[&wire::preamble()[..], &wire::frame(&removed)].concat());
     // One that is let in without being asked for anything is not among friends.

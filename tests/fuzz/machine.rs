@@ -26,7 +26,6 @@ struct Machine {
     now: Time,
     calls: u64,
     open: VecDeque<RequestId>,
-    over: bool,
 }
 
 /// Runs a node through the steps that the bytes tell. A step is `what: u8`, and for a message also
@@ -50,9 +49,6 @@ pub fn machine(bytes: &[u8]) {
         let end = (2 + usize::from(length)).min(after.len());
         machine.hear(what, way, &after.slice(2..end));
         rest = after.slice(end..);
-        if machine.over {
-            return;
-        }
     }
 }
 
@@ -72,25 +68,15 @@ impl Machine {
             Node::new(config, Meta { incarnation: Incarnation(1), ..Meta::new(owner, 1) }, 1);
         let (store, peers) = (MemoryStore::default(), ids[1..].to_vec());
         let (calls, open) = (0, VecDeque::new());
-        let mut machine = Machine {
-            node,
-            store,
-            peers: peers.clone(),
-            now: Time::START,
-            calls,
-            open,
-            over: false,
-        };
+        let mut machine =
+            Machine { node, store, peers: peers.clone(), now: Time::START, calls, open };
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
-            let message = PeerMessage {
-                request_id: RequestId::of_wire(NONCE),
-                body: Body::Known { seen: None, birth, cluster: None },
-            };
-            machine.give(Input::Peer { from: peer, message });
-            let message =
-                PeerMessage { request_id: RequestId::of_wire(NONCE), body: Body::Hints(0) };
-            machine.give(Input::Peer { from: peer, message });
+            let request_id = RequestId::of_wire(NONCE ^ machine.node.ring_id().digest);
+            for body in [Body::Known { seen: None, birth, cluster: None }, Body::Hints(0)] {
+                let message = PeerMessage { ring: machine.node.ring_id(), request_id, body };
+                machine.give(Input::Peer { from: peer, message });
+            }
         }
         assert!(machine.node.is_settled());
         machine
@@ -105,6 +91,7 @@ impl Machine {
                 if !self.open.is_empty() {
                     message.request_id = self.open[way % self.open.len()];
                 }
+                message.ring = self.node.ring_id();
                 self.give(Input::Peer { from, message });
             }
             (_, _, Ok(Call { body, .. })) => self.call(body),
@@ -138,8 +125,6 @@ impl Machine {
                             self.open.pop_front();
                         }
                     }
-                    // Another incarnation would follow.
-                    Output::BeginIncarnation => self.over = true,
                     _ => {}
                 }
             }

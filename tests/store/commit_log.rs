@@ -162,7 +162,7 @@ fn a_kill_at_any_call_of_the_log_or_of_a_checkpoint_loses_nothing() {
 fn with_a_log(writes: u64) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process(1)).unwrap();
     store.close().unwrap();
     let store = open(dir.path());
     for n in 0..writes {
@@ -333,7 +333,7 @@ fn hints_and_listings_show_what_only_the_log_has() {
         let keys: Vec<Key> = page.hints.iter().map(|(key, _)| key.clone()).collect();
         assert_eq!(keys, ["0", "1", "3", "4", "5", "7"].map(key));
         assert_eq!(page.hints[3].1, Found::Record(record(44, &[60])));
-        let kept = store.hint_totals(&|_| (Partition(0), true)).unwrap();
+        let kept = store.hint_totals(&|_| Partition(0)).unwrap();
         assert_eq!(kept.totals[&NodeId(9)].count, 6);
         let listing = store.list(Partition(0), Some(&key("0")), 3).unwrap();
         assert_eq!((listing.keys, listing.more), (["05", "2"].map(key).to_vec(), true));

@@ -41,7 +41,7 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }
@@ -589,7 +589,7 @@ fn a_salvage_reads_what_lies_behind_a_damaged_message() {
             store.sync().unwrap();
         }
     }
-    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process(1)).unwrap();
     store.close().unwrap();
     // Without a snapshot sled reads the whole log, and would stop at the first damaged message.
     snapshots(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());

@@ -22,7 +22,7 @@ fn killed() -> TempDir {
     for n in 0..20 {
         store.apply(&[put(0, &key(format!("{n}")), &record(n, &[500]))]).unwrap();
     }
-    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process(1)).unwrap();
     store.close().unwrap();
     let data = dir.path().join("sled");
     fs::write(data.join("snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();
